@@ -1,0 +1,169 @@
+"""The settings of the pipeline: one validated section per stage.
+
+`config.yaml` is read by Snakemake alone. A stage gets its section as one JSON string
+(`--settings`), so that Snakemake compares settings as a whole and a stage can be run by
+hand. Every problem of a config is reported at once, each with its dotted path.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator
+
+from segtune.errors import ConfigError
+
+Component = Literal[
+    "vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"
+]
+Projection = Literal["q", "k", "v", "out", "mlp"]
+
+
+class Section(BaseModel):
+    """A section refuses keys it does not know: a misspelt knob is never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ConvertSettings(Section):
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="category name -> text prompt"
+    )
+
+
+class ValidateSettings(Section):
+    max_examples: PositiveInt = Field(20, description="examples listed per problem")
+
+
+class LoraSettings(Section):
+    """LoRA of one component. The update is (alpha / rank) * B A x."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
+    targets: tuple[Projection, ...] = Field(("q", "k", "v", "out", "mlp"), min_length=1)
+
+
+def _default_lora() -> dict[Component, LoraSettings]:
+    adapted: tuple[Component, ...] = (
+        "vision",
+        "detr_encoder",
+        "detr_decoder",
+        "segmentation",
+    )
+    return {component: LoraSettings() for component in adapted}
+
+
+class TrainSettings(Section):
+    seed: int = Field(0, ge=0)
+    epochs: PositiveInt = Field(10, description="passes over the training split")
+    batch_size: PositiveInt = Field(8, description="images per optimiser step, all processes")
+    micro_batch_size: PositiveInt = Field(
+        4, description="images per forward pass and process; limits memory"
+    )
+    max_negatives: int = Field(5, ge=0, description="absent classes prompted per image")
+    extra_negatives: tuple[str, ...] = Field(
+        (), description="prompts of things that no training image shows"
+    )
+    learning_rate: PositiveFloat = Field(1e-3, description="peak, of AdamW")
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip_norm: PositiveFloat = Field(0.1, description="largest L2 norm of the gradient")
+    validate_every: PositiveInt = Field(1, description="epochs between validations")
+    checkpoint_every: PositiveInt = Field(50, description="optimiser steps between checkpoints")
+    lora: dict[Component, LoraSettings] = Field(default_factory=_default_lora, min_length=1)
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "TrainSettings":
+        if self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) is larger than "
+                f"batch_size ({self.batch_size})"
+            )
+        return self
+
+
+class MergeSettings(Section):
+    tolerance: PositiveFloat = Field(
+        1e-3, description="largest difference of adapted and merged outputs, relative"
+    )
+
+
+class PredictSettings(Section):
+    batch_size: PositiveInt = Field(4, description="images per forward pass")
+    score_threshold: float = Field(
+        0.001, ge=0, le=1, description="detections below it are not written"
+    )
+    max_detections: PositiveInt = Field(100, description="kept per image and prompt")
+
+
+class EvaluateSettings(Section):
+    max_detections: PositiveInt = Field(100, description="per image and class, as in COCO")
+
+
+class Config(Section):
+    """The whole of `config.yaml`."""
+
+    export: str
+    results: str = "results"
+    model: Literal["tiny", "full"] = "tiny"
+    weights: str = "default"
+    convert: ConvertSettings = ConvertSettings()
+    validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
+    train: TrainSettings = TrainSettings()
+    merge: MergeSettings = MergeSettings()
+    predict: PredictSettings = PredictSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def section_json(self, stage: str) -> str:
+        """One stage's section as JSON with sorted keys, defaults filled in."""
+        section: Section = getattr(self, {"validate": "validate_"}.get(stage, stage))
+        return json.dumps(section.model_dump(mode="json"), sort_keys=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Validate a whole config.
+
+    Raises:
+        ConfigError: naming every problem with its dotted path.
+    """
+    return _validated(Config, values, "config")
+
+
+def parse_section(kind: type[SectionT], text: str) -> SectionT:
+    """Validate the JSON that a stage was given as `--settings`.
+
+    Raises:
+        ConfigError: naming every problem with its dotted path, or the JSON's own flaw.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error}", file="--settings") from None
+    return _validated(kind, values, "--settings")
+
+
+def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(
+            problems, file=source, remedy="The knobs and their units are in config.yaml"
+        ) from None
+
+
+def weights_file(weights: str) -> Path | None:
+    """The local file that a `weights` setting names, or None for the other kinds."""
+    if weights in ("default", "facebook/sam3") or weights.startswith("random:"):
+        return None
+    return Path(weights)
