@@ -1,0 +1,111 @@
+"""What a result depends on besides its input files: code and the export.
+
+Snakemake tracks neither imported modules nor the inside of an export, so each rule names
+them in its params: `path@hash` strings, which make a dry run say what changed. Code is
+hashed by meaning: a comment, a docstring or a blank line does not cost a night of
+training, and neither does a `touch` or a git checkout.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+SOURCE = Path(__file__).parent
+ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}
+
+
+def code_fingerprints(module: str) -> list[str]:
+    """`path@hash` of a module and of every segtune module it imports, at any depth.
+
+    Args:
+        module: a module's name below the package, such as "evaluate".
+    """
+    return [f"segtune/{name}.py@{_code_hash(name)}" for name in sorted(_closure(module))]
+
+
+def export_fingerprint(export: Path) -> str:
+    """`path@hash` of an export's content, without reading its pictures.
+
+    Annotation files count by content, pictures by name and size, members of a zip by
+    name, size and CRC-32. An edited picture of the same size in a folder goes unnoticed.
+    """
+    digest = hashlib.sha256()
+    for line in _export_lines(export):
+        digest.update(line.encode())
+    return f"{export}@{digest.hexdigest()[:16]}"
+
+
+def json_digest(value: object) -> str:
+    """A short hash of a JSON value that does not depend on the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _export_lines(export: Path) -> list[str]:
+    if export.is_dir():
+        files = sorted(
+            Path(folder) / name for folder, _, names in os.walk(export) for name in names
+        )
+        return [_file_line(path, path.relative_to(export)) for path in files]
+    if zipfile.is_zipfile(export):
+        with zipfile.ZipFile(export) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.filename)
+        return [f"{m.filename} {m.file_size} {m.CRC}\n" for m in members]
+    return ["missing\n"]
+
+
+def _file_line(path: Path, name: Path) -> str:
+    if path.suffix.lower() in ANNOTATION_SUFFIXES:
+        return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+    return f"{name} {path.stat().st_size}\n"
+
+
+def _closure(module: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(segtune_imports(name))
+    return found
+
+
+def segtune_imports(module: str) -> set[str]:
+    """The segtune modules that one segtune module imports, anywhere in its code."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package, _, name = node.module.partition(".")
+            if package == "segtune":
+                names |= {name} if name else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {
+                alias.name.removeprefix("segtune.")
+                for alias in node.names
+                if alias.name.startswith("segtune.")
+            }
+    return {name for name in names if (SOURCE / f"{name}.py").exists()}
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse((SOURCE / f"{module}.py").read_text("utf-8"))
+
+
+def _code_hash(module: str) -> str:
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body.pop(0)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
