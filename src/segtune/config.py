@@ -10,8 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from segtune.errors import ConfigError
 
@@ -93,15 +100,19 @@ class MergeSettings(Section):
 
 
 class PredictSettings(Section):
-    batch_size: PositiveInt = Field(4, description="images per forward pass")
+    prompts_per_pass: PositiveInt = Field(
+        8, description="prompts behind the image encoder at once; limits memory"
+    )
     score_threshold: float = Field(
         0.001, ge=0, le=1, description="detections below it are not written"
     )
-    max_detections: PositiveInt = Field(100, description="kept per image and prompt")
+    max_detections: PositiveInt = Field(100, description="kept per picture and prompt")
 
 
 class EvaluateSettings(Section):
-    max_detections: PositiveInt = Field(100, description="per image and class, as in COCO")
+    false_alarm_score: float = Field(
+        0.5, ge=0, le=1, description="a detection of an absent class counts from here on"
+    )
 
 
 class Config(Section):

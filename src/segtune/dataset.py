@@ -1,0 +1,229 @@
+"""From a converted split to batches of prompted pictures.
+
+One row of a batch is one prompt on one picture. What an epoch shows depends on (seed,
+epoch, index of the picture) alone: not on the number of workers or processes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as PilImage
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+
+from segtune.coco import Annotation, Image, Split, segmentation_to_mask
+
+Size = tuple[int, int]  # (height, width) in pixels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P prompts on B pictures with N objects, at most H per prompt; S is the input size."""
+
+    names: tuple[str, ...]  # B, file names for messages
+    captions: tuple[str, ...]  # C, each text once
+    images: Tensor  # (B, 3, S, S) float, normalised
+    image_ids: Tensor  # (P,) position in `images`
+    text_ids: Tensor  # (P,) position in `captions`
+    num_boxes: Tensor  # (P,)
+    boxes_cxcywh: Tensor  # (N, 4) in 0..1, prompt after prompt
+    boxes_padded: Tensor  # (P, H, 4), zeros behind each prompt's own
+    object_ids_padded: Tensor  # (P, H), -1 behind each prompt's own
+    masks: Tensor | None  # (N, S, S) bool; None where the split has no mask at all
+    has_mask: Tensor  # (N,) bool; False for box-only objects
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        tensors: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its prompts and, per prompt, the objects to find."""
+
+    name: str
+    image: Tensor  # (3, S, S)
+    prompts: tuple[str, ...]
+    boxes_cxcywh: tuple[Tensor, ...]  # per prompt (n, 4)
+    masks: tuple[Tensor, ...]  # per prompt (n, S, S) bool
+    has_mask: tuple[Tensor, ...]  # per prompt (n,) bool
+
+
+class PromptedImages(Dataset[Sample]):
+    """A training split; an item is asked for by (epoch, index).
+
+    Args:
+        split: the converted split.
+        image_size: side of the model's square input, in pixels.
+        max_negatives: absent prompts per picture at most.
+        extra_negatives: prompts of things that no picture of the split shows.
+        seed: of the choice of negatives.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        image_size: int,
+        max_negatives: int,
+        extra_negatives: Sequence[str],
+        seed: int,
+    ) -> None:
+        self.split, self.image_size, self.seed = split, image_size, seed
+        self.max_negatives = max_negatives
+        self.extra_negatives = tuple(extra_negatives)
+        self.prompt_of = {category.id: category.prompt for category in split.categories}
+        self.images = [image for image in split.images if self._offers_a_prompt(image)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        epoch, index = item
+        image = self.images[index]
+        objects = self._objects(image)
+        present = {annotation.category_id for annotation in objects}
+        prompts = [*sorted(present), *self._negatives(present, epoch, index)]
+        found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
+        masks = [_masks(anns, image, self.image_size) for anns in found]
+        return Sample(
+            name=image.file_name,
+            image=load_image(self.split.image_path(image), self.image_size)[0],
+            prompts=tuple(self.prompt_of[p] if isinstance(p, int) else p for p in prompts),
+            boxes_cxcywh=tuple(_boxes_cxcywh(anns, image) for anns in found),
+            masks=tuple(masks),
+            has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
+        )
+
+    def _objects(self, image: Image) -> list[Annotation]:
+        # A crowd region is no single object, so it cannot be a target.
+        return [a for a in self.split.annotations[image.id] if not a.iscrowd]
+
+    def _offers_a_prompt(self, image: Image) -> bool:
+        objects = self._objects(image)
+        present = {annotation.category_id for annotation in objects}
+        absent = len(self.prompt_of) - len(present) + len(self.extra_negatives)
+        return bool(objects) or (self.max_negatives > 0 and absent > 0)
+
+    def _negatives(self, present: set[int], epoch: int, index: int) -> list[int | str]:
+        absent = [*(i for i in self.prompt_of if i not in present), *self.extra_negatives]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        count = self.max_negatives
+        # A permutation of nothing is fine, a choice from nothing is an error.
+        return [absent[i] for i in sorted(rng.permutation(len(absent))[:count])]
+
+
+def local_steps(
+    images: int, batch_size: int, rank: int, processes: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The pictures that one process sees in each optimiser step of an epoch.
+
+    The global order is a seeded permutation; its last batch is filled up from its
+    beginning, so that every step sees `batch_size` pictures and every picture is seen.
+
+    Returns:
+        Per step, batch_size / processes indices.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(images)
+    steps = -(-images // batch_size)
+    padded = np.resize(order, steps * batch_size).reshape(steps, batch_size)
+    return [step[rank::processes].tolist() for step in padded]
+
+
+def collate(samples: Sequence[Sample], with_masks: bool) -> Batch:
+    """Put samples into one batch; `with_masks` is False where a split has none."""
+    captions = tuple(dict.fromkeys(prompt for sample in samples for prompt in sample.prompts))
+    boxes = [b for sample in samples for b in sample.boxes_cxcywh]  # P x (n, 4)
+    object_ids = list(torch.arange(sum(len(b) for b in boxes)).split([len(b) for b in boxes]))
+    return Batch(
+        names=tuple(sample.name for sample in samples),
+        captions=captions,
+        images=torch.stack([sample.image for sample in samples]),
+        image_ids=torch.tensor([i for i, s in enumerate(samples) for _ in s.prompts]),
+        text_ids=torch.tensor([captions.index(p) for s in samples for p in s.prompts]),
+        num_boxes=torch.tensor([len(b) for b in boxes]),
+        boxes_cxcywh=torch.cat(boxes),
+        boxes_padded=pad_sequence(boxes, batch_first=True),
+        object_ids_padded=pad_sequence(object_ids, batch_first=True, padding_value=-1),
+        masks=torch.cat([m for s in samples for m in s.masks]) if with_masks else None,
+        has_mask=torch.cat([h for s in samples for h in s.has_mask]),
+    )
+
+
+def training_batches(
+    dataset: PromptedImages,
+    steps: Sequence[Sequence[int]],
+    epoch: int,
+    micro_batch_size: int,
+    workers: int,
+) -> Iterator[list[Batch]]:
+    """The batches of each optimiser step: micro-batches of at most `micro_batch_size`."""
+    with_masks = has_masks(dataset.split)
+
+    def collate_step(samples: list[Sample]) -> list[Batch]:
+        chunks = (
+            samples[start : start + micro_batch_size]
+            for start in range(0, len(samples), micro_batch_size)
+        )
+        return [collate(chunk, with_masks) for chunk in chunks]
+
+    loader: DataLoader[list[Batch]] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # asked for by (epoch, index)
+        batch_sampler=[[(epoch, index) for index in step] for step in steps],
+        collate_fn=collate_step,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader
+
+
+def has_masks(split: Split) -> bool:
+    """Whether any object of a split has a mask."""
+    return any(a.segmentation for anns in split.annotations.values() for a in anns)
+
+
+def load_image(path: Path, image_size: int) -> tuple[Tensor, Size]:
+    """Read a picture as SAM 3 sees it: squashed to a square, normalised to -1..1.
+
+    Returns:
+        (3, image_size, image_size) float32, and the picture's own (height, width).
+    """
+    with PilImage.open(path) as picture:
+        pixels = transforms.pil_to_tensor(picture.convert("RGB"))
+    resized = transforms.resize(pixels, [image_size, image_size], antialias=True)
+    height, width = pixels.shape[-2:]
+    return (resized.float() / 255 - 0.5) / 0.5, (height, width)
+
+
+def _boxes_cxcywh(annotations: Sequence[Annotation], image: Image) -> Tensor:
+    boxes = torch.tensor([a.bbox_xywh for a in annotations]).reshape(-1, 4)
+    boxes[:, :2] += boxes[:, 2:] / 2
+    return boxes / torch.tensor([image.width, image.height] * 2)
+
+
+def _masks(annotations: Sequence[Annotation], image: Image, image_size: int) -> Tensor:
+    """(n, S, S) bool; all False for a box-only object."""
+    if not annotations:
+        return torch.zeros(0, image_size, image_size, dtype=torch.bool)
+    blank = np.zeros((image.height, image.width), np.uint8)
+    drawn = [
+        segmentation_to_mask(a.segmentation, image.height, image.width)
+        if a.segmentation
+        else blank
+        for a in annotations
+    ]
+    masks = torch.from_numpy(np.stack(drawn)).float()[None]  # (1, n, height, width)
+    size = (image_size, image_size)
+    return F.interpolate(masks, size, mode="bilinear", antialias=True)[0] >= 0.5

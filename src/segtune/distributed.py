@@ -1,0 +1,185 @@
+"""Processes and devices: one code path for a CPU, one GPU and several.
+
+As a command, `python -m segtune.distributed --devices N -- COMMAND ...` leases N CUDA
+devices for as long as COMMAND lives, so that two jobs of one workflow never share a card.
+With `--torchrun`, COMMAND is a module's name and arguments, run by torchrun in N processes
+that share the job's threads. Without CUDA nothing is leased; the processes are the same.
+"""
+
+import argparse
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from segtune.errors import ConfigError, exit_on_error
+
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a run."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sums over all processes, in double precision."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.count > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in the order of ranks."""
+        if self.count == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.count
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the run that torchrun started, over NCCL or gloo, or run alone."""
+    rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = local_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if count == 1:
+        yield Processes(rank, count, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, count, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device() -> torch.device:
+    """This process's CUDA device, or the CPU.
+
+    Raises:
+        ConfigError: when there are more local processes than CUDA devices.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", 0))
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{index + 1} processes, but {torch.cuda.device_count()} CUDA devices",
+            remedy="Ask for fewer: snakemake --resources gpu=N",
+        )
+    return torch.device("cuda", index)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Lease devices, divide threads, and become the command or run it under torchrun."""
+    parser = argparse.ArgumentParser(prog="segtune.distributed", description=__doc__)
+    parser.add_argument("--devices", type=int, required=True, help="CUDA devices to lease")
+    parser.add_argument("--torchrun", action="store_true", help="one process per device")
+    parser.add_argument("command", nargs="+", help="after --; with --torchrun, its arguments")
+    arguments = parser.parse_args(argv)
+    wanted = max(1, arguments.devices)
+    with exit_on_error("distributed"):
+        devices = visible_devices()
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(devices, wanted))
+        processes = wanted if arguments.torchrun else 1
+        os.environ["OMP_NUM_THREADS"] = str(threads_per_process(processes))
+    sys.stdout.flush()
+    if arguments.torchrun:
+        _torchrun(wanted, arguments.command)
+    else:
+        os.execvp(arguments.command[0], arguments.command)
+
+
+def _torchrun(processes: int, command: list[str]) -> None:
+    """torchrun, without its traceback on top of the message of the process that failed."""
+    try:
+        torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
+    except ChildFailedError as error:
+        raise SystemExit(error.get_first_failure()[1].exitcode) from None
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval.value) from None
+
+
+def threads_per_process(processes: int) -> int:
+    """An equal part of the threads that this job was given, at least one."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    return max(1, threads // processes)
+
+
+def visible_devices() -> list[str]:
+    """CUDA devices by the names that `CUDA_VISIBLE_DEVICES` uses; empty without CUDA."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [name.strip() for name in named.split(",")]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def lease(devices: Sequence[str], wanted: int, folder: Path | None = None) -> list[str]:
+    """Lock `wanted` of `devices`, waiting for others to let go of theirs.
+
+    A lease is an advisory lock that the command inherits: it ends with the command's last
+    process, however that ends.
+
+    Raises:
+        ConfigError: when there are fewer devices than wanted.
+    """
+    if wanted > len(devices):
+        raise ConfigError(
+            f"{wanted} devices wanted, {len(devices)} visible: {', '.join(devices)}",
+            remedy="Ask for fewer: snakemake --resources gpu=N",
+        )
+    folder = folder or Path(tempfile.gettempdir()) / f"segtune-devices-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        locks = _lock_free(devices, wanted, folder)
+        if len(locks) == wanted:
+            for descriptor in locks.values():
+                os.set_inheritable(descriptor, True)
+            return list(locks)
+        # Holding some while waiting for the rest could starve another job for ever.
+        for descriptor in locks.values():
+            os.close(descriptor)
+        time.sleep(POLL_SECONDS)
+
+
+def _lock_free(devices: Sequence[str], wanted: int, folder: Path) -> dict[str, int]:
+    locks: dict[str, int] = {}
+    for device in devices:
+        if len(locks) == wanted:
+            break
+        descriptor = os.open(folder / device.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+        else:
+            locks[device] = descriptor
+    return locks
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What a training run did, step by step: `history.jsonl` and TensorBoard."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class History:
+    """An append-only record that can be taken back to where a checkpoint stood.
+
+    Args:
+        path: of the JSON lines.
+        tensorboard: folder for TensorBoard.
+        lines: records to keep from an earlier process; what it wrote later is undone.
+        step: of the last optimiser step that those records cover.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path, lines: int, step: int) -> None:
+        kept = path.read_text("utf-8").splitlines(keepends=True)[:lines] if lines else []
+        path.write_text("".join(kept), "utf-8")
+        self.lines = len(kept)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(tensorboard, purge_step=step + 1)
+
+    def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Record numbers of one kind ("train", "valid") at an optimiser step."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+        self.lines += 1
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._board.close()

@@ -1,0 +1,155 @@
+"""Merge a trained adapter into the base weights: one `sam3.pt` that stock SAM 3 loads.
+
+The merge is proven before the file appears: on random inputs the adapted and the merged
+model must agree, and the written file, loaded strictly, must give the merged model's
+outputs bit for bit.
+"""
+
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segtune.adapter import attach_adapter
+from segtune.atomic import atomic_path, write_json
+from segtune.config import MergeSettings, parse_section
+from segtune.errors import AdapterError, exit_on_error
+from segtune.lora import merge_lora
+from segtune.model import ARCHITECTURES, encode_images, encode_prompts, evaluating, ground
+from segtune.reporting import say
+from segtune.sam3_package import Sam3Image
+from segtune.weights import (
+    load_base_model,
+    load_strictly,
+    official_file,
+    read_official,
+    write_official,
+)
+
+COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
+Outputs = dict[str, Tensor]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write `sam3.pt`, `parity.json` and the model card. Runs on the CPU."""
+    arguments = _parser().parse_args(argv)
+    with exit_on_error("merge"):
+        settings = parse_section(MergeSettings, arguments.settings)
+        model = load_base_model(arguments.model, arguments.weights)
+        recipe = attach_adapter(model, arguments.adapter)
+        _require_same_base(recipe, arguments)
+        image_size = ARCHITECTURES[arguments.model].image_size
+        adapted = outputs_on_random_input(model, image_size)
+        merge_lora(model)
+        merged = outputs_on_random_input(model, image_size)
+        parity: dict[str, Any] = {
+            "tolerance": settings.tolerance,
+            "adapted_vs_merged": _compare(adapted, merged),
+        }
+        _require_parity(parity["adapted_vs_merged"], settings.tolerance)
+        with atomic_path(arguments.out / "sam3.pt") as temporary:
+            keys = _write(temporary, model, arguments)
+            reloaded = outputs_on_random_input(model, image_size)
+            parity |= {"reloaded_vs_merged": _compare(merged, reloaded), "keys": keys}
+            _require_parity(parity["reloaded_vs_merged"], 0.0)
+        write_json(arguments.out / "parity.json", parity)
+        _write_model_card(arguments.out / "MODEL_CARD.md", arguments, recipe)
+        worst = max(item["relative"] for item in parity["adapted_vs_merged"].values())
+        say(f"merged; adapted and merged outputs differ by {worst:.1e} at most (relative)")
+
+
+def outputs_on_random_input(model: Sam3Image, image_size: int) -> Outputs:
+    """What a model answers to two prompts on one random picture, the same every time."""
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, image_size, image_size, generator=noise)
+    with evaluating(model), torch.inference_mode():
+        text = encode_prompts(model, ["a thing", "something else"], image.device)
+        features = {**encode_images(model, image), **text}
+        outputs = ground(model, features, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    return {name: outputs[name].clone() for name in COMPARED}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segtune.merge", description=__doc__)
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of segtune.train")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
+    parser.add_argument("--weights", default="default", help="see config.yaml")
+    parser.add_argument("--settings", default="{}", help="the merge section, as JSON")
+    return parser
+
+
+def _require_same_base(recipe: dict[str, Any], arguments: argparse.Namespace) -> None:
+    trained_on = (recipe["model"], recipe["weights"])
+    if trained_on != (arguments.model, arguments.weights):
+        raise AdapterError(
+            f"trained on model {trained_on[0]!r} with weights {trained_on[1]!r}, to be merged "
+            f"into {arguments.model!r} with {arguments.weights!r}",
+            file=arguments.adapter,
+            remedy="Merge into the base that the adapter was trained on",
+        )
+
+
+def _compare(one: Outputs, other: Outputs) -> dict[str, dict[str, float]]:
+    """Per output the largest difference, absolute and relative to the largest value."""
+    compared = {}
+    for name, value in one.items():
+        difference = (value - other[name]).abs().max().item()
+        compared[name] = {
+            "absolute": difference,
+            "relative": difference / max(value.abs().max().item(), 1e-12),
+        }
+    return compared
+
+
+def _require_parity(compared: dict[str, dict[str, float]], tolerance: float) -> None:
+    for name, difference in compared.items():
+        # Written so that NaN fails too.
+        if not difference["relative"] <= tolerance:
+            raise AdapterError(
+                f"after merging, {name} differs by {difference['relative']:.2e} (relative), "
+                f"more than {tolerance:.0e}",
+                remedy="Please report this; merge.tolerance is the limit",
+            )
+
+
+def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
+    """Write the merged weights and load them back strictly; the number of keys."""
+    base = official_file(arguments.model, arguments.weights)
+    # The video tracker's tensors are not ours, but whoever loads the file may need them.
+    rest = read_official(base).rest if base else {}
+    write_official(path, model.state_dict(), rest)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # so that a key that is not loaded cannot go unnoticed
+    detector = read_official(path).detector
+    load_strictly(model, detector, path)
+    return len(detector) + len(rest)
+
+
+def _write_model_card(
+    path: Path, arguments: argparse.Namespace, recipe: dict[str, Any]
+) -> None:
+    licence = distribution("sam3").read_text("licenses/LICENSE")
+    result = recipe["result"]
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "# SAM 3, fine-tuned with segtune\n\n"
+            f"- Base: `{arguments.model}`, weights `{arguments.weights}`\n"
+            f"- AP on the valid split: {result['best_score']:.4f} after epoch "
+            f"{result['best_epoch']}; {result['base_score']:.4f} before training\n"
+            f"- LoRA on {len(recipe['adapted'])} modules, merged; segtune {recipe['segtune']}\n"
+            '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
+            f"{'' if arguments.model == 'full' else ' only at size `full`; this is not'}\n\n"
+            "SAM 3 and what derives from it are under the SAM License, which must travel "
+            f"with these weights:\n\n{licence}\n",
+            "utf-8",
+        )
+
+
+if __name__ == "__main__":
+    main()

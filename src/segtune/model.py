@@ -1,0 +1,517 @@
+"""SAM 3 in two sizes, built on one path from the component classes of the `sam3` package.
+
+`full` has exactly the keys and shapes of the stock image model; `tiny` is a miniature of
+the same classes for laptops and tests. The stock builder is not used because it places
+tensors on `cuda` at construction. segtune prompts with text alone.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from segtune.dataset import Batch
+from segtune.errors import WeightsError
+from segtune.lora import LoraSpec
+from segtune.sam3_package import (
+    MLP,
+    BatchedDatapoint,
+    BatchedFindTarget,
+    BinaryHungarianMatcherV2,
+    DotProductScoring,
+    FindStage,
+    MultiheadAttentionWrapper,
+    PixelDecoder,
+    PositionEmbeddingSine,
+    Prompt,
+    Sam3DualViTDetNeck,
+    Sam3Image,
+    SAM3VLBackbone,
+    SequenceGeometryEncoder,
+    SimpleTokenizer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoderFusion,
+    TransformerEncoderLayer,
+    TransformerWrapper,
+    UniversalSegmentationHead,
+    VETextEncoder,
+    ViT,
+)
+
+BPE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers in which the sizes differ."""
+
+    image_size: int  # pixels, square input
+    patch_size: int  # pixels
+    pretrain_image_size: int  # pixels; its positions are tiled over the input
+    vit_width: int
+    vit_depth: int
+    vit_heads: int
+    vit_mlp_ratio: float
+    vit_window: int  # patches
+    vit_global_blocks: tuple[int, ...]
+    d_model: int
+    feedforward: int
+    encoder_layers: int
+    decoder_layers: int
+    geometry_layers: int
+    queries: int
+    text_width: int
+    text_heads: int
+    text_layers: int
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "full": Architecture(
+        image_size=1008,
+        patch_size=14,
+        pretrain_image_size=336,
+        vit_width=1024,
+        vit_depth=32,
+        vit_heads=16,
+        vit_mlp_ratio=4.625,
+        vit_window=24,
+        vit_global_blocks=(7, 15, 23, 31),
+        d_model=256,
+        feedforward=2048,
+        encoder_layers=6,
+        decoder_layers=6,
+        geometry_layers=3,
+        queries=200,
+        text_width=1024,
+        text_heads=16,
+        text_layers=24,
+    ),
+    "tiny": Architecture(
+        image_size=96,
+        patch_size=12,
+        pretrain_image_size=48,
+        vit_width=96,
+        vit_depth=3,
+        vit_heads=4,
+        vit_mlp_ratio=3.0,
+        vit_window=4,
+        vit_global_blocks=(2,),
+        d_model=64,
+        feedforward=192,
+        encoder_layers=2,
+        decoder_layers=3,
+        geometry_layers=1,
+        queries=12,
+        text_width=48,
+        text_heads=4,
+        text_layers=2,
+    ),
+}
+
+HEADS = 8  # of every attention outside the ViT and the text encoder
+
+# Where LoRA goes, per component and projection. Only modules that every text-prompted
+# forward pass uses: an adapter that never gets a gradient would be silent dead weight.
+_ATTENTION = ("q", "k", "v", "out")
+_VISION = r"backbone\.vision_backbone\.trunk\.blocks\.\d+\."
+_TEXT = r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.\d+\."
+LORA_PATTERNS: Mapping[str, Mapping[tuple[str, ...], str]] = {
+    "vision": {
+        ("q", "k", "v"): _VISION + r"attn\.qkv",
+        ("out",): _VISION + r"attn\.proj",
+        ("mlp",): _VISION + r"mlp\.fc[12]",
+    },
+    "text": {_ATTENTION: _TEXT + "attn", ("mlp",): _TEXT + r"mlp\.(c_fc|c_proj)"},
+    "geometry": {
+        # Without boxes one token attends to itself: q and k cannot matter there.
+        ("v", "out"): r"geometry_encoder\.encode\.\d+\.self_attn",
+        _ATTENTION: r"geometry_encoder\.encode\.\d+\.cross_attn_image",
+        ("mlp",): r"geometry_encoder\.encode\.\d+\.linear[12]",
+    },
+    "detr_encoder": {
+        _ATTENTION: r"transformer\.encoder\.layers\.\d+\.(self_attn|cross_attn_image)",
+        ("mlp",): r"transformer\.encoder\.layers\.\d+\.linear[12]",
+    },
+    "detr_decoder": {
+        _ATTENTION: r"transformer\.decoder\.layers\.\d+\.(self_attn|cross_attn|ca_text)",
+        ("mlp",): r"transformer\.decoder\.layers\.\d+\.linear[12]",
+    },
+    "segmentation": {
+        _ATTENTION: r"segmentation_head\.cross_attend_prompt",
+        ("mlp",): r"segmentation_head\.mask_predictor\.mask_embed\.layers\.\d+",
+    },
+}
+
+
+class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
+    """The stock encoder pins memory even for zero boxes, which a CPU refuses."""
+
+    def _encode_boxes(
+        self, boxes: Tensor, boxes_mask: Tensor, boxes_labels: Tensor, img_feats: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if len(boxes) == 0:
+            return img_feats.new_zeros(0, boxes.shape[1], self.d_model), boxes_mask
+        encoded = super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
+        return cast(tuple[Tensor, Tensor], encoded)
+
+
+def build_model(size: str, seed: int = 0) -> Sam3Image:
+    """Build SAM 3 with random weights, on the device of the surrounding context.
+
+    Everything is initialised, also the text encoder's `positional_embedding` and
+    `text_projection`, which the package leaves as uninitialised memory. Dropout and
+    stochastic depth are left out: the base is frozen and LoRA has a dropout of its own.
+
+    Args:
+        size: "tiny" or "full".
+        seed: of the random weights; the global generator is not disturbed.
+    """
+    arch = ARCHITECTURES[size]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Sam3Image(
+            backbone=SAM3VLBackbone(visual=_vision(arch), text=_text(arch), scalp=1),
+            transformer=_transformer(arch),
+            input_geometry_encoder=_geometry_encoder(arch),
+            segmentation_head=_segmentation_head(arch),
+            dot_prod_scoring=_scoring(arch),
+            num_feature_levels=1,
+            o2m_mask_predict=True,
+            use_instance_query=False,
+            multimask_output=True,
+            matcher=matcher(),
+        )
+        _initialise_text(model)
+    return model
+
+
+def matcher() -> BinaryHungarianMatcherV2:
+    """The one-to-one matcher with the costs of the official fine-tuning recipe."""
+    return BinaryHungarianMatcherV2(
+        focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2
+    )
+
+
+def lora_specs(
+    component: str, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]
+) -> dict[str, LoraSpec]:
+    """Patterns of module names -> how to adapt them, for one component.
+
+    Args:
+        component: a key of `LORA_PATTERNS`.
+        rank: see `LoraSpec`, also for `alpha` and `dropout`.
+        alpha: of the scale alpha / rank.
+        dropout: on the input of A.
+        targets: of "q", "k", "v", "out" (attention) and "mlp" (both its linears).
+    """
+    return {
+        pattern: LoraSpec(rank, alpha, dropout, _projections(offered, targets))
+        for offered, pattern in LORA_PATTERNS[component].items()
+        if set(offered) & set(targets)
+    }
+
+
+def _projections(offered: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
+    """What to adapt inside a module; nothing to choose where it offers one matrix only."""
+    return tuple(name for name in offered if name in targets) if len(offered) > 1 else ()
+
+
+def component_of(parameter: str) -> str:
+    """The component a parameter belongs to, by its qualified name; "scoring" too."""
+    prefixes = {
+        "backbone.vision_backbone": "vision",
+        "backbone.language_backbone": "text",
+        "geometry_encoder": "geometry",
+        "transformer.encoder": "detr_encoder",
+        "transformer.decoder": "detr_decoder",
+        "segmentation_head": "segmentation",
+        "dot_prod_scoring": "scoring",
+    }
+    return next(name for prefix, name in prefixes.items() if parameter.startswith(prefix))
+
+
+def grounding_outputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """Run the model on every prompt of a batch: one row of output per prompt.
+
+    Args:
+        model: a Sam3Image, or one wrapped in DistributedDataParallel.
+        batch: P prompts over B images, on the model's device.
+
+    Returns:
+        The package's output dictionary, among it `pred_logits` (P, Q, 1), `pred_boxes`
+        (P, Q, 4) cxcywh in 0..1, `pred_masks` (P, Q, h, w) logits and
+        `presence_logit_dec` (P, 1); in training mode also the matching and the outputs
+        of each decoder layer.
+    """
+    outputs = model(_datapoint(batch))
+    return cast(dict[str, Any], outputs[0])
+
+
+def encode_images(model: Sam3Image, images: Tensor) -> dict[str, Any]:
+    """Image features of (B, 3, S, S), to be reused for any number of prompts."""
+    return cast(dict[str, Any], model.backbone.forward_image(images))
+
+
+def encode_prompts(
+    model: Sam3Image, captions: list[str], device: torch.device
+) -> dict[str, Any]:
+    """Text features of C captions, to be reused for any number of images."""
+    return cast(dict[str, Any], model.backbone.forward_text(captions, device=device))
+
+
+def ground(
+    model: Sam3Image, features: Mapping[str, Any], image_ids: Tensor, text_ids: Tensor
+) -> dict[str, Any]:
+    """Outputs for P pairs of encoded image and prompt; see `grounding_outputs`."""
+    stage = _find_stage(image_ids, text_ids)
+    prompt = Prompt(box_embeddings=stage.input_boxes, box_mask=stage.input_boxes_mask)
+    outputs = model.forward_grounding(
+        backbone_out=dict(features), find_input=stage, find_target=None, geometric_prompt=prompt
+    )
+    return cast(dict[str, Any], outputs)
+
+
+def targets_of(model: Sam3Image, batch: Batch) -> dict[str, Any]:
+    """A batch's ground truth in the form that the package's losses read."""
+    return cast(dict[str, Any], model.back_convert(_find_target(batch)))
+
+
+def bpe_vocabulary() -> Path:
+    """The BPE vocabulary, which the `sam3` wheel lacks and `open_clip` carries.
+
+    Raises:
+        WeightsError: when the installed file is missing or is not SAM 3's vocabulary.
+    """
+    path = Path(str(files("open_clip") / "bpe_simple_vocab_16e6.txt.gz"))
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != BPE_SHA256:
+        raise WeightsError(
+            "the BPE vocabulary of the text encoder is missing or altered",
+            file=path,
+            remedy="Reinstall open_clip_torch",
+        )
+    return path
+
+
+def _datapoint(batch: Batch) -> BatchedDatapoint:
+    return BatchedDatapoint(
+        img_batch=batch.images,
+        find_text_batch=list(batch.captions),
+        find_inputs=[_find_stage(batch.image_ids, batch.text_ids)],
+        find_targets=[_find_target(batch)],
+        find_metadatas=[],
+    )
+
+
+def _find_stage(image_ids: Tensor, text_ids: Tensor) -> FindStage:
+    prompts, device = len(image_ids), image_ids.device
+    return FindStage(
+        img_ids=image_ids,
+        text_ids=text_ids,
+        input_boxes=torch.zeros(0, prompts, 4, device=device),
+        input_boxes_mask=torch.zeros(prompts, 0, dtype=torch.bool, device=device),
+        input_boxes_label=torch.zeros(0, prompts, dtype=torch.long, device=device),
+        input_points=None,
+        input_points_mask=None,
+    )
+
+
+def _find_target(batch: Batch) -> BatchedFindTarget:
+    return BatchedFindTarget(
+        num_boxes=batch.num_boxes,
+        boxes=batch.boxes_cxcywh,
+        boxes_padded=batch.boxes_padded,
+        repeated_boxes=batch.boxes_cxcywh[:0],
+        segments=batch.masks,
+        semantic_segments=None,
+        is_valid_segment=batch.has_mask,
+        is_exhaustive=torch.ones_like(batch.num_boxes, dtype=torch.bool),
+        object_ids=torch.arange(len(batch.boxes_cxcywh), device=batch.num_boxes.device),
+        object_ids_padded=batch.object_ids_padded,
+    )
+
+
+def _position_encoding(arch: Architecture) -> PositionEmbeddingSine:
+    # precompute_resolution=None: the package would fill the cache on cuda.
+    return PositionEmbeddingSine(
+        num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None
+    )
+
+
+def _vision(arch: Architecture) -> Sam3DualViTDetNeck:
+    trunk = ViT(
+        img_size=arch.image_size,
+        pretrain_img_size=arch.pretrain_image_size,
+        patch_size=arch.patch_size,
+        embed_dim=arch.vit_width,
+        depth=arch.vit_depth,
+        num_heads=arch.vit_heads,
+        mlp_ratio=arch.vit_mlp_ratio,
+        window_size=arch.vit_window,
+        global_att_blocks=arch.vit_global_blocks,
+        norm_layer="LayerNorm",
+        drop_path_rate=0.0,
+        qkv_bias=True,
+        use_abs_pos=True,
+        tile_abs_pos=True,
+        rel_pos_blocks=(),
+        use_rope=True,
+        use_interp_rope=True,
+        pretrain_use_cls_token=True,
+        retain_cls_token=False,
+        ln_pre=True,
+        ln_post=False,
+        return_interm_layers=False,
+        bias_patch_embed=False,
+    )
+    return Sam3DualViTDetNeck(
+        position_encoding=_position_encoding(arch),
+        d_model=arch.d_model,
+        scale_factors=[4.0, 2.0, 1.0, 0.5],
+        trunk=trunk,
+    )
+
+
+def _text(arch: Architecture) -> VETextEncoder:
+    return VETextEncoder(
+        tokenizer=SimpleTokenizer(bpe_path=str(bpe_vocabulary())),
+        d_model=arch.d_model,
+        width=arch.text_width,
+        heads=arch.text_heads,
+        layers=arch.text_layers,
+    )
+
+
+def _attention(arch: Architecture, batch_first: bool) -> MultiheadAttentionWrapper:
+    return MultiheadAttentionWrapper(
+        num_heads=HEADS, dropout=0.0, embed_dim=arch.d_model, batch_first=batch_first
+    )
+
+
+def _encoder_layer(arch: Architecture, for_geometry: bool) -> TransformerEncoderLayer:
+    return TransformerEncoderLayer(
+        activation="relu",
+        d_model=arch.d_model,
+        dim_feedforward=arch.feedforward,
+        dropout=0.0,
+        pos_enc_at_attn=not for_geometry,
+        pos_enc_at_cross_attn_keys=for_geometry,
+        pos_enc_at_cross_attn_queries=False,
+        pre_norm=True,
+        self_attention=_attention(arch, batch_first=not for_geometry),
+        cross_attention=_attention(arch, batch_first=not for_geometry),
+    )
+
+
+def _transformer(arch: Architecture) -> TransformerWrapper:
+    encoder = TransformerEncoderFusion(
+        layer=_encoder_layer(arch, for_geometry=False),
+        num_layers=arch.encoder_layers,
+        d_model=arch.d_model,
+        num_feature_levels=1,
+        frozen=False,
+        use_act_checkpoint=True,
+        add_pooled_text_to_img_feat=False,
+        pool_text_with_mask=True,
+    )
+    return TransformerWrapper(encoder=encoder, decoder=_decoder(arch), d_model=arch.d_model)
+
+
+def _decoder(arch: Architecture) -> TransformerDecoder:
+    layer = TransformerDecoderLayer(
+        activation="relu",
+        d_model=arch.d_model,
+        dim_feedforward=arch.feedforward,
+        dropout=0.0,
+        cross_attention=_attention(arch, batch_first=False),
+        n_heads=HEADS,
+        use_text_cross_attention=True,
+    )
+    return TransformerDecoder(
+        layer=layer,
+        num_layers=arch.decoder_layers,
+        num_queries=arch.queries,
+        return_intermediate=True,
+        box_refine=True,
+        num_o2m_queries=0,
+        dac=True,
+        boxRPB="log",
+        d_model=arch.d_model,
+        frozen=False,
+        interaction_layer=None,
+        dac_use_selfatt_ln=True,
+        # resolution and stride stay None: given both, the package fills a cache on cuda.
+        use_act_checkpoint=True,
+        presence_token=True,
+    )
+
+
+def _geometry_encoder(arch: Architecture) -> SequenceGeometryEncoder:
+    return _TextPromptedGeometryEncoder(
+        pos_enc=_position_encoding(arch),
+        encode_boxes_as_points=False,
+        points_direct_project=True,
+        points_pool=True,
+        points_pos_enc=True,
+        boxes_direct_project=True,
+        boxes_pool=True,
+        boxes_pos_enc=True,
+        d_model=arch.d_model,
+        num_layers=arch.geometry_layers,
+        layer=_encoder_layer(arch, for_geometry=True),
+        use_act_ckpt=True,
+        add_cls=True,
+        add_post_encode_proj=True,
+    )
+
+
+def _segmentation_head(arch: Architecture) -> UniversalSegmentationHead:
+    return UniversalSegmentationHead(
+        hidden_dim=arch.d_model,
+        upsampling_stages=3,
+        aux_masks=False,
+        presence_head=False,
+        dot_product_scorer=None,
+        act_ckpt=True,
+        cross_attend_prompt=_attention(arch, batch_first=False),
+        pixel_decoder=PixelDecoder(
+            num_upsampling_stages=3, interpolation_mode="nearest", hidden_dim=arch.d_model
+        ),
+    )
+
+
+def _scoring(arch: Architecture) -> DotProductScoring:
+    prompt_mlp = MLP(
+        input_dim=arch.d_model,
+        hidden_dim=arch.feedforward,
+        output_dim=arch.d_model,
+        num_layers=2,
+        dropout=0.0,
+        residual=True,
+        out_norm=nn.LayerNorm(arch.d_model),
+    )
+    return DotProductScoring(d_model=arch.d_model, d_proj=arch.d_model, prompt_mlp=prompt_mlp)
+
+
+def _initialise_text(model: Sam3Image) -> None:
+    # CLIP's own scales (Radford et al. 2021): 0.01 for positions, width^-0.5 to project.
+    encoder = model.backbone.language_backbone.encoder
+    nn.init.normal_(encoder.positional_embedding, std=0.01)
+    nn.init.normal_(encoder.text_projection, std=encoder.width**-0.5)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the former mode again afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

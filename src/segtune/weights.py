@@ -1,0 +1,184 @@
+"""Model weights in the official file format: reading, strict loading, writing.
+
+An official `sam3.pt` is `{"model": {"detector.<key>": tensor, "tracker.<key>": tensor}}`.
+The stock loader keeps what contains "detector", loads it non-strictly and so accepts a
+plain state dict by loading nothing. Here a missing or unexpected key is an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from torch import Tensor
+
+from segtune.atomic import atomic_path
+from segtune.config import weights_file
+from segtune.errors import WeightsError
+from segtune.model import build_model
+from segtune.sam3_package import Sam3Image
+
+HUB_MODEL = "facebook/sam3"
+HUB_FILE = "sam3.pt"
+PREFIX = "detector."
+# The official file serves the video model too, whose tracker reads a neck of its own.
+VIDEO_ONLY = "backbone.vision_backbone.sam2_convs."
+LISTED_KEYS = 10
+
+
+@dataclass(frozen=True)
+class OfficialWeights:
+    """The tensors of an official file, by key."""
+
+    detector: dict[str, Tensor]  # keys of the image model
+    rest: dict[str, Tensor]  # everything else, under its full key
+
+
+def load_base_model(size: str, weights: str) -> Sam3Image:
+    """The base model on the CPU.
+
+    Args:
+        size: "tiny" or "full".
+        weights: "default", "facebook/sam3" (the hub, with the user's own login), the path
+            of an official file, or "random:SEED". The default is the hub for `full` and
+            "random:0" for `tiny`.
+
+    Raises:
+        WeightsError: when the weights cannot be had or do not fit.
+    """
+    if weights == "default":
+        weights = HUB_MODEL if size == "full" else "random:0"
+    if weights.startswith("random:"):
+        return build_model(size, seed=_seed(weights))
+    model = build_model(size)
+    path = official_file(size, weights)
+    assert path is not None
+    load_strictly(model, read_official(path).detector, path)
+    return model
+
+
+def official_file(size: str, weights: str) -> Path | None:
+    """The official file behind a `weights` setting, fetched if need be; None if random."""
+    if weights == "default":
+        weights = HUB_MODEL if size == "full" else "random:0"
+    if weights == HUB_MODEL:
+        return download()
+    return weights_file(weights)
+
+
+def read_official(path: Path) -> OfficialWeights:
+    """Read an official file without running any code in it.
+
+    Raises:
+        WeightsError: when the file is missing, damaged, or of another format.
+    """
+    values = _read_tensors(path)
+    detector = {
+        key.removeprefix(PREFIX): value
+        for key, value in values.items()
+        if key.startswith(PREFIX) and not key.startswith(PREFIX + VIDEO_ONLY)
+    }
+    if not detector:
+        raise WeightsError(
+            f"no key begins with {PREFIX!r}, so no part of the image model is in it",
+            file=path,
+            remedy='A sam3.pt is {"model": {"detector.<key>": tensor}}',
+        )
+    rest = {k: v for k, v in values.items() if k.removeprefix(PREFIX) not in detector}
+    return OfficialWeights(detector, rest)
+
+
+def load_strictly(model: Sam3Image, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load every tensor of `state`, in place.
+
+    Raises:
+        WeightsError: listing missing and unexpected keys, and shapes that differ.
+    """
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(
+            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected.keys() & state.keys()
+            if state[key].shape != expected[key].shape
+        ),
+    }
+    found = [f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise WeightsError(
+            "; ".join(found),
+            file=path,
+            remedy="Check that `model` (tiny or full) and `weights` belong together",
+        )
+    model.load_state_dict(dict(state))
+
+
+def write_official(
+    path: Path, detector: Mapping[str, Tensor], rest: Mapping[str, Tensor]
+) -> None:
+    """Write an official file, atomically; the stock loader reads it whole."""
+    tensors = {**rest, **{PREFIX + key: value for key, value in detector.items()}}
+    with atomic_path(path) as temporary:
+        torch.save(
+            {"model": {key: value.contiguous() for key, value in tensors.items()}}, temporary
+        )
+
+
+def download() -> Path:
+    """SAM 3's weights from the hub, or from its local cache.
+
+    Raises:
+        WeightsError: saying what is missing: a login, the granted access, the network.
+    """
+    try:
+        return Path(hf_hub_download(HUB_MODEL, HUB_FILE))
+    except GatedRepoError:
+        problem = "access denied (403): the weights are gated"
+        remedy = f"Ask for access on the page of {HUB_MODEL}, then `hf auth login`"
+    except RepositoryNotFoundError:
+        problem = "not found, or no login (401 or 404)"
+        remedy = "Log in with `hf auth login`, or set the variable HF_TOKEN"
+    except LocalEntryNotFoundError:
+        problem = "the hub cannot be reached, and the weights are not in its local cache"
+        remedy = "Check the network, or set `weights` to the path of a sam3.pt"
+    except HfHubHTTPError as error:
+        problem = f"the hub answered {error.response.status_code}"
+        remedy = "Try again later, or set `weights` to the path of a sam3.pt"
+    raise WeightsError(problem, file=f"{HUB_MODEL}/{HUB_FILE}", remedy=remedy)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise WeightsError("no such file", file=path, remedy="Check `weights`") from None
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"not a readable file of tensors ({reason})", file=path, remedy="Fetch it anew"
+        ) from None
+    values = values.get("model", values) if isinstance(values, dict) else {}
+    return {key: value for key, value in values.items() if isinstance(value, Tensor)}
+
+
+def _seed(weights: str) -> int:
+    try:
+        return int(weights.removeprefix("random:"))
+    except ValueError:
+        raise WeightsError(
+            f"no seed in {weights!r}", remedy="Write it as random:0, with any whole number"
+        ) from None
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - LISTED_KEYS} more" if len(keys) > LISTED_KEYS else ""
+    return ", ".join(keys[:LISTED_KEYS]) + more
