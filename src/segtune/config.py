@@ -22,9 +22,7 @@ from pydantic import (
 
 from segtune.errors import ConfigError
 
-Component = Literal[
-    "vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"
-]
+Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
 
 

@@ -219,9 +219,7 @@ def _masks(annotations: Sequence[Annotation], image: Image, image_size: int) -> 
         return torch.zeros(0, image_size, image_size, dtype=torch.bool)
     blank = np.zeros((image.height, image.width), np.uint8)
     drawn = [
-        segmentation_to_mask(a.segmentation, image.height, image.width)
-        if a.segmentation
-        else blank
+        segmentation_to_mask(a.segmentation, image.height, image.width) if a.segmentation else blank
         for a in annotations
     ]
     masks = torch.from_numpy(np.stack(drawn)).float()[None]  # (1, n, height, width)

@@ -125,8 +125,7 @@ def _write_per_class(path: Path, split: Split, scores: dict[str, Metrics]) -> No
 def _write_report(path: Path, split: Split, metrics: Metrics) -> None:
     counts = metrics["counts"]
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<title>segtune evaluation</title>",
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>segtune evaluation</title>",
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
         "padding:0 1rem}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;"
         "text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child"
@@ -138,14 +137,10 @@ def _write_report(path: Path, split: Split, metrics: Metrics) -> None:
     for kind in ("mask", "box"):
         if metrics["base"][kind]:
             rows = [[n, *(metrics[m][kind][n] for m in ("base", "tuned"))] for n in SUMMARY]
-            parts.append(
-                f"<h2>{kind.capitalize()}es</h2>" if kind == "box" else "<h2>Masks</h2>"
-            )
+            parts.append(f"<h2>{kind.capitalize()}es</h2>" if kind == "box" else "<h2>Masks</h2>")
             parts.append(_table([kind, "zero-shot", "fine-tuned"], rows))
     parts.append("<h2>Classes</h2>")
-    parts.append(
-        _table([name.replace("_", " ") for name in _header()], _per_class(split, metrics))
-    )
+    parts.append(_table([name.replace("_", " ") for name in _header()], _per_class(split, metrics)))
     parts.append(
         "<p>A false alarm is a picture without the class in which it is detected; the column "
         "is the share of such pictures.</p></html>"
@@ -163,11 +158,7 @@ def _table(header: list[str], rows: list[list[Any]]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "<td>&ndash;</td>"
-    return (
-        f"<td>{value:.4f}</td>"
-        if isinstance(value, float)
-        else f"<td>{html.escape(value)}</td>"
-    )
+    return f"<td>{value:.4f}</td>" if isinstance(value, float) else f"<td>{html.escape(value)}</td>"
 
 
 if __name__ == "__main__":

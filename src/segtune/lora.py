@@ -139,7 +139,7 @@ class LoraLinear(nn.Linear):
         """The base linear with the update added to its weight, in place."""
         (base,) = self._replaced
         with torch.no_grad():
-            base.weight += self.lora.delta()
+            base.weight.add_(self.lora.delta())
         return base
 
 
@@ -202,7 +202,7 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
             self.out_proj.merged()
         if self.lora is not None:
             with torch.no_grad():
-                base.in_proj_weight += self.lora.delta()
+                base.in_proj_weight.add_(self.lora.delta())
         return base
 
 

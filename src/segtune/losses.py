@@ -119,9 +119,7 @@ def _float32(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if isinstance(value, Mapping):
-        keys = [
-            key for key in value if key not in ("prev_encoder_out", "encoder_hidden_states")
-        ]
+        keys = [key for key in value if key not in ("prev_encoder_out", "encoder_hidden_states")]
         return {key: _float32(value[key]) for key in keys}
     if isinstance(value, list):
         return [_float32(item) for item in value]

@@ -131,9 +131,7 @@ def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
     return len(detector) + len(rest)
 
 
-def _write_model_card(
-    path: Path, arguments: argparse.Namespace, recipe: dict[str, Any]
-) -> None:
+def _write_model_card(path: Path, arguments: argparse.Namespace, recipe: dict[str, Any]) -> None:
     licence = distribution("sam3").read_text("licenses/LICENSE")
     result = recipe["result"]
     with atomic_path(path) as temporary:

@@ -17,9 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from segtune.coco import Annotation, Split, rle_area, rle_bbox_xywh, segmentation_to_rle
 
 IouType = Literal["bbox", "segm"]
-Result = Mapping[
-    str, Any
-]  # COCO results format: image_id, category_id, bbox, segmentation, score
+Result = Mapping[str, Any]  # COCO results format: image_id, category_id, bbox, segmentation, score
 
 SUMMARY = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -27,9 +25,7 @@ SUMMARY = (
 )  # fmt: skip
 
 
-def average_precision(
-    split: Split, results: Sequence[Result], iou_type: IouType
-) -> dict[str, Any]:
+def average_precision(split: Split, results: Sequence[Result], iou_type: IouType) -> dict[str, Any]:
     """The twelve COCO numbers, and AP per class.
 
     Args:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from segtune.dataset import Batch
 from segtune.errors import WeightsError
-from segtune.lora import LoraSpec
 from segtune.sam3_package import (
     MLP,
     BatchedDatapoint,
@@ -117,38 +116,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 HEADS = 8  # of every attention outside the ViT and the text encoder
 
-# Where LoRA goes, per component and projection. Only modules that every text-prompted
-# forward pass uses: an adapter that never gets a gradient would be silent dead weight.
-_ATTENTION = ("q", "k", "v", "out")
-_VISION = r"backbone\.vision_backbone\.trunk\.blocks\.\d+\."
-_TEXT = r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.\d+\."
-LORA_PATTERNS: Mapping[str, Mapping[tuple[str, ...], str]] = {
-    "vision": {
-        ("q", "k", "v"): _VISION + r"attn\.qkv",
-        ("out",): _VISION + r"attn\.proj",
-        ("mlp",): _VISION + r"mlp\.fc[12]",
-    },
-    "text": {_ATTENTION: _TEXT + "attn", ("mlp",): _TEXT + r"mlp\.(c_fc|c_proj)"},
-    "geometry": {
-        # Without boxes one token attends to itself: q and k cannot matter there.
-        ("v", "out"): r"geometry_encoder\.encode\.\d+\.self_attn",
-        _ATTENTION: r"geometry_encoder\.encode\.\d+\.cross_attn_image",
-        ("mlp",): r"geometry_encoder\.encode\.\d+\.linear[12]",
-    },
-    "detr_encoder": {
-        _ATTENTION: r"transformer\.encoder\.layers\.\d+\.(self_attn|cross_attn_image)",
-        ("mlp",): r"transformer\.encoder\.layers\.\d+\.linear[12]",
-    },
-    "detr_decoder": {
-        _ATTENTION: r"transformer\.decoder\.layers\.\d+\.(self_attn|cross_attn|ca_text)",
-        ("mlp",): r"transformer\.decoder\.layers\.\d+\.linear[12]",
-    },
-    "segmentation": {
-        _ATTENTION: r"segmentation_head\.cross_attend_prompt",
-        ("mlp",): r"segmentation_head\.mask_predictor\.mask_embed\.layers\.\d+",
-    },
-}
-
 
 class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
     """The stock encoder pins memory even for zero boxes, which a CPU refuses."""
@@ -163,7 +130,7 @@ class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
 
 
 def build_model(size: str, seed: int = 0) -> Sam3Image:
-    """Build SAM 3 with random weights, on the device of the surrounding context.
+    """Build SAM 3 with random weights, on the CPU.
 
     Everything is initialised, also the text encoder's `positional_embedding` and
     `text_projection`, which the package leaves as uninitialised memory. Dropout and
@@ -199,44 +166,6 @@ def matcher() -> BinaryHungarianMatcherV2:
     )
 
 
-def lora_specs(
-    component: str, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]
-) -> dict[str, LoraSpec]:
-    """Patterns of module names -> how to adapt them, for one component.
-
-    Args:
-        component: a key of `LORA_PATTERNS`.
-        rank: see `LoraSpec`, also for `alpha` and `dropout`.
-        alpha: of the scale alpha / rank.
-        dropout: on the input of A.
-        targets: of "q", "k", "v", "out" (attention) and "mlp" (both its linears).
-    """
-    return {
-        pattern: LoraSpec(rank, alpha, dropout, _projections(offered, targets))
-        for offered, pattern in LORA_PATTERNS[component].items()
-        if set(offered) & set(targets)
-    }
-
-
-def _projections(offered: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
-    """What to adapt inside a module; nothing to choose where it offers one matrix only."""
-    return tuple(name for name in offered if name in targets) if len(offered) > 1 else ()
-
-
-def component_of(parameter: str) -> str:
-    """The component a parameter belongs to, by its qualified name; "scoring" too."""
-    prefixes = {
-        "backbone.vision_backbone": "vision",
-        "backbone.language_backbone": "text",
-        "geometry_encoder": "geometry",
-        "transformer.encoder": "detr_encoder",
-        "transformer.decoder": "detr_decoder",
-        "segmentation_head": "segmentation",
-        "dot_prod_scoring": "scoring",
-    }
-    return next(name for prefix, name in prefixes.items() if parameter.startswith(prefix))
-
-
 def grounding_outputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """Run the model on every prompt of a batch: one row of output per prompt.
 
@@ -259,9 +188,7 @@ def encode_images(model: Sam3Image, images: Tensor) -> dict[str, Any]:
     return cast(dict[str, Any], model.backbone.forward_image(images))
 
 
-def encode_prompts(
-    model: Sam3Image, captions: list[str], device: torch.device
-) -> dict[str, Any]:
+def encode_prompts(model: Sam3Image, captions: list[str], device: torch.device) -> dict[str, Any]:
     """Text features of C captions, to be reused for any number of images."""
     return cast(dict[str, Any], model.backbone.forward_text(captions, device=device))
 

@@ -69,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", nargs="+", default=[], help="what to find, with --images")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
-    parser.add_argument(
-        "--weights", default="default", help="see config.yaml, or a merged sam3.pt"
-    )
+    parser.add_argument("--weights", default="default", help="see config.yaml, or a merged sam3.pt")
     parser.add_argument("--settings", default="{}", help="the predict section, as JSON")
     return parser
 
@@ -90,8 +88,7 @@ def _as_dataset(split: Split, results: list[dict[str, Any]]) -> dict[str, Any]:
         "images": [vars(image) for image in split.images],
         "categories": [{"id": c.id, "name": c.name} for c in split.categories],
         "annotations": [
-            {"id": number, "iscrowd": 0, **result}
-            for number, result in enumerate(results, start=1)
+            {"id": number, "iscrowd": 0, **result} for number, result in enumerate(results, start=1)
         ],
     }
 

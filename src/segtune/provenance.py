@@ -14,16 +14,23 @@ import zipfile
 from pathlib import Path
 
 SOURCE = Path(__file__).parent
+# Settings are compared by value; the others decide when and in what words, not what.
+WITHOUT_EFFECT = {"config", "errors", "provenance", "reporting"}
 ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}
 
 
 def code_fingerprints(module: str) -> list[str]:
     """`path@hash` of a module and of every segtune module it imports, at any depth.
 
+    Modules that cannot change a result are left out.
+
     Args:
         module: a module's name below the package, such as "evaluate".
     """
-    return [f"segtune/{name}.py@{_code_hash(name)}" for name in sorted(_closure(module))]
+    return [
+        f"segtune/{name}.py@{_code_hash(name)}"
+        for name in sorted(_closure(module) - WITHOUT_EFFECT)
+    ]
 
 
 def export_fingerprint(export: Path) -> str:

@@ -34,10 +34,11 @@ from segtune.inference import predict_split
 from segtune.lora import LoraSpec, inject_lora, lora_parameters, lora_state_dict
 from segtune.losses import build_loss
 from segtune.metrics import average_precision
-from segtune.model import ARCHITECTURES, component_of, lora_specs
+from segtune.model import ARCHITECTURES
 from segtune.provenance import code_fingerprints
 from segtune.reporting import progress, say
 from segtune.sam3_package import Sam3Image
+from segtune.targets import component_of, lora_specs
 from segtune.weights import HUB_MODEL, load_base_model
 
 INTERRUPTED_STATUS = 130  # of a shell command that Ctrl-C ended
@@ -224,9 +225,7 @@ def _specs(settings: TrainSettings, train: Split, is_main: bool) -> dict[str, Lo
     components = dict(settings.lora)
     if not has_masks(train):
         if is_main:
-            say(
-                "the training split has no masks: boxes alone are trained, mask loss is skipped"
-            )
+            say("the training split has no masks: boxes alone are trained, mask loss is skipped")
         # Without mask loss nothing would ever reach adapters of the mask head.
         components.pop("segmentation", None)
     if not components:
@@ -291,7 +290,7 @@ def _data_parallel(run: Run) -> Sam3Image | DistributedDataParallel:
     if run.processes.count == 1:
         return run.model
     # Every process has loaded the same weights and drawn the same adapters.
-    return DistributedDataParallel(run.model, broadcast_buffers=False, init_sync=False)
+    return DistributedDataParallel(run.model, forward_sync_buffers=False, init_sync=False)
 
 
 def _remaining_steps(run: Run) -> Iterator[list[Batch]]:
@@ -315,9 +314,7 @@ def _epoch_progress(run: Run) -> Iterator[Callable[[StepReport], None]]:
             position.step_in_epoch += 1
             if run.history:
                 run.history.add("train", position.step, _train_record(run, report))
-            advance(
-                note=f"loss {report.loss:.3f}  {report.images / report.seconds:.1f} images/s"
-            )
+            advance(note=f"loss {report.loss:.3f}  {report.images / report.seconds:.1f} images/s")
             _set_learning_rate(run)
             if position.step % settings.checkpoint_every == 0:
                 _save(run)
@@ -449,9 +446,7 @@ def _set_random_state(state: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _write_results(
-    run: Run, arguments: argparse.Namespace, fingerprint: Mapping[str, Any]
-) -> None:
+def _write_results(run: Run, arguments: argparse.Namespace, fingerprint: Mapping[str, Any]) -> None:
     position = run.position
     _load_parameters(run.model, run.best_adapter)
     recipe = {"segtune": __version__, **fingerprint, "result": asdict(position)}

@@ -122,9 +122,7 @@ def load_strictly(model: Sam3Image, state: Mapping[str, Tensor], path: Path) -> 
     model.load_state_dict(dict(state))
 
 
-def write_official(
-    path: Path, detector: Mapping[str, Tensor], rest: Mapping[str, Tensor]
-) -> None:
+def write_official(path: Path, detector: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> None:
     """Write an official file, atomically; the stock loader reads it whole."""
     tensors = {**rest, **{PREFIX + key: value for key, value in detector.items()}}
     with atomic_path(path) as temporary:

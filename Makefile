@@ -1,0 +1,36 @@
+# make run   everything that is stale, on all cores
+# make test  every check but the slow ones
+# The first call sets up .venv from requirements.lock: make PYTHON=python3.12 run
+
+PYTHON ?= python3
+READY := .venv/.ready
+UNFINISHED := .venv/.unfinished
+NEW_ENOUGH = $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null || true)
+
+# snakefmt looks for shfmt on the PATH.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test
+.DEFAULT_GOAL := run
+
+run: $(READY)
+	@snakemake --cores all --resources gpu=2
+
+test: $(READY)
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile workflow
+	mypy
+	pytest -m "not slow"
+
+# What an interrupted installation left behind may look whole to pip: begin again then.
+$(READY): requirements.lock pyproject.toml
+	$(if $(filter True,$(NEW_ENOUGH)),,$(error segtune needs Python 3.11 or newer and "$(PYTHON)" is not: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)))
+	@if [ -e $(UNFINISHED) ]; then rm -rf .venv; fi
+	$(PYTHON) -m venv .venv
+	@touch $(UNFINISHED)
+	.venv/bin/python -m pip install -r requirements.lock
+	.venv/bin/python -m pip install --no-build-isolation --no-deps -e .
+	@rm $(UNFINISHED)
+	@touch $@

@@ -1,0 +1,29 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/validate.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/merge.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    predict,
+
+
+rule all:
+    """Everything: from the export to the merged weights and their evaluation."""
+    default_target: True
+    input:
+        "<results>/validate/report.html",
+        "<results>/merge/sam3.pt",
+        "<results>/evaluate/report.html",

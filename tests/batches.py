@@ -1,0 +1,67 @@
+"""Random batches and adapted tiny models for tests of the model, the loss and LoRA."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from segtune.dataset import Batch
+from segtune.lora import LoraSpec, inject_lora, lora_parameters
+from segtune.model import build_model
+from segtune.sam3_package import Sam3Image
+from segtune.targets import LORA_PATTERNS, lora_specs
+
+PROJECTIONS = ("q", "k", "v", "out", "mlp")
+IMAGE_SIZE = 96
+
+
+def random_batch(objects: tuple[tuple[int, ...], ...], seed: int = 0, masks: bool = True) -> Batch:
+    """One picture per item, one prompt per number, with that many random objects."""
+    noise = torch.Generator().manual_seed(seed)
+    counts = [count for prompts in objects for count in prompts]
+    boxes_cxcywh = torch.rand(sum(counts), 4, generator=noise) * 0.3 + 0.3
+    ids = torch.arange(sum(counts))
+    image_ids = [image for image, prompts in enumerate(objects) for _ in prompts]
+    size = (sum(counts), IMAGE_SIZE, IMAGE_SIZE)
+    return Batch(
+        names=tuple(f"picture {seed}.{image}" for image in range(len(objects))),
+        captions=("first thing", "second thing", "third thing"),
+        images=torch.randn(len(objects), 3, IMAGE_SIZE, IMAGE_SIZE, generator=noise),
+        image_ids=torch.tensor(image_ids),
+        text_ids=torch.tensor([p for prompts in objects for p in range(len(prompts))]),
+        num_boxes=torch.tensor(counts),
+        boxes_cxcywh=boxes_cxcywh,
+        boxes_padded=pad_sequence(list(boxes_cxcywh.split(counts)), batch_first=True),
+        object_ids_padded=pad_sequence(list(ids.split(counts)), batch_first=True, padding_value=-1),
+        masks=torch.rand(size, generator=noise) > 0.5 if masks else None,
+        has_mask=torch.ones(sum(counts), dtype=torch.bool),
+    )
+
+
+def all_specs(rank: int = 4, without: tuple[str, ...] = ()) -> dict[str, LoraSpec]:
+    """Every projection of every component but the ones left out."""
+    specs: dict[str, LoraSpec] = {}
+    for component in LORA_PATTERNS:
+        if component not in without:
+            specs |= lora_specs(component, rank, 2.0 * rank, 0.0, PROJECTIONS)
+    return specs
+
+
+def adapted_tiny(**options: object) -> tuple[Sam3Image, dict[str, LoraSpec]]:
+    """A tiny model whose adapters, B too, are random."""
+    model = build_model("tiny")
+    adapted = inject_lora(model, all_specs(**options))  # type: ignore[arg-type]
+    randomise_lora(model)
+    return model, adapted
+
+
+def randomise_lora(model: nn.Module, scale: float = 0.05) -> None:
+    """Give every adapter parameter random values, as training would."""
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in lora_parameters(model).values():
+            values = torch.randn(parameter.shape, generator=noise) * scale
+            parameter.copy_(values)
+
+
+def largest_difference(one: Tensor, other: Tensor) -> float:
+    return (one - other).abs().max().item()

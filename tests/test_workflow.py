@@ -1,0 +1,304 @@
+"""What Snakemake plans after an edit, on top of one finished run of the whole pipeline."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from segtune.config import Config, parse_config
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
+PICTURES = {"train": 8, "valid": 4, "test": 4}
+
+EVERYTHING = {
+    "convert": 1,
+    "validate": 1,
+    "train": 1,
+    "merge": 1,
+    "predict_model": 2,
+    "evaluate": 1,
+}
+FROM_MERGE = {"merge": 1, "predict_model": 1, "evaluate": 1}
+FROM_TRAIN = {"train": 1, **FROM_MERGE}
+NOTHING: dict[str, int] = {}
+
+# The first test waits for the pipeline.
+pytestmark = pytest.mark.timeout(1800)
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], str]:
+    """How many jobs of each rule would run, and all that a dry run prints."""
+    answer = snakemake(folder, "--dry-run", *arguments)
+    assert answer.returncode == 0, answer.stdout
+    table = answer.stdout.partition("Job stats:")[2].partition("total")[0]
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    return {rule: count for rule, count in jobs.items() if rule not in ("all", "predict")}, (
+        answer.stdout
+    )
+
+
+@contextmanager
+def edited(path: Path, addition: str) -> Iterator[None]:
+    before = path.read_bytes()
+    path.write_bytes(before + addition.encode())
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def write_export(folder: Path) -> None:
+    """A Roboflow COCO export of squares and circles on noise."""
+    rng = np.random.default_rng(0)
+    for split, count in PICTURES.items():
+        (folder / split).mkdir(parents=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(count):
+            name = f"{split}{index}_jpg.rf.{rng.bytes(16).hex()}.jpg"
+            picture = Image.fromarray(rng.integers(0, 90, (96, 96, 3), dtype=np.uint8))
+            draw = ImageDraw.Draw(picture)
+            x, y = (int(value) for value in rng.integers(8, 48, 2))
+            category = 1 + index % 2
+            if category == 1:
+                draw.rectangle((x, y, x + 36, y + 36), fill=(230, 40, 40))
+                corners = [(x, y), (x + 36, y), (x + 36, y + 36), (x, y + 36)]
+            else:
+                draw.ellipse((x, y, x + 36, y + 36), fill=(40, 230, 40))
+                turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+                corners = [(x + 18 + 18 * np.cos(t), y + 18 + 18 * np.sin(t)) for t in turns]
+            picture.save(folder / split / name)
+            images.append({"id": index, "file_name": name, "height": 96, "width": 96})
+            annotations.append(
+                {
+                    "id": index,
+                    "image_id": index,
+                    "category_id": category,
+                    "bbox": [x, y, 36, 36],
+                    "area": 36 * 36,
+                    "segmentation": [[float(value) for point in corners for value in point]],
+                    "iscrowd": 0,
+                }
+            )
+        categories = [
+            {"id": 0, "name": "shapes", "supercategory": "none"},
+            {"id": 1, "name": "red square", "supercategory": "shapes"},
+            {"id": 2, "name": "green circle", "supercategory": "shapes"},
+        ]
+        (folder / split / "_annotations.coco.json").write_text(
+            json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        )
+
+
+def write_config(folder: Path, rank: int = 16) -> None:
+    """The shipped config, but for a short training; `alpha` is what `rank` becomes later."""
+    values = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))
+    values["train"] |= {"epochs": 1, "batch_size": 4, "micro_batch_size": 2}
+    for component in values["train"]["lora"].values():
+        component |= {"rank": rank, "alpha": 32.0}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values), "utf-8")
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is shipped, with a small export in the place of the demo."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in SHIPPED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    write_export(folder / "data" / "demo")
+    write_config(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(checkout: Path) -> Path:
+    """The copy after the pipeline has run in it."""
+    answer = snakemake(checkout, "--cores", "2")
+    assert answer.returncode == 0, answer.stdout
+    return checkout
+
+
+def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
+    jobs, text = plan(finished)
+    assert jobs == NOTHING
+    assert "Nothing to be done" in text
+
+
+@pytest.mark.parametrize(
+    ("module", "planned"),
+    [
+        ("convert", EVERYTHING),
+        ("validate", {"validate": 1}),
+        ("lora", FROM_TRAIN),
+        ("train", FROM_TRAIN),
+        ("engine", {"train": 1, "merge": 1, "predict_model": 2, "evaluate": 1}),
+        ("merge", FROM_MERGE),
+        ("predict", {"predict_model": 2, "evaluate": 1}),
+        ("evaluate", {"evaluate": 1}),
+    ],
+)
+def test_edited_code_replans_what_it_computes(
+    finished: Path, module: str, planned: dict[str, int]
+) -> None:
+    with edited(finished / "src" / "segtune" / f"{module}.py", "\nEDITED = True\n"):
+        jobs, text = plan(finished)
+    assert jobs == planned
+    assert f"segtune/{module}.py@" in text
+
+
+def test_a_comment_or_a_docstring_replans_nothing(finished: Path) -> None:
+    module = finished / "src" / "segtune" / "train.py"
+    before = module.read_text("utf-8")
+    assert before.startswith('"""')
+    module.write_text(before.replace('"""', '"""Edited. ', 1) + "\n# Edited.\n", "utf-8")
+    try:
+        assert plan(finished)[0] == NOTHING
+    finally:
+        module.write_text(before, "utf-8")
+
+
+def test_a_restored_edit_replans_nothing(finished: Path) -> None:
+    with edited(finished / "src" / "segtune" / "train.py", "\nEDITED = True\n"):
+        pass
+    assert plan(finished)[0] == NOTHING
+
+
+def test_a_rank_that_becomes_another_knobs_value_is_noticed(finished: Path) -> None:
+    write_config(finished, rank=32)
+    try:
+        assert plan(finished)[0] == FROM_TRAIN
+    finally:
+        write_config(finished)
+
+
+def test_a_setting_on_the_command_line_leaves_the_others(finished: Path) -> None:
+    jobs, text = plan(finished, "--config", "train={epochs: 3}")
+    assert jobs == FROM_TRAIN
+    now = text.rpartition("now: ")[2]
+    assert '"epochs": 3' in now
+    assert '"batch_size": 4' in now
+
+
+def test_cores_and_gpus_replan_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert plan(finished, "--cores", "1", "--resources", "gpu=1")[0] == NOTHING
+
+
+def test_new_times_of_files_replan_nothing(finished: Path) -> None:
+    for folder in ("src", "data", "workflow", "results"):
+        for path in (finished / folder).rglob("*"):
+            os.utime(path)
+    assert plan(finished)[0] == NOTHING
+
+
+def test_an_edited_annotation_replans_everything(finished: Path) -> None:
+    annotations = finished / "data" / "demo" / "valid" / "_annotations.coco.json"
+    with edited(annotations, "\n"):
+        jobs, text = plan(finished)
+    assert jobs == EVERYTHING
+    assert "data/demo@" in text
+
+
+@pytest.mark.parametrize("knob", ["export", "weights"])
+def test_a_mistyped_path_is_not_up_to_date(finished: Path, knob: str) -> None:
+    answer = snakemake(finished, "--dry-run", "--config", f"{knob}=nowhere")
+    assert answer.returncode != 0
+    assert f"config: {knob}: there is no nowhere" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "planned"),
+    [
+        ("convert", {"convert"}),
+        ("validate", {"convert", "validate"}),
+        ("train", {"convert", "validate", "train"}),
+        ("merge", {"convert", "validate", "train", "merge"}),
+        ("predict", {"convert", "validate", "train", "merge", "predict_model"}),
+        ("evaluate", set(EVERYTHING)),
+    ],
+)
+def test_a_rule_can_be_asked_for_by_name(checkout: Path, target: str, planned: set[str]) -> None:
+    jobs, _ = plan(checkout, "--config", "results=elsewhere", "--", target)
+    assert set(jobs) == planned
+
+
+def test_another_working_directory(checkout: Path, tmp_path: Path) -> None:
+    export = checkout / "data" / "demo"
+    answer = snakemake(
+        tmp_path,
+        "--snakefile",
+        str(checkout / "Snakefile"),
+        "--cores=1",
+        "--config",
+        f"export={export}",
+        "--",
+        "convert",
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert (tmp_path / "results" / "coco" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_preset_shows_its_plan(checkout: Path, preset: Path) -> None:
+    jobs, _ = plan(checkout, "--configfile", str(preset), "--config", "results=elsewhere")
+    assert jobs == EVERYTHING
+
+
+def test_a_misspelt_knob_is_named(checkout: Path) -> None:
+    answer = snakemake(checkout, "--dry-run", "--config", "train={learning_rat: 1, epochs: x}")
+    assert answer.returncode != 0
+    assert "train.learning_rat: " in answer.stdout
+    assert "train.epochs: " in answer.stdout
+    assert "Traceback" not in answer.stdout
+
+
+def test_the_shipped_config_shows_every_knob_with_its_default() -> None:
+    shown = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))
+    default = Config(export="data/demo").model_dump(mode="json", by_alias=True)
+    assert shown == default
+    assert parse_config(shown) == Config(export="data/demo")
+
+
+def test_the_slurm_profile_names_rules() -> None:
+    profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text("utf-8"))
+    assert set(profile["set-threads"]) | set(profile["set-resources"]) <= set(EVERYTHING)
+
+
+def test_the_conda_environment_lists_the_dependencies() -> None:
+    environment = yaml.safe_load((ROOT / "workflow/envs/segtune.yaml").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert environment["dependencies"][-1]["pip"] == project["dependencies"]
+
+
+def test_lint(checkout: Path) -> None:
+    answer = snakemake(checkout, "--lint")
+    assert answer.returncode == 0, answer.stdout

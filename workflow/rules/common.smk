@@ -1,0 +1,76 @@
+# What the other files here use: the validated config, the params that decide about
+# reruns, and the environment in which the stages start.
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SOURCE = str(Path(workflow.basedir) / "src")
+
+
+def prepend(variable, path):
+    """Put a path first in an environment variable that lists paths."""
+    os.environ[variable] = os.pathsep.join(
+        [path, *filter(None, [os.environ.get(variable)])]
+    )
+
+
+# This checkout's segtune is used, here and in the jobs, whichever one is installed and
+# wherever `--directory` points; and by the interpreter that runs Snakemake.
+sys.path.insert(0, SOURCE)
+prepend("PYTHONPATH", SOURCE)
+prepend("PATH", str(Path(sys.executable).parent))
+
+from segtune.config import parse_config, weights_file
+from segtune.errors import ConfigError
+from segtune.provenance import code_fingerprints, export_fingerprint
+
+
+# Under `--directory` there may be no config of its own.
+configfile: "config.yaml" if Path("config.yaml").exists() else f"{workflow.basedir}/config.yaml"
+
+
+try:
+    CONFIG = parse_config(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+# Local weights are an input like any other; those from the hub cannot be.
+WEIGHTS_INPUT = [str(file) for file in [weights_file(CONFIG.weights)] if file]
+
+# Snakemake takes existing results for up to date when an input of theirs is missing, so a
+# mistyped path would seem to work.
+for knob, paths in {"export": [CONFIG.export], "weights": WEIGHTS_INPUT}.items():
+    for path in paths:
+        if not Path(path).exists():
+            raise WorkflowError(f"config: {knob}: there is no {path}")
+
+
+pathvars:
+    results=str(Path(CONFIG.results)),
+    logs="<results>/logs",
+    benchmarks="<results>/benchmarks",
+
+
+wildcard_constraints:
+    model="base|tuned",
+
+
+def settings(stage):
+    """A stage's settings, as one string.
+
+    Snakemake compares params as a set without names: of separate knobs, a change from
+    one value to another that is present anyway would go unnoticed.
+    """
+    return CONFIG.section_json(stage)
+
+
+def code(stage):
+    """`path@hash` of the code that a stage's results depend on.
+
+    `segtune.distributed`, which launches some stages, is left out unless a stage imports
+    it: on which devices a stage runs does not change what it computes.
+    """
+    return code_fingerprints(stage)

@@ -1,0 +1,40 @@
+# Convert: bring an export of any supported format to COCO, once and for all.
+#
+# REQUIRED INPUTS
+#   the export, a folder or zip       config key `export`
+#
+# OUTPUTS
+#   <results>/coco/{train,valid,test}.json
+#   <results>/coco/manifest.json      path, size and SHA-256 of every picture
+#   <results>/coco/conversion.json    what was dropped, renamed or recomputed
+
+
+rule convert:
+    """Convert the export to one COCO file per split, and say what was changed."""
+    input:
+        # A folder's time says nothing of its content: the param `export` does.
+        export=ancient(CONFIG.export),
+    output:
+        train="<results>/coco/train.json",
+        valid="<results>/coco/valid.json",
+        test="<results>/coco/test.json",
+        manifest="<results>/coco/manifest.json",
+        conversion="<results>/coco/conversion.json",
+    log:
+        "<logs>/convert.log",
+    benchmark:
+        "<benchmarks>/convert.tsv"
+    conda:
+        "../envs/segtune.yaml"
+    params:
+        out=subpath(output.manifest, parent=True),
+        settings=settings("convert"),
+        code=code("convert"),
+        export=export_fingerprint(Path(CONFIG.export)),
+    message:
+        "Converting {input.export}"
+    shell:
+        """
+        python3 -m segtune.convert --export {input.export:q} --out {params.out:q} \
+            --settings {params.settings:q} 2>&1 | tee -i {log:q}
+        """

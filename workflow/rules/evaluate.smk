@@ -1,0 +1,52 @@
+# Evaluate: compare the fine-tuned model with the base model on the test split.
+#
+# REQUIRED INPUTS
+#   <results>/coco/test.json
+#   <results>/predict/{base,tuned}.json
+#
+# OUTPUTS
+#   <results>/evaluate/metrics.json
+#   <results>/evaluate/per_class.csv
+#   <results>/evaluate/report.html
+
+
+rule evaluate:
+    """Compare zero-shot and fine-tuned predictions."""
+    input:
+        coco=rules.convert.output.test,
+        base="<results>/predict/base.json",
+        tuned="<results>/predict/tuned.json",
+    output:
+        metrics=report(
+            "<results>/evaluate/metrics.json",
+            caption="../report/metrics.rst",
+            category="Evaluation",
+        ),
+        per_class=report(
+            "<results>/evaluate/per_class.csv",
+            caption="../report/per_class.rst",
+            category="Evaluation",
+        ),
+        html=report(
+            "<results>/evaluate/report.html",
+            caption="../report/evaluate.rst",
+            category="Evaluation",
+        ),
+    log:
+        "<logs>/evaluate.log",
+    benchmark:
+        "<benchmarks>/evaluate.tsv"
+    conda:
+        "../envs/segtune.yaml"
+    params:
+        out=subpath(output.metrics, parent=True),
+        settings=settings("evaluate"),
+        code=code("evaluate"),
+    message:
+        "Evaluating {input.base} and {input.tuned}"
+    shell:
+        """
+        python3 -m segtune.evaluate --coco {input.coco:q} --base {input.base:q} \
+            --tuned {input.tuned:q} --out {params.out:q} \
+            --settings {params.settings:q} 2>&1 | tee -i {log:q}
+        """
