@@ -15,9 +15,7 @@ CATEGORIES = [
 SIDE = 64  # pixels
 
 
-def write_converted(
-    folder: Path, counts: dict[str, int] | None = None, masks: bool = True
-) -> Path:
+def write_converted(folder: Path, counts: dict[str, int] | None = None, masks: bool = True) -> Path:
     """Write the splits and the validation report; the folder of the splits."""
     coco = folder / "coco"
     counts = counts or {"train": 8, "valid": 4, "test": 4}

@@ -13,6 +13,9 @@ FLOORS = {
     "ground": {"errors", "config", "atomic", "provenance", "distributed", "coco", "lora"},
     "middle": {
         "roboflow",
+        "objects",
+        "categories",
+        "pictures",
         "sam3_package",
         "model",
         "weights",

@@ -16,7 +16,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
-    RepositoryNotFoundError,
 )
 from torch import Tensor
 
@@ -58,10 +57,11 @@ def load_base_model(size: str, weights: str) -> Sam3Image:
         weights = HUB_MODEL if size == "full" else "random:0"
     if weights.startswith("random:"):
         return build_model(size, seed=_seed(weights))
-    model = build_model(size)
     path = official_file(size, weights)
     assert path is not None
-    load_strictly(model, read_official(path).detector, path)
+    official = read_official(path)
+    model = build_model(size)
+    load_strictly(model, official.detector, path)
     return model
 
 
@@ -141,16 +141,16 @@ def download() -> Path:
         return Path(hf_hub_download(HUB_MODEL, HUB_FILE))
     except GatedRepoError:
         problem = "access denied (403): the weights are gated"
-        remedy = f"Ask for access on the page of {HUB_MODEL}, then `hf auth login`"
-    except RepositoryNotFoundError:
-        problem = "not found, or no login (401 or 404)"
-        remedy = "Log in with `hf auth login`, or set the variable HF_TOKEN"
+        remedy = f"Ask for access on the page of {HUB_MODEL}, then log in with `hf auth login`"
     except LocalEntryNotFoundError:
         problem = "the hub cannot be reached, and the weights are not in its local cache"
         remedy = "Check the network, or set `weights` to the path of a sam3.pt"
     except HfHubHTTPError as error:
-        problem = f"the hub answered {error.response.status_code}"
+        status = error.response.status_code
+        problem = f"the hub answered {status}"
         remedy = "Try again later, or set `weights` to the path of a sam3.pt"
+        if status in (401, 403, 404):  # it hides what a login may not see
+            remedy = "Log in with `hf auth login`, or set the variable HF_TOKEN"
     raise WeightsError(problem, file=f"{HUB_MODEL}/{HUB_FILE}", remedy=remedy)
 
 

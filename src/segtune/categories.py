@@ -1,0 +1,156 @@
+"""One table of classes for all splits, and what SAM 3 is asked for each of them."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segtune.errors import ConfigError, ExportError
+from segtune.objects import Repairs
+from segtune.roboflow import SplitSource
+
+# What Roboflow appends to the name of a dataset version, with its date and time.
+VERSION_SUFFIX = re.compile(r"\bv\d+\s+\d{4}-\d{2}-\d{2}\b")
+
+
+def category_table(
+    sources: Mapping[str, SplitSource], repairs: Repairs
+) -> tuple[list[dict[str, Any]], dict[str, dict[int, int]]]:
+    """The classes of all splits, by name.
+
+    A placeholder is dropped: a category that no split annotates and that is another
+    category's supercategory. Of categories with one name, the annotated one stays.
+
+    Returns:
+        Categories with ids from 1, and per split the ids of the export -> new ids.
+
+    Raises:
+        ExportError: when a category has no name, or two that are annotated have one.
+    """
+    annotated = {name: _annotated_ids(source) for name, source in sources.items()}
+    used = {
+        _name(record, source.annotations)
+        for name, source in sources.items()
+        for record in source.values["categories"]
+        if record.get("id") in annotated[name]
+    }
+    kept: dict[str, dict[str, Any]] = {}
+    ids: dict[str, dict[int, int]] = {}
+    for name, source in sources.items():
+        records = _kept_records(source, annotated[name], used, repairs)
+        for record in records:
+            kept.setdefault(
+                record["name"],
+                {
+                    "id": len(kept) + 1,
+                    "name": record["name"],
+                    "supercategory": str(record.get("supercategory") or "none"),
+                },
+            )
+        ids[name] = {record["id"]: kept[record["name"]]["id"] for record in records}
+    _require_distinct(kept, used, sources["train"].annotations)
+    _log_differences(sources, ids, kept, repairs)
+    return list(kept.values()), ids
+
+
+def prompts(names: list[str], mapped: Mapping[str, str], file: Path) -> dict[str, str]:
+    """What SAM 3 is asked for each class: the map's words, or the name in plain words.
+
+    Raises:
+        ConfigError: when the map names a class that does not exist.
+        ExportError: when a name is no words that a model could understand.
+    """
+    for name in mapped:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+            raise ConfigError(
+                f"convert.prompts names {name!r}, which is no class of this export",
+                remedy=f"The nearest classes are {', '.join(map(repr, near))}",
+            )
+    return {name: mapped.get(name) or _plain_words(name, file) for name in names}
+
+
+def _plain_words(name: str, file: Path) -> str:
+    words = " ".join(re.sub(r"[_\-]+", " ", name).split())
+    if not re.search(r"[^\W\d_]", words) or VERSION_SUFFIX.search(name):
+        raise ExportError(
+            f"the class name {name!r} is no prompt that SAM 3 could understand",
+            file=file,
+            record=f"category {name!r}",
+            remedy=f"Say what it shows: convert: {{prompts: {{{name!r}: 'some words'}}}}",
+        )
+    return words
+
+
+def _annotated_ids(source: SplitSource) -> set[Any]:
+    return {record.get("category_id") for record in source.values["annotations"]}
+
+
+def _name(record: Mapping[str, Any], file: Path) -> str:
+    name = record.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise ExportError("no name", file=file, record=f"category {record.get('id')}")
+    return name
+
+
+def _kept_records(
+    source: SplitSource, annotated: set[Any], used: set[str], repairs: Repairs
+) -> list[dict[str, Any]]:
+    records = source.values["categories"]
+    file = source.annotations
+    kept: dict[str, dict[str, Any]] = {}
+    for record in records:
+        name = _name(record, file)
+        is_annotated = record.get("id") in annotated
+        rule = None
+        if not is_annotated and _is_supercategory(name, record, records):
+            # By id: a real class of the same name is another record.
+            rule = None if name in used and _alone(records, name) else "placeholder dropped"
+        elif name in kept and is_annotated and kept[name]["id"] in annotated:
+            raise ExportError(
+                f"two annotated categories are named {name!r}",
+                file=file,
+                record=f"categories {kept[name]['id']} and {record['id']}",
+                remedy="Merge them in Roboflow",
+            )
+        elif name in kept and not is_annotated:
+            rule = "unannotated category of an existing name dropped"
+        if rule:
+            repairs.log(rule, file, f"category {record.get('id')}", dict(record))
+        else:
+            kept[name] = record
+    return list(kept.values())
+
+
+def _is_supercategory(name: str, record: Mapping[str, Any], records: list[dict[str, Any]]) -> bool:
+    return any(o is not record and o.get("supercategory") == name for o in records)
+
+
+def _alone(records: list[dict[str, Any]], name: str) -> bool:
+    return sum(record.get("name") == name for record in records) == 1
+
+
+def _require_distinct(kept: Mapping[str, Any], used: set[str], file: Path) -> None:
+    seen: dict[str, str] = {}
+    for name in (name for name in kept if name in used):
+        twin = seen.setdefault(name.strip().casefold(), name)
+        if twin != name:
+            raise ExportError(
+                f"the classes {twin!r} and {name!r} differ in case or spaces alone",
+                file=file,
+                record=f"categories {twin!r} and {name!r}",
+                remedy="Merge them in Roboflow",
+            )
+
+
+def _log_differences(
+    sources: Mapping[str, SplitSource],
+    ids: Mapping[str, Mapping[int, int]],
+    kept: Mapping[str, Mapping[str, Any]],
+    repairs: Repairs,
+) -> None:
+    for name, source in sources.items():
+        missing = [c for c, record in kept.items() if record["id"] not in ids[name].values()]
+        if missing:
+            repairs.log("classes that the split does not list", source.annotations, name, missing)

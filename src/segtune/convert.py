@@ -1,0 +1,214 @@
+"""Convert a Roboflow export to one exact COCO file per split, and log every repair.
+
+Boxes and areas are recomputed from the masks, ids run from 1, all splits share one table
+of classes. Nothing is guessed: what cannot be read without loss is an error.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from segtune.atomic import atomic_path, write_json
+from segtune.categories import category_table, prompts
+from segtune.config import ConvertSettings, parse_section
+from segtune.errors import ExportError, exit_on_error
+from segtune.objects import Record, Repairs, exact_object, number
+from segtune.pictures import Checked, Expected, check_pictures
+from segtune.reporting import say
+from segtune.roboflow import SplitSource, read_export
+
+DROPPED = ("box of no size dropped", "box outside the picture dropped")
+LARGEST_DROPPED_SHARE = 0.01  # of the annotations of an export
+Coco = dict[str, list[dict[str, Any]]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the splits, `manifest.json` and `conversion.json`: all of them or none."""
+    arguments = _parser().parse_args(argv)
+    with exit_on_error("convert"):
+        settings = parse_section(ConvertSettings, arguments.settings)
+        root, sources = read_export(arguments.export, arguments.out / "images")
+        repairs = Repairs()
+        categories, ids = category_table(sources, repairs)
+        _add_prompts(categories, settings, sources)
+        splits = {
+            name: _convert_split(source, root, ids[name], repairs)
+            for name, source in sources.items()
+        }
+        _require_few_dropped(splits, repairs, arguments.export)
+        checked = check_pictures(
+            expected for source in sources.values() for expected in _expected(source)
+        )
+        outputs: dict[str, Any] = {
+            name: {**split, "categories": categories} for name, split in splits.items()
+        }
+        outputs["manifest"] = _manifest(root, checked)
+        outputs["conversion"] = _log(arguments.export, splits, repairs)
+        _write_all(arguments.out, outputs)
+        _tell(outputs["conversion"], categories)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segtune.convert", description=__doc__)
+    parser.add_argument("--export", type=Path, required=True, help="folder or zip of Roboflow")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--settings", default="{}", help="the convert section, as JSON")
+    return parser
+
+
+def _add_prompts(
+    categories: list[dict[str, Any]], settings: ConvertSettings, sources: Mapping[str, SplitSource]
+) -> None:
+    file = sources["train"].annotations
+    words = prompts([category["name"] for category in categories], settings.prompts, file)
+    for category in categories:
+        category["prompt"] = words[category["name"]]
+
+
+def _convert_split(
+    source: SplitSource, root: Path, category_ids: Mapping[int, int], repairs: Repairs
+) -> Coco:
+    images = {record["id"]: record for record in _images(source)}
+    numbers = {old: new for new, old in enumerate(images, start=1)}
+    annotations: list[dict[str, Any]] = []
+    for values in source.values["annotations"]:
+        image = images.get(values.get("image_id"))
+        category = category_ids.get(values["category_id"]) if "category_id" in values else None
+        if image is None:
+            raise _unknown("image_id", source, values)
+        if category is None:
+            raise _unknown("category_id", source, values)
+        record = Record(values, source.annotations, image["width"], image["height"], repairs)
+        found = exact_object(record)
+        if found:
+            references = {"image_id": numbers[image["id"]], "category_id": category}
+            annotations.append({"id": len(annotations) + 1, **references, **found})
+    for old, picture in images.items():
+        path = source.images[picture["file_name"]]
+        picture |= {"id": numbers[old], "file_name": path.relative_to(root).as_posix()}
+    return {"images": list(images.values()), "annotations": annotations}
+
+
+def _unknown(key: str, source: SplitSource, values: Mapping[str, Any]) -> ExportError:
+    return ExportError(
+        f"{key} {values.get(key)!r} does not exist",
+        file=source.annotations,
+        record=f"annotation {values.get('id')}",
+        remedy="Export the dataset again",
+    )
+
+
+def _images(source: SplitSource) -> list[dict[str, Any]]:
+    images: list[dict[str, Any]] = []
+    seen_ids: set[Any] = set()
+    seen_names: set[str] = set()
+    for values in source.values["images"]:
+        record = _image(values, source)
+        for key, seen in (("id", seen_ids), ("file_name", seen_names)):
+            if record[key] in seen:
+                raise ExportError(
+                    f"{key} {record[key]!r} is there twice",
+                    file=source.annotations,
+                    record=f"image {values.get('id')}",
+                    remedy="Export the dataset again",
+                )
+            seen.add(record[key])
+        images.append(record)
+    return images
+
+
+def _image(values: Mapping[str, Any], source: SplitSource) -> dict[str, Any]:
+    record = f"image {values.get('id')}"
+
+    def refuse(problem: str, remedy: str | None = None) -> ExportError:
+        return ExportError(problem, file=source.annotations, record=record, remedy=remedy)
+
+    if not isinstance(values.get("id"), int):
+        raise refuse(f"id {values.get('id')!r} is no whole number")
+    sides = [number(values.get(side), refuse, lambda *_: None) for side in ("width", "height")]
+    if any(side < 1 or side != int(side) for side in sides):
+        raise refuse(f"a size of {sides[0]:g} x {sides[1]:g} pixels")
+    extra = values.get("extra")
+    original = extra.get("name") if isinstance(extra, dict) else None
+    return {
+        "id": values["id"],
+        "file_name": values["file_name"],
+        "width": int(sides[0]),
+        "height": int(sides[1]),
+        **({"source_name": original} if original else {}),
+    }
+
+
+def _require_few_dropped(splits: Mapping[str, Coco], repairs: Repairs, export: Path) -> None:
+    dropped = sum(repairs.counts.get(rule, 0) for rule in DROPPED)
+    total = dropped + sum(len(split["annotations"]) for split in splits.values())
+    if dropped > LARGEST_DROPPED_SHARE * total:
+        first = next(repairs.examples[rule][0] for rule in DROPPED if repairs.counts.get(rule))
+        raise ExportError(
+            f"{dropped} of {total} boxes have no size or lie outside their picture, "
+            f"more than {LARGEST_DROPPED_SHARE:.0%}",
+            file=export,
+            record=f"first in {first['file']}, {first['record']}",
+            remedy="Something went wrong when this was exported; check it in Roboflow",
+        )
+
+
+def _expected(source: SplitSource) -> list[Expected]:
+    return [
+        Expected(source.images[v["file_name"]], int(v["width"]), int(v["height"]))
+        for v in source.values["images"]
+    ]
+
+
+def _manifest(root: Path, checked: Sequence[Checked]) -> dict[str, Any]:
+    records = [
+        {"path": c.path.relative_to(root).as_posix(), "size": c.bytes, "sha256": c.sha256}
+        for c in checked
+    ]
+    return {"root": str(root), "images": sorted(records, key=lambda record: str(record["path"]))}
+
+
+def _log(export: Path, splits: Mapping[str, Coco], repairs: Repairs) -> dict[str, Any]:
+    counts = {}
+    for name, split in splits.items():
+        boxes_only = sum("box_only" in a for a in split["annotations"])
+        counts[name] = {
+            "images": len(split["images"]),
+            "annotations": len(split["annotations"]),
+            "masks": len(split["annotations"]) - boxes_only,
+            "boxes_only": boxes_only,
+        }
+    any_mask = any(count["masks"] for count in counts.values())
+    return {
+        "export": str(export),
+        "format": "COCO segmentation" if any_mask else "COCO (boxes only)",
+        "splits": counts,
+        "repairs": repairs.as_json(),
+    }
+
+
+def _write_all(out: Path, outputs: Mapping[str, Any]) -> None:
+    with ExitStack() as stack:
+        # All are written before the first is moved into its place.
+        staged = {name: stack.enter_context(atomic_path(out / f"{name}.json")) for name in outputs}
+        for name, value in outputs.items():
+            write_json(staged[name], value)
+
+
+def _tell(log: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> None:
+    say(f"{log['format']} export, {len(categories)} classes:")
+    for category in categories:
+        say(f"  {category['name']}: prompted as {category['prompt']!r}")
+    for name, count in log["splits"].items():
+        say(
+            f"{name}: {count['images']} pictures, {count['masks']} masks, "
+            f"{count['boxes_only']} objects with a box alone"
+        )
+    for repair in log["repairs"]:
+        say(f"repaired {repair['count']} times: {repair['rule']}")
+
+
+if __name__ == "__main__":
+    main()

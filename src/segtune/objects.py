@@ -1,0 +1,216 @@
+"""Making exact COCO objects of the records of an export, and logging every repair."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segtune.coco import BoxXywh, Segmentation, rle_area, rle_bbox_xywh, segmentation_to_rle
+from segtune.errors import ExportError
+
+LARGEST_COORDINATE = 1e6  # pixels; pycocotools crashes far beyond the picture
+LARGEST_BOX_OFFSET = 1.0  # pixels between a recorded box and its mask's
+SMALLEST_POLYGON = 6  # numbers: three points
+KEPT_EXAMPLES = 5
+
+
+@dataclass
+class Repairs:
+    """What was changed on the way in: per rule a count and the first examples."""
+
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+
+    def log(self, rule: str, file: Path, record: str, original: Any) -> None:
+        """Count a repair, and remember where it was and what stood there."""
+        self.counts[rule] += 1
+        if len(self.examples[rule]) < KEPT_EXAMPLES:
+            example = {"file": str(file), "record": record, "original": original}
+            self.examples[rule].append(example)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """The log, rule after rule."""
+        return [
+            {"rule": rule, "count": count, "examples": self.examples[rule]}
+            for rule, count in sorted(self.counts.items())
+        ]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An annotation of an export, with what is needed to speak of it and to check it."""
+
+    values: dict[str, Any]
+    file: Path
+    width: int  # pixels, of its picture
+    height: int  # pixels
+    repairs: Repairs
+
+    @property
+    def name(self) -> str:
+        return f"annotation {self.values.get('id')}"
+
+    def log(self, rule: str, original: Any) -> None:
+        self.repairs.log(rule, self.file, self.name, original)
+
+    def refuse(self, problem: str, remedy: str | None = None) -> ExportError:
+        return ExportError(problem, file=self.file, record=self.name, remedy=remedy)
+
+
+def exact_object(record: Record) -> dict[str, Any] | None:
+    """Box, area and segmentation of one object, computed from its mask where it has one.
+
+    Returns:
+        `bbox`, `area`, `segmentation`, `iscrowd` and, without a mask, `box_only`; None
+        where nothing of the object lies in the picture.
+
+    Raises:
+        ExportError: when a number, a box or a mask makes no sense.
+    """
+    box_xywh = _box(record)
+    segmentation = _segmentation(record)
+    iscrowd = int(record.values.get("iscrowd") or 0)
+    if segmentation is not None:
+        rle = segmentation_to_rle(segmentation, record.height, record.width)
+        area = rle_area(rle)
+        if area:
+            exact = rle_bbox_xywh(rle)
+            if max(abs(a - b) for a, b in zip(exact, box_xywh, strict=True)) > LARGEST_BOX_OFFSET:
+                record.log("box recomputed from the mask", list(box_xywh))
+            return {
+                "bbox": list(exact),
+                "area": area,
+                "segmentation": segmentation,
+                "iscrowd": iscrowd,
+            }
+        record.log("mask without a pixel dropped, the box kept", record.values["segmentation"])
+    clipped = _clip(record, box_xywh)
+    if clipped is None:
+        return None
+    area = clipped[2] * clipped[3]
+    return {
+        "bbox": list(clipped),
+        "area": area,
+        "segmentation": [],
+        "iscrowd": iscrowd,
+        "box_only": True,
+    }
+
+
+def number(value: Any, refuse: Any, log: Any) -> float:
+    """A finite number of a sensible size, also where it was written as text."""
+    if isinstance(value, str):
+        log("number written as text", value)
+        try:
+            value = float(value)
+        except ValueError:
+            raise refuse(f"{value!r} is no number") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refuse(f"{value!r} is no number")
+    if not math.isfinite(value) or abs(value) > LARGEST_COORDINATE:
+        raise refuse(f"{value} is no coordinate", "Correct it, or remove the annotation")
+    return float(value)
+
+
+def _numbers(values: Any, record: Record) -> list[float]:
+    if not isinstance(values, list):
+        raise record.refuse(f"{values!r} is no list of numbers")
+    return [number(value, record.refuse, record.log) for value in values]
+
+
+def _box(record: Record) -> BoxXywh:
+    values = _numbers(record.values.get("bbox"), record)
+    if len(values) != 4:
+        raise record.refuse(f"bbox has {len(values)} numbers instead of 4")
+    return values[0], values[1], values[2], values[3]
+
+
+def _clip(record: Record, box_xywh: BoxXywh) -> BoxXywh | None:
+    x, y, w, h = box_xywh
+    if w <= 0 or h <= 0:
+        record.log("box of no size dropped", list(box_xywh))
+        return None
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + w, float(record.width)), min(y + h, float(record.height))
+    if right <= left or bottom <= top:
+        record.log("box outside the picture dropped", list(box_xywh))
+        return None
+    clipped = (left, top, right - left, bottom - top)
+    if max(abs(a - b) for a, b in zip(clipped, box_xywh, strict=True)) > 1e-6:
+        record.log("box clipped to the picture", list(box_xywh))
+        return clipped
+    return box_xywh
+
+
+def _segmentation(record: Record) -> Segmentation | None:
+    value = record.values.get("segmentation")
+    if not value:
+        return None
+    if isinstance(value, dict):
+        return _rle(value, record)
+    if not isinstance(value, list):
+        raise record.refuse("segmentation is neither polygons nor RLE")
+    if not isinstance(value[0], list):
+        record.log("flat polygon wrapped", value)
+        value = [value]
+    return _polygons(value, record)
+
+
+def _polygons(parts: list[Any], record: Record) -> list[list[float]] | None:
+    numbers = [_numbers(part, record) for part in parts]
+    kept = [p for p in numbers if len(p) >= SMALLEST_POLYGON and len(p) % 2 == 0]
+    for part in numbers:
+        if part not in kept:
+            record.log("polygon of fewer than three points or odd length dropped", part)
+    if not kept:
+        record.log("object without a usable polygon kept as a box", parts)
+    return kept or None
+
+
+def _rle(value: dict[str, Any], record: Record) -> dict[str, Any]:
+    size = [record.height, record.width]
+    if value.get("size") != size:
+        raise record.refuse(
+            f"RLE of size {value.get('size')}, the picture's is {size} (height, width)",
+            "Export the dataset again",
+        )
+    counts = value.get("counts")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or any(not isinstance(run, int) or run < 0 for run in runs):
+        raise record.refuse("RLE whose counts are no run lengths")
+    if sum(runs) != record.height * record.width:
+        raise record.refuse(
+            f"RLE of {sum(runs)} pixels, the picture has {record.height * record.width}"
+        )
+    if isinstance(counts, list):
+        record.log("uncompressed RLE compressed", {"runs": len(runs)})
+    return segmentation_to_rle({"size": size, "counts": counts}, record.height, record.width)
+
+
+def _runs(counts: str) -> list[int] | None:
+    """The run lengths in a compressed RLE, or None where it is damaged.
+
+    COCO's text form: six bits a character from "0" on, the low five of them data, the
+    sixth set where more follow; from the fourth run on the difference to the run two before.
+    pycocotools does not check it and may read or write beyond its memory.
+    """
+    runs: list[int] = []
+    position = 0
+    while position < len(counts):
+        value = shift = 0
+        more = True
+        while more:
+            if position == len(counts):
+                return None
+            bits = ord(counts[position]) - 48
+            if not 0 <= bits < 64:
+                return None
+            value |= (bits & 31) << shift
+            shift += 5
+            position += 1
+            more = bool(bits & 32)
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs
