@@ -79,23 +79,23 @@ def _split(root: Path, name: str, export: Path) -> SplitSource:
         raise ExportError(f"both {folders[0].name}/ and {folders[1].name}/ exist", file=export)
     annotations = _annotation_file(folders[0]) if folders else None
     if annotations is None:
-        _refuse(root, name, export)
+        raise _refusal(root, name, export)
     values = read_coco(annotations)
     return SplitSource(annotations, values, _images(annotations, values))
 
 
-def _refuse(root: Path, name: str, export: Path) -> Any:
+def _refusal(root: Path, name: str, export: Path) -> ExportError:
     files = [path for path in root.rglob("*") if path.is_file() and not _is_junk_below(path, root)]
     if not files:
-        raise ExportError("nothing is in it", file=export, remedy=WANTED)
+        return ExportError("nothing is in it", file=export, remedy=WANTED)
     found = {OTHER_FORMATS[path.name] for path in files if path.name in OTHER_FORMATS}
     if found:
-        raise ExportError(
+        return ExportError(
             f"this is a {' or '.join(sorted(found))} export", file=export, remedy=WANTED
         )
     if not any(path.name == ANNOTATIONS for path in files):
-        raise ExportError("this is no COCO export", file=export, remedy=WANTED)
-    raise ExportError(
+        return ExportError("this is no COCO export", file=export, remedy=WANTED)
+    return ExportError(
         f"there is no {name} split ({' or '.join(f'{n}/' for n in SPLITS[name])} with "
         f"{ANNOTATIONS})",
         file=export,
