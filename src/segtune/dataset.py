@@ -185,6 +185,8 @@ def training_batches(
         collate_fn=collate_step,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        # Each loader draws a seed; from the global generator, a resumed run would differ.
+        generator=torch.Generator(),
     )
     yield from loader
 

@@ -129,6 +129,20 @@ class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
         return cast(tuple[Tensor, Tensor], encoded)
 
 
+class _Matcher(BinaryHungarianMatcherV2):
+    """Matches even NaN, so that it reaches the loss, where all processes stop together.
+
+    The stock matcher raises in the process that has the NaN, and leaves the others waiting.
+    """
+
+    def forward(self, outputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        finite = {
+            name: outputs[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            for name in ("pred_logits", "pred_boxes")
+        }
+        return super().forward({**outputs, **finite}, *args, **kwargs)
+
+
 def build_model(size: str, seed: int = 0) -> Sam3Image:
     """Build SAM 3 with random weights, on the CPU.
 
@@ -161,7 +175,7 @@ def build_model(size: str, seed: int = 0) -> Sam3Image:
 
 def matcher() -> BinaryHungarianMatcherV2:
     """The one-to-one matcher with the costs of the official fine-tuning recipe."""
-    return BinaryHungarianMatcherV2(
+    return _Matcher(
         focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2
     )
 

@@ -1,0 +1,223 @@
+"""Training as a command: interrupted and resumed, alone and in two processes."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from segtune.errors import ConfigError
+from segtune.train import learning_rate_factor, main
+from tests.converted import write_converted
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "checkpoint_every": 1,
+    "warmup_steps": 1,
+    "lora": {
+        "vision": {"rank": 2, "dropout": 0.1},
+        "detr_decoder": {"rank": 2},
+        "segmentation": {"rank": 2},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_converted(tmp_path_factory.mktemp("converted"))
+
+
+def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:
+    settings = json.dumps({**SETTINGS, **changes})
+    report = str(coco.parent / "report.json")
+    paths = ["--coco", str(coco), "--report", report, "--out", str(out)]
+    return [*paths, "--settings", settings]
+
+
+def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> "subprocess.Popen[str]":
+    command = ["-m", "segtune.train", *arguments(coco, out, **changes)]
+    if processes > 1:
+        launch = ["-m", "segtune.distributed", "--devices", str(processes), "--torchrun", "--"]
+        command = [*launch, *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *command], env=environment, **pipes)  # type: ignore[call-overload]
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    timed = {"images_per_second", "data_wait_share"}
+    return [{k: v for k, v in record.items() if k not in timed} for record in records]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    return out, finish(start(coco, out))
+
+
+def test_a_run_leaves_adapter_recipe_and_history(uninterrupted: tuple[Path, str]) -> None:
+    out, output = uninterrupted
+    assert "LoRA on" in output
+    recipe = json.loads((out / "adapter" / "recipe.json").read_text())
+    assert recipe["settings"]["epochs"] == 2
+    assert recipe["result"]["best_epoch"] in (1, 2)
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"
+    assert set(config["target_modules"]) == set(recipe["adapted"])
+    assert any(name.startswith("backbone.vision_backbone") for name in recipe["adapted"])
+    records = history(out)
+    assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4]
+    assert [r["epoch"] for r in records if r["kind"] == "valid"] == [0, 1, 2]
+    assert {"loss_mask", "learning_rate", "gradient_norm"} <= records[1].keys()
+    assert list((out / "tensorboard").glob("events*"))
+    assert not list((out / "checkpoints").glob("*/state.pt"))
+
+
+def wait_for_steps(out: Path, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for path in (out / "checkpoints").glob("*/history.jsonl"):
+            if sum('"train"' in line for line in path.read_text().splitlines()) >= steps:
+                return
+        time.sleep(0.02)
+    raise AssertionError("no training step was done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    coco: Path, uninterrupted: tuple[Path, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    # More epochs than steps to wait for, so that the signal never comes too late.
+    process = start(coco, tmp_path)
+    wait_for_steps(tmp_path, 1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command goes on from there" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "adapter").exists()
+    assert "going on after step" in finish(start(coco, tmp_path))
+    compare(uninterrupted[0], tmp_path)
+
+
+def compare(one: Path, other: Path) -> None:
+    name = Path("adapter") / "adapter_model.safetensors"
+    assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert without_times(history(one)) == without_times(history(other))
+
+
+def test_two_processes_stopped_by_a_signal_go_on_bit_for_bit(coco: Path, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish(start(coco, whole, processes=2))
+    process = start(coco, stopped, processes=2)
+    wait_for_steps(stopped, 1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "the same command goes on from there" in output
+    finish(start(coco, stopped, processes=2))
+    compare(whole, stopped)
+
+
+def test_the_number_of_processes_hardly_changes_the_result(
+    coco: Path, uninterrupted: tuple[Path, str], tmp_path: Path
+) -> None:
+    # Without dropout, whose masks depend on which process sees a picture.
+    lora = {"detr_decoder": {"rank": 2}}
+    adapters = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        finish(start(coco, out, processes, lora=lora, epochs=1))
+        adapters.append(load_file(out / "adapter" / "adapter_model.safetensors"))
+    for name, value in adapters[0].items():
+        assert (adapters[1][name] - value).abs().max() <= 1e-4 * value.abs().max() + 1e-7, name
+
+
+def test_a_changed_setting_does_not_continue_a_run(coco: Path, tmp_path: Path) -> None:
+    process = start(coco, tmp_path)
+    wait_for_steps(tmp_path, 1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    output = finish(start(coco, tmp_path, learning_rate=5e-4))
+    assert "settings.learning_rate: 0.001 -> 0.0005" in output
+    assert "going on after step" not in output
+
+
+def test_box_only_exports_train_boxes_and_say_so(tmp_path: Path) -> None:
+    coco = write_converted(tmp_path, masks=False)
+    output = finish(start(coco, tmp_path / "out", epochs=1))
+    assert "mask loss is skipped" in output
+    records = history(tmp_path / "out")
+    assert not any("loss_mask" in record for record in records)
+    assert not any("mask_AP" in record for record in records)
+    recipe = json.loads((tmp_path / "out" / "adapter" / "recipe.json").read_text())
+    assert not any(name.startswith("segmentation_head") for name in recipe["adapted"])
+
+
+def refused(coco: Path, out: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments(coco, out, **changes))
+    assert raised.value.code == 1
+    assert not (out / "adapter").exists()
+    return capsys.readouterr().err
+
+
+def test_an_invalid_dataset_is_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = write_converted(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"errors": [{"problem": "bad"}]}))
+    assert "the dataset has 1 errors" in refused(coco, tmp_path / "out", capsys)
+    (tmp_path / "report.json").unlink()
+    assert "no validation report" in refused(coco, tmp_path / "out", capsys)
+
+
+def test_a_batch_that_cannot_be_split_is_an_error(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segtune.train import _require_divisible
+
+    with pytest.raises(ConfigError, match=r"train\.batch_size \(4\).*multiple of 3"):
+        _require_divisible(4, 3)
+
+
+def test_nothing_to_adapt_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = write_converted(tmp_path, masks=False)
+    message = refused(coco, tmp_path / "out", capsys, lora={"segmentation": {}})
+    assert "no object has a mask" in message
+
+
+def test_a_misspelt_setting_is_an_error(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(coco, tmp_path, capsys, learning_rat=1)
+    assert "learning_rat: Extra inputs are not permitted" in message
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    factors = [learning_rate_factor(step, 110, 10, "cosine") for step in range(110)]
+    assert factors[:10] == pytest.approx([(n + 1) / 11 for n in range(10)])
+    assert factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+    assert learning_rate_factor(60, 110, 10, "constant") == 1.0
