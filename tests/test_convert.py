@@ -1,0 +1,331 @@
+"""Converting COCO exports: what is repaired, what is refused, and that masks survive."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from segtune.coco import mask_to_rle, segmentation_to_mask
+from segtune.convert import main
+from tests.exports import HEIGHT, SQUARE, WIDTH, Values, write_export
+
+OUTPUTS = {"train.json", "valid.json", "test.json", "manifest.json", "conversion.json"}
+
+
+def convert(export: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    main(["--export", str(export), "--out", str(out), "--settings", json.dumps(settings)])
+    return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
+
+
+def converted(tmp_path: Path, change: Callable[[Values], object], **settings: Any) -> Any:
+    return convert(write_export(tmp_path / "export", change), tmp_path / "out", **settings)
+
+
+def refused(export: Path, out: Path, capsys: pytest.CaptureFixture[str], **settings: Any) -> str:
+    with pytest.raises(SystemExit) as raised:
+        convert(export, out, **settings)
+    assert raised.value.code == 1
+    assert not list(out.glob("*.json"))
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def rules(values: dict[str, Any]) -> dict[str, int]:
+    return {repair["rule"]: repair["count"] for repair in values["conversion"]["repairs"]}
+
+
+def first(values: Values) -> dict[str, Any]:
+    return values["annotations"][0]
+
+
+def test_an_export_becomes_one_exact_dataset(tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in write_export(tmp_path / "export").rglob("*.*")}
+    values = convert(tmp_path / "export", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == OUTPUTS
+    for split in ("train", "valid", "test"):
+        coco = values[split]
+        assert [c["id"] for c in coco["categories"]] == [1, 2]
+        assert [c["name"] for c in coco["categories"]] == ["big_dog", "cat"]
+        assert [c["prompt"] for c in coco["categories"]] == ["big dog", "cat"]
+        assert [a["id"] for a in coco["annotations"]] == [1, 2]
+        assert [a["image_id"] for a in coco["annotations"]] == [1, 2]
+        for annotation in coco["annotations"]:
+            mask = segmentation_to_mask(annotation["segmentation"], HEIGHT, WIDTH)
+            assert annotation["segmentation"] == [SQUARE]
+            assert annotation["area"] == mask.sum()
+            assert annotation["bbox"] == [5, 5, 10, 10]
+    root = Path(values["manifest"]["root"])
+    assert [i["path"] for i in values["manifest"]["images"]] == sorted(
+        f"{split}/{i['file_name'].rpartition('/')[2]}"
+        for split in ("train", "valid", "test")
+        for i in values[split]["images"]
+    )
+    assert all((root / i["file_name"]).is_file() for i in values["train"]["images"])
+    assert rules(values) == {"placeholder dropped": 3}
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def set_first(**changes: Any) -> Callable[[Values], object]:
+    return lambda values: first(values).update(changes)
+
+
+def set_categories(*categories: tuple[int, str, str]) -> Callable[[Values], object]:
+    def change(values: Values) -> None:
+        values["categories"] = [
+            {"id": i, "name": name, "supercategory": above} for i, name, above in categories
+        ]
+
+    return change
+
+
+TRIANGLE = [5.0, 5.0, 15.0, 5.0, 15.0, 15.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "expected"),
+    [
+        (set_first(bbox=["5.00", 5, "10", 10]), "number written as text", {"bbox": [5, 5, 10, 10]}),
+        (set_first(bbox=[0, 0, 30, 20]), "box recomputed", {"bbox": [5, 5, 10, 10]}),
+        (set_first(segmentation=SQUARE), "flat polygon wrapped", {"segmentation": [SQUARE]}),
+        (
+            set_first(segmentation=[SQUARE, [1, 2, 3, 4]]),
+            "fewer than three points",
+            {"segmentation": [SQUARE]},
+        ),
+        (
+            set_first(segmentation=[TRIANGLE, [*TRIANGLE, 1.0]]),
+            "odd length dropped",
+            {"segmentation": [TRIANGLE]},
+        ),
+        (
+            set_first(segmentation=[[1, 2, 3, 4]]),
+            "without a usable polygon",
+            {"segmentation": [], "box_only": True, "bbox": [5, 5, 10, 10]},
+        ),
+        (
+            set_first(segmentation=[[5, 5, 5, 5, 5, 5]]),
+            "mask without a pixel",
+            {"segmentation": [], "box_only": True},
+        ),
+        (
+            set_first(segmentation=[], bbox=[-5, 20, 10, 20]),
+            "box clipped",
+            {"bbox": [0, 20, 5, 10], "area": 50, "box_only": True},
+        ),
+    ],
+)
+def test_what_can_be_repaired_is_repaired_and_logged(
+    tmp_path: Path, change: Callable[[Values], object], rule: str, expected: dict[str, Any]
+) -> None:
+    values = converted(tmp_path, change)
+    annotation = values["train"]["annotations"][0]
+    assert {key: annotation[key] for key in expected} == expected
+    assert "box_only" in expected or "box_only" not in annotation
+    (repair,) = (r for r in values["conversion"]["repairs"] if rule in r["rule"])
+    assert repair["count"] >= 1
+    assert repair["examples"][0]["record"] == "annotation 0"
+    assert repair["examples"][0]["file"].endswith("train/_annotations.coco.json")
+    assert repair["examples"][0]["original"]
+
+
+def test_a_box_alone_never_gets_a_mask(tmp_path: Path) -> None:
+    values = converted(tmp_path, set_first(segmentation=[]))
+    assert values["train"]["annotations"][0]["segmentation"] == []
+    assert values["conversion"]["splits"]["train"]["boxes_only"] == 1
+    assert values["conversion"]["splits"]["train"]["masks"] == 1
+
+
+@pytest.mark.parametrize(
+    ("categories", "kept"),
+    [
+        # A placeholder with the name of a real class: the annotated one stays.
+        (((0, "cat", "none"), (1, "big_dog", "cat"), (2, "cat", "cat")), {"big_dog", "cat"}),
+        # Nobody's supercategory is a class that happens to have no objects here.
+        (((0, "bird", "none"), (1, "big_dog", "x"), (2, "cat", "x")), {"bird", "big_dog", "cat"}),
+        (((1, "big_dog", "big_dog"), (2, "cat", "cat")), {"big_dog", "cat"}),
+    ],
+)
+def test_only_placeholders_are_dropped(
+    tmp_path: Path, categories: tuple[tuple[int, str, str], ...], kept: set[str]
+) -> None:
+    values = converted(tmp_path, set_categories(*categories))
+    assert {c["name"] for c in values["train"]["categories"]} == kept
+
+
+def test_an_annotated_category_0_stays(tmp_path: Path) -> None:
+    values = converted(tmp_path, set_first(category_id=0))
+    names = {c["id"]: c["name"] for c in values["train"]["categories"]}
+    assert names[values["train"]["annotations"][0]["category_id"]] == "project"
+
+
+def test_splits_that_list_other_classes_share_one_table(tmp_path: Path) -> None:
+    values = converted(tmp_path, set_categories((1, "cat", "x"), (2, "bird", "x")))
+    names = {c["id"]: c["name"] for c in values["test"]["categories"]}
+    assert names == {1: "cat", 2: "bird", 3: "big_dog"}
+    assert values["train"]["categories"] == values["test"]["categories"]
+    # By name, whatever its id was in each split.
+    assert [names[a["category_id"]] for a in values["train"]["annotations"]] == ["cat", "bird"]
+    assert [names[a["category_id"]] for a in values["test"]["annotations"]] == ["big_dog", "cat"]
+    assert rules(values)["classes that the split does not list"] == 3
+
+
+def duplicate(table: str, key: str) -> Callable[[Values], object]:
+    return lambda v: v[table].append({**v[table][1], key: v[table][0][key]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_first(bbox=[float("nan"), 5, 10, 10]), "annotation 0: nan is no coordinate"),
+        (set_first(bbox=[5, 5, float("inf"), 10]), "annotation 0: inf is no coordinate"),
+        (set_first(segmentation=[[1e9, *SQUARE[1:]]]), "annotation 0: 1000000000.0 is no coord"),
+        (set_first(bbox=["x", 5, 10, 10]), "annotation 0: 'x' is no number"),
+        (set_first(bbox=[5, 5, 10]), "bbox has 3 numbers"),
+        (set_first(bbox=None), "None is no list of numbers"),
+        (set_first(segmentation=7), "neither polygons nor RLE"),
+        (set_first(segmentation={"size": [9, 9], "counts": [81]}), "RLE of size [9, 9]"),
+        (set_first(segmentation={"size": [HEIGHT, WIDTH], "counts": [7]}), "RLE of 7 pixels"),
+        (set_first(segmentation={"size": [HEIGHT, WIDTH], "counts": "ZZZZ"}), "RLE"),
+        (set_first(segmentation={"size": [HEIGHT, WIDTH], "counts": [-1, 1201]}), "run lengths"),
+        (set_first(image_id=77), "annotation 0: image_id 77 does not exist"),
+        (set_first(category_id=77), "annotation 0: category_id 77 does not exist"),
+        (set_first(segmentation=[], bbox=[5, 5, 0, 10]), "1 of 6 boxes have no size"),
+        (set_first(segmentation=[], bbox=[50, 5, 9, 9]), "or lie outside their picture"),
+        (duplicate("images", "id"), "id 0 is there twice"),
+        (duplicate("images", "file_name"), "is there twice"),
+        (lambda v: v["images"][0].update(file_name="../x.jpg"), "no name below the split"),
+        (lambda v: v["images"][0].update(file_name="gone.jpg"), "gone.jpg is neither"),
+        (lambda v: v["images"][0].update(width=0), "size of 0 x 30"),
+        (lambda v: v["images"][0].update(width=41), "40 x 30 pixels, its record says 41 x 30"),
+        (set_categories((1, "cat", "x"), (2, "Cat ", "x")), "'cat' and 'Cat ' differ in case"),
+        (set_categories((1, "cat", "x"), (2, "cat", "x")), "two annotated categories are named"),
+        (set_categories((1, "12", "x"), (2, "cat", "x")), "'12' is no prompt"),
+        (
+            set_categories((1, "aug_deneme2 - v1 2022-09-19 5-16pm", "x"), (2, "cat", "x")),
+            "is no prompt that SAM 3 could understand",
+        ),
+        (set_categories((1, "", "x"), (2, "cat", "x")), "no name"),
+        (lambda v: v.pop("annotations"), "no table 'annotations'"),
+    ],
+)
+def test_what_cannot_be_known_is_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Values], object],
+    message: str,
+) -> None:
+    export = write_export(tmp_path / "export", change)
+    answer = refused(export, tmp_path / "out", capsys)
+    assert message in answer
+    assert str(tmp_path / "export") in answer or "categor" in answer
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the picture is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of git LFS"),
+        (b"no picture at all", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_bad_picture_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    export = write_export(tmp_path / "export")
+    path = sorted((export / "valid").glob("*.jpg"))[0]
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    answer = refused(export, tmp_path / "out", capsys)
+    assert message in answer
+    assert path.name in answer
+
+
+def test_a_picture_that_exif_turns_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = write_export(tmp_path / "export")
+    path = sorted((export / "train").glob("*.jpg"))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, exif=exif)
+    assert "orientation 6" in refused(export, tmp_path / "out", capsys)
+
+
+def test_prompts_come_from_the_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = write_export(tmp_path / "export", set_categories((1, "7", "x"), (2, "cat", "x")))
+    values = convert(export, tmp_path / "out", prompts={"7": "lucky number", "cat": "kitten"})
+    prompts = {c["name"]: c["prompt"] for c in values["train"]["categories"]}
+    assert prompts == {"7": "lucky number", "cat": "kitten", "big_dog": "big dog"}
+    shutil.rmtree(tmp_path / "out")
+    answer = refused(export, tmp_path / "out", capsys, prompts={"kat": "x", "7": "y"})
+    assert "'kat', which is no class of this export. The nearest classes are 'cat'" in answer
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(mask=arrays(np.uint8, (HEIGHT, WIDTH), elements=st.integers(0, 1)).filter(np.any))
+def test_rle_survives_bit_for_bit(mask: Any, tmp_path: Path) -> None:
+    # With holes and any number of parts, and iscrowd 0.
+    compressed = mask_to_rle(mask)
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.ravel("F"), 2])))
+    counts = [int(run) for run in ([0, *runs] if mask.ravel("F")[0] else runs)]
+    uncompressed = {"size": [HEIGHT, WIDTH], "counts": counts}
+
+    def change(values: Values) -> None:
+        values["annotations"][0]["segmentation"] = compressed
+        values["annotations"][1]["segmentation"] = uncompressed
+
+    shutil.rmtree(tmp_path / "export", ignore_errors=True)
+    values = converted(tmp_path, change)
+    one, other = values["train"]["annotations"]
+    assert one["segmentation"] == other["segmentation"] == compressed
+    assert one["iscrowd"] == 0
+    assert np.array_equal(segmentation_to_mask(other["segmentation"], HEIGHT, WIDTH), mask)
+    assert one["area"] == mask.sum()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    assert one["bbox"] == [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def test_polygons_are_rasterised_as_pycocotools_does(tmp_path: Path) -> None:
+    crossed = [5.0, 5.0, 25.0, 20.0, 25.0, 5.0, 5.0, 20.0]
+    values = converted(tmp_path, set_first(segmentation=[crossed, SQUARE]))
+    annotation = values["train"]["annotations"][0]
+    expected = mask_utils.merge(mask_utils.frPyObjects([crossed, SQUARE], HEIGHT, WIDTH))
+    assert annotation["segmentation"] == [crossed, SQUARE]
+    assert annotation["area"] == mask_utils.area(expected)
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "pictures", "masks", "boxes_only"),
+    [
+        ("pothole", ["pothole"], 90, 120, 0),
+        ("blood-cells", ["rbc", "wbc"], 240, 0, 5638),
+        ("sharks-tiny-coco", ["fish", "primary", "shark"], 10, 17, 43),
+    ],
+)
+def test_real_exports(
+    tmp_path: Path, name: str, classes: list[str], pictures: int, masks: int, boxes_only: int
+) -> None:
+    if not (SHARED / name).exists():
+        pytest.skip(f"the real export {name} is not on this machine")
+    values = convert(SHARED / name, tmp_path / "out")
+    counts = values["conversion"]["splits"].values()
+    assert [c["name"] for c in values["test"]["categories"]] == classes
+    assert sum(count["images"] for count in counts) == pictures
+    assert sum(count["masks"] for count in counts) == masks
+    assert sum(count["boxes_only"] for count in counts) == boxes_only
