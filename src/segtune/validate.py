@@ -190,7 +190,7 @@ def _write_html(path: Path, report: dict[str, Any]) -> None:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ["split", "pictures", *names])
     parts.append(f"<h2>Objects per class</h2><table><tr>{head}</tr>")
     for name, counts in report["splits"].items():
-        cells = [name, counts["images"], *(counts["per_class"][n] for n in names)]
+        cells = [name, counts["images"], *(counts["per_class"].get(n, 0) for n in names)]
         parts.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     parts.append("</table></html>")
     with atomic_path(path) as temporary:
