@@ -1,0 +1,209 @@
+"""From pictures and annotations to batches: exact boxes and masks, repeatable prompts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from segtune.coco import read_split, segmentation_to_mask
+from segtune.dataset import (
+    Batch,
+    PromptedImages,
+    Sample,
+    collate,
+    has_masks,
+    load_image,
+    local_steps,
+    training_batches,
+)
+from segtune.model import ARCHITECTURES
+from tests.converted import SIDE, write_converted
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_converted(tmp_path_factory.mktemp("converted"))
+
+
+def dataset(coco: Path, **changes: Any) -> PromptedImages:
+    options: dict[str, Any] = {"image_size": SIDE, "max_negatives": 2, "seed": 0, **changes}
+    options = {"extra_negatives": (), **options}
+    return PromptedImages(read_split(coco / "train.json"), **options)
+
+
+def test_a_picture_is_prepared_as_the_official_processor_does(tmp_path: Path) -> None:
+    # At the top its import would warn; segtune.model has imported the package quietly.
+    from sam3.model.sam3_image_processor import Sam3Processor
+
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    stock = Sam3Processor(
+        model=None, resolution=ARCHITECTURES["tiny"].image_size, device="cpu"
+    ).transform
+    expected = stock(v2.functional.to_image(Image.open(tmp_path / "picture.png")))
+    mine, size = load_image(tmp_path / "picture.png", 96)
+    assert size == (50, 70)
+    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-6)
+
+
+def test_grey_and_transparent_pictures_have_three_channels(tmp_path: Path) -> None:
+    for mode in ("L", "RGBA", "P"):
+        Image.new(mode, (8, 8)).save(tmp_path / "picture.png")
+        assert load_image(tmp_path / "picture.png", 96)[0].shape == (3, 96, 96)
+
+
+def positives(sample: Sample) -> list[int]:
+    return [n for n, boxes in enumerate(sample.boxes_cxcywh) if len(boxes)]
+
+
+def test_boxes_and_masks_of_a_sample_are_exact(coco: Path) -> None:
+    data = dataset(coco)
+    sample = data[(0, 0)]
+    (annotation,) = data.split.annotations[1]
+    (row,) = positives(sample)
+    assert sample.prompts[row] == "disc"
+    x, y, w, h = annotation.bbox_xywh
+    expected = [(x + w / 2) / SIDE, (y + h / 2) / SIDE, w / SIDE, h / SIDE]
+    assert sample.boxes_cxcywh[row][0].tolist() == pytest.approx(expected)
+    mask = segmentation_to_mask(annotation.segmentation or [], SIDE, SIDE)
+    assert np.array_equal(sample.masks[row][0].numpy(), mask.astype(bool))
+    assert sample.has_mask[row].tolist() == [True]
+
+
+def test_a_mask_follows_the_picture_to_another_size(coco: Path) -> None:
+    small, large = dataset(coco)[(0, 0)], dataset(coco, image_size=2 * SIDE)[(0, 0)]
+    (row,) = positives(small)
+    grown = small.masks[row][0].repeat_interleave(2, 0).repeat_interleave(2, 1)
+    union = (grown | large.masks[row][0]).sum()
+    assert (grown & large.masks[row][0]).sum() / union > 0.95
+    assert torch.equal(small.boxes_cxcywh[row], large.boxes_cxcywh[row])
+
+
+def edited(tmp_path: Path, **changes: Any) -> Path:
+    coco = write_converted(tmp_path)
+    values = json.loads((coco / "train.json").read_text())
+    values["annotations"][0].update(changes)
+    (coco / "train.json").write_text(json.dumps(values))
+    return coco
+
+
+def test_an_object_with_a_box_alone_has_no_mask(tmp_path: Path) -> None:
+    sample = dataset(edited(tmp_path, segmentation=[]))[(0, 0)]
+    (row,) = positives(sample)
+    assert sample.has_mask[row].tolist() == [False]
+    assert not sample.masks[row].any()
+
+
+def test_a_crowd_is_no_target(tmp_path: Path) -> None:
+    assert positives(dataset(edited(tmp_path, iscrowd=1))[(0, 0)]) == []
+
+
+def test_negatives_are_absent_and_as_many_as_allowed(coco: Path) -> None:
+    for cap in (0, 1, 2, 3, 9):
+        data = dataset(coco, max_negatives=cap, extra_negatives=("unicorn",))
+        for index, image in enumerate(data.images):
+            sample = data[(0, index)]
+            present = {data.prompt_of[a.category_id] for a in data.split.annotations[image.id]}
+            assert {sample.prompts[row] for row in positives(sample)} == present
+            assert len(set(sample.prompts)) == len(sample.prompts)
+            absent = len({"disc", "square", "cross", "unicorn"} - present)
+            assert len(sample.prompts) == len(present) + min(cap, absent)
+
+
+def test_without_negatives_empty_pictures_offer_nothing(coco: Path) -> None:
+    assert len(dataset(coco, max_negatives=0)) == 6
+    assert len(dataset(coco, max_negatives=1)) == 8
+
+
+def test_negatives_vary_by_epoch_and_repeat_for_a_seed(coco: Path) -> None:
+    def prompts(seed: int, epoch: int) -> list[tuple[str, ...]]:
+        data = dataset(coco, max_negatives=1, seed=seed)
+        return [data[(epoch, index)].prompts for index in range(len(data))]
+
+    assert prompts(0, 0) == prompts(0, 0)
+    assert len({tuple(prompts(0, epoch)) for epoch in range(6)}) > 1
+    assert len({tuple(prompts(seed, 0)) for seed in range(6)}) > 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.integers(1, 40),
+    per_process=st.integers(1, 4),
+    processes=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_processes_share_every_step(
+    images: int, per_process: int, processes: int, epoch: int
+) -> None:
+    batch = per_process * processes
+    alone = local_steps(images, batch, 0, 1, 7, epoch)
+    shares = [local_steps(images, batch, rank, processes, 7, epoch) for rank in range(processes)]
+    assert all(len(step) == per_process for share in shares for step in share)
+    for number, step in enumerate(alone):
+        together = [index for share in shares for index in share[number]]
+        assert sorted(together) == sorted(step)
+    assert {index for step in alone for index in step} == set(range(images))
+
+
+def test_the_order_differs_by_epoch_and_seed() -> None:
+    orders = [local_steps(30, 5, 0, 1, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(orders.count(order) == 1 for order in orders)
+
+
+def test_a_batch_points_at_its_pictures_and_texts(coco: Path) -> None:
+    data = dataset(coco, max_negatives=3)
+    samples = [data[(0, index)] for index in range(3)]
+    batch = collate(samples, with_masks=True)
+    assert len(set(batch.captions)) == len(batch.captions) == 3
+    asked = [(i, prompt) for i, sample in enumerate(samples) for prompt in sample.prompts]
+    pairs = zip(batch.image_ids.tolist(), batch.text_ids.tolist(), strict=True)
+    assert [(image, batch.captions[text]) for image, text in pairs] == asked
+    assert batch.masks is not None
+    assert len(batch.masks) == len(batch.boxes_cxcywh) == int(batch.num_boxes.sum()) == 2
+    start = 0
+    for row, count in enumerate(batch.num_boxes.tolist()):
+        assert torch.equal(
+            batch.boxes_padded[row, :count], batch.boxes_cxcywh[start : start + count]
+        )
+        assert not batch.boxes_padded[row, count:].any()
+        assert batch.object_ids_padded[row, :count].tolist() == list(range(start, start + count))
+        assert (batch.object_ids_padded[row, count:] == -1).all()
+        start += count
+    assert collate(samples, with_masks=False).masks is None
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+
+
+def test_the_number_of_workers_changes_no_bit(coco: Path) -> None:
+    data = dataset(coco)
+    steps = local_steps(len(data), 4, 0, 1, 0, 1)
+    alone, helped = (list(training_batches(data, steps, 1, 3, workers)) for workers in (0, 2))
+    assert [len(step) for step in alone] == [2, 2]
+    assert [len(batch.names) for batch in alone[0]] == [3, 1]
+    for one, other in zip(alone, helped, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            assert mine.captions == theirs.captions
+            for name, value in tensors(mine).items():
+                assert torch.equal(value, tensors(theirs)[name]), name
+
+
+def test_drawing_batches_leaves_the_global_generator_alone(coco: Path) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    list(training_batches(dataset(coco), [[0, 1]], 0, 2, workers=0))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_masks_are_noticed(coco: Path, tmp_path: Path) -> None:
+    assert has_masks(read_split(coco / "train.json"))
+    assert not has_masks(read_split(write_converted(tmp_path, masks=False) / "train.json"))
