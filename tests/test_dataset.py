@@ -48,7 +48,7 @@ def test_a_picture_is_prepared_as_the_official_processor_does(tmp_path: Path) ->
         model=None, resolution=ARCHITECTURES["tiny"].image_size, device="cpu"
     ).transform
     expected = stock(v2.functional.to_image(Image.open(tmp_path / "picture.png")))
-    mine, size = load_image(tmp_path / "picture.png", 96)
+    mine, size = load_image(tmp_path / "picture.png", side)
     assert size == (50, 70)
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-6)
 
