@@ -44,9 +44,8 @@ def test_a_picture_is_prepared_as_the_official_processor_does(tmp_path: Path) ->
 
     pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
-    stock = Sam3Processor(
-        model=None, resolution=ARCHITECTURES["tiny"].image_size, device="cpu"
-    ).transform
+    side = ARCHITECTURES["tiny"].image_size
+    stock = Sam3Processor(model=None, resolution=side, device="cpu").transform
     expected = stock(v2.functional.to_image(Image.open(tmp_path / "picture.png")))
     mine, size = load_image(tmp_path / "picture.png", side)
     assert size == (50, 70)

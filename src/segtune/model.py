@@ -175,9 +175,7 @@ def build_model(size: str, seed: int = 0) -> Sam3Image:
 
 def matcher() -> BinaryHungarianMatcherV2:
     """The one-to-one matcher with the costs of the official fine-tuning recipe."""
-    return _Matcher(
-        focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2
-    )
+    return _Matcher(focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2)
 
 
 def grounding_outputs(model: nn.Module, batch: Batch) -> dict[str, Any]:

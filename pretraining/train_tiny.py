@@ -1,0 +1,161 @@
+"""Train the tiny SAM 3 from scratch, and measure it on pictures it has never seen.
+
+`python -m pretraining.train_tiny --out src/segtune/tiny/weights.safetensors` trains every
+parameter with the official loss on shapes drawn on the fly; `--measure FILE` only measures.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, IterableDataset
+
+from pretraining.shapes import SIDE, WORDS, Scene, as_input, box_xywh, draw_scene, training_sample
+from segtune.atomic import atomic_path
+from segtune.coco import Annotation, Category, Image, Split, mask_to_rle
+from segtune.dataset import Batch, collate
+from segtune.distributed import Processes, local_device
+from segtune.engine import Picture, StepReport, predict, train_one_epoch
+from segtune.losses import build_loss
+from segtune.metrics import average_precision, false_alarms
+from segtune.model import build_model
+from segtune.sam3_package import Sam3Image
+from segtune.train import learning_rate_factor
+
+BATCH_SIZE = 12  # pictures per step, four prompts each
+PEAK_LEARNING_RATE = 7e-4
+WARMUP_STEPS = 100
+CLIP_NORM = 1.0
+MEASURED_SEED, MEASURED_PICTURES = 10_000, 200
+SAVE_EVERY = 250  # steps
+
+
+class Shapes(IterableDataset[Batch]):
+    """Batches of fresh pictures, the same for the same seed."""
+
+    def __init__(self, seed: int, steps: int) -> None:
+        self.seed, self.steps = seed, steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.steps):
+            numbers = range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+            yield collate([training_sample(self.seed, n) for n in numbers], with_masks=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and save, or measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="the weights to write")
+    parser.add_argument("--measure", type=Path, help="weights to measure")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    device = local_device()
+    model = build_model("tiny", arguments.seed).to(device)
+    if arguments.out:
+        train(model, device, arguments.steps, arguments.seed, arguments.out)
+    if arguments.measure:
+        model.load_state_dict(load_file(arguments.measure), strict=False)
+    print(measure(model, device))
+
+
+def train(model: Sam3Image, device: torch.device, steps: int, seed: int, out: Path) -> None:
+    """Train every parameter; save now and then."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=1e-4)
+    done, began = 0, time.monotonic()
+
+    def set_learning_rate() -> None:
+        factor = learning_rate_factor(done, steps, WARMUP_STEPS, "cosine")
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK_LEARNING_RATE * factor
+
+    def after_step(report: StepReport) -> None:
+        nonlocal done
+        done += 1
+        set_learning_rate()
+        if done % 25 == 0:
+            minutes = (time.monotonic() - began) / 60
+            terms = "  ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
+            print(
+                f"step {done}/{steps}  {minutes:.1f} min  loss {report.loss:.1f}  {terms}",
+                flush=True,
+            )
+        if done % SAVE_EVERY == 0:
+            save(model, out)
+
+    set_learning_rate()
+    loader = DataLoader(Shapes(seed, steps), batch_size=None)
+    loss = build_loss(model.matcher, with_masks=True)
+    batches = ([batch] for batch in loader)
+    alone = Processes(0, 1, device)
+    train_one_epoch(model, loss, optimizer, batches, alone, CLIP_NORM, lambda: False, after_step)
+    save(model, out)
+
+
+def save(model: Sam3Image, out: Path) -> None:
+    """Half precision: 7.6 MB. Buffers follow from the architecture."""
+    halves = {name: p.detach().half().cpu() for name, p in model.named_parameters()}
+    with atomic_path(out) as temporary:
+        save_file(halves, temporary, metadata={"format": "pt"})
+
+
+def measure(model: Sam3Image, device: torch.device) -> dict[str, float]:
+    """Mask AP over all words, and the share of absent words that are found all the same."""
+    rngs = [np.random.default_rng([MEASURED_SEED, n]) for n in range(MEASURED_PICTURES)]
+    scenes = [draw_scene(rng) for rng in rngs]
+    split = as_split(scenes)
+    pictures = (
+        Picture(number, as_input(scene.pixels), (SIDE, SIDE))
+        for number, scene in enumerate(scenes, start=1)
+    )
+    results = [
+        {
+            "image_id": image_id,
+            "category_id": d.prompt + 1,
+            "score": d.score,
+            "bbox": list(d.bbox_xywh),
+            "segmentation": d.rle,
+        }
+        for image_id, found in predict(model, pictures, WORDS, device, len(WORDS), 0.001, 100)
+        for d in found
+    ]
+    alarms = false_alarms(split, results, 0.5)
+    precision = average_precision(split, results, "segm")
+    return {
+        "mask_AP": precision["AP"],
+        "mask_AP50": precision["AP50"],
+        "box_AP": average_precision(split, results, "bbox")["AP"],
+        "false_alarms": sum(alarms.values()) / len(alarms),
+        **{f"AP {word}": value for word, value in precision["per_class"].items()},
+    }
+
+
+def as_split(scenes: Sequence[Scene]) -> Split:
+    """Ground truth with one class per word."""
+    annotations: dict[int, tuple[Annotation, ...]] = {}
+    number = 0
+    for image_id, scene in enumerate(scenes, start=1):
+        found = []
+        for category, word in enumerate(WORDS, start=1):
+            for shape in (s for s in scene.shapes if word in s.words):
+                number += 1
+                rle, area = mask_to_rle(shape.mask), float(shape.mask.sum())
+                box = box_xywh(shape.mask)
+                found.append(Annotation(number, image_id, category, box, area, rle, 0))
+        annotations[image_id] = tuple(found)
+    return Split(
+        name="shapes",
+        root=Path(),
+        categories=tuple(Category(n, word, word) for n, word in enumerate(WORDS, start=1)),
+        images=tuple(Image(n, "", SIDE, SIDE) for n in annotations),
+        annotations=annotations,
+    )
+
+
+if __name__ == "__main__":
+    main()
