@@ -60,7 +60,7 @@ def draw_scene(rng: Random) -> Scene:
     canvas = _ground(rng)
     count = 0 if rng.random() < 0.04 else int(rng.integers(1, 6))
     drawn = [_draw_shape(canvas, rng) for _ in range(count)]
-    pixels = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    pixels: Any = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
     pixels = pixels + rng.normal(0, rng.uniform(1, 7), pixels.shape)
     hidden = np.zeros((SIDE, SIDE), bool)
     shapes: list[Shape] = []
