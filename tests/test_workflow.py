@@ -157,7 +157,7 @@ def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
     ("module", "planned"),
     [
         ("convert", EVERYTHING),
-        ("validate", {"validate": 1}),
+        ("validate", {"validate": 1, **FROM_TRAIN}),
         ("lora", FROM_TRAIN),
         ("train", FROM_TRAIN),
         ("engine", {"train": 1, "merge": 1, "predict_model": 2, "evaluate": 1}),
