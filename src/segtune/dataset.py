@@ -42,7 +42,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
         tensors: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
+            field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
@@ -184,7 +184,6 @@ def training_batches(
         batch_sampler=[[(epoch, index) for index in step] for step in steps],
         collate_fn=collate_step,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )

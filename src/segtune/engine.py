@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -219,10 +221,18 @@ def _detections(
     height, width = size
     boxes = boxes_cxcywh.cpu() * torch.tensor([width, height, width, height])
     boxes[:, :2] -= boxes[:, 2:] / 2  # cxcywh -> xywh
-    # As in the official processor: logits are enlarged first, then cut at probability 1/2.
-    enlarged = F.interpolate(mask_logits[None], size, mode="bilinear", align_corners=False)[0]
-    masks = (enlarged > 0).cpu().numpy()
     return [
-        Detection(prompt, score, (box[0], box[1], box[2], box[3]), mask_to_rle(mask))
-        for score, box, mask in zip(scores.tolist(), boxes.tolist(), masks, strict=True)
+        Detection(prompt, score, (box[0], box[1], box[2], box[3]), mask_to_rle(_mask(logits, size)))
+        for score, box, logits in zip(scores.tolist(), boxes.tolist(), mask_logits, strict=True)
     ]
+
+
+def _mask(logits: Tensor, size: Size) -> npt.NDArray[np.bool_]:
+    """A mask in the picture's own pixels.
+
+    As in the official processor, logits are enlarged first, then cut at probability 1/2;
+    one at a time, for a hundred of a large photograph would fill a GPU.
+    """
+    enlarged = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)
+    mask: npt.NDArray[np.bool_] = (enlarged[0, 0] > 0).cpu().numpy()
+    return mask
