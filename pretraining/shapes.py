@@ -56,12 +56,12 @@ class Scene:
 
 
 def draw_scene(rng: Random) -> Scene:
-    """One to five shapes on a mottled ground; now and then none."""
+    """One to three shapes on a mottled ground; now and then none."""
     canvas = _ground(rng)
-    count = 0 if rng.random() < 0.04 else int(rng.integers(1, 6))
+    count = 0 if rng.random() < 0.04 else int(rng.integers(1, 4))
     drawn = [_draw_shape(canvas, rng) for _ in range(count)]
     pixels: Any = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
-    pixels = pixels + rng.normal(0, rng.uniform(1, 7), pixels.shape)
+    pixels = pixels + rng.normal(0, rng.uniform(1, 4), pixels.shape)
     hidden = np.zeros((SIDE, SIDE), bool)
     shapes: list[Shape] = []
     for colour, kind, mask in reversed(drawn):
@@ -131,7 +131,7 @@ def _ground(rng: Random) -> Image.Image:
 
 def _draw_shape(canvas: Image.Image, rng: Random) -> tuple[str, str, Mask]:
     colour, kind = str(rng.choice(list(COLOURS))), str(rng.choice(KINDS))
-    radius = rng.uniform(9, 22)
+    radius = rng.uniform(13, 25)
     centre = rng.uniform(radius * 0.7, SIDE - radius * 0.7, 2)
     points = centre + _outline(kind, rng) * radius
     corners = [(float(x), float(y)) for x, y in points * SCALE]
