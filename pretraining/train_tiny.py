@@ -114,12 +114,14 @@ def save(model: Sam3Image, out: Path) -> None:
         save_file(halves, temporary, metadata={"format": "pt"})
 
 
-def measure(model: Sam3Image, device: torch.device) -> dict[str, float]:
+def measure(
+    model: Sam3Image, device: torch.device, pictures: int = MEASURED_PICTURES
+) -> dict[str, float]:
     """Mask AP over all words, and the share of absent words that are found all the same."""
-    rngs = [np.random.default_rng([MEASURED_SEED, n]) for n in range(MEASURED_PICTURES)]
+    rngs = [np.random.default_rng([MEASURED_SEED, n]) for n in range(pictures)]
     scenes = [draw_scene(rng) for rng in rngs]
     split = as_split(scenes)
-    pictures = (
+    inputs = (
         Picture(number, as_input(scene.pixels), (SIDE, SIDE))
         for number, scene in enumerate(scenes, start=1)
     )
@@ -131,7 +133,7 @@ def measure(model: Sam3Image, device: torch.device) -> dict[str, float]:
             "bbox": list(d.bbox_xywh),
             "segmentation": d.rle,
         }
-        for image_id, found in predict(model, pictures, WORDS, device, len(WORDS), 0.001, 100)
+        for image_id, found in predict(model, inputs, WORDS, device, len(WORDS), 0.001, 100)
         for d in found
     ]
     alarms = false_alarms(split, results, 0.5)

@@ -23,7 +23,7 @@ def main(coco: Path, out: Path, micro_batch_size: int) -> None:
         model = build_model("tiny")
         inject_lora(model, all_specs(without=("text",)))
         randomise_lora(model)
-        dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), seed=0)
+        dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), False, seed=0)
         steps = local_steps(len(dataset), 4, processes.rank, processes.count, 0, 0)[:1]
         train_one_epoch(
             DistributedDataParallel(model, forward_sync_buffers=False)

@@ -57,6 +57,22 @@ def test_parts_of_a_polygon_are_united() -> None:
     assert np.array_equal(united, each[0] | each[1])
 
 
+TRIANGLES = st.lists(
+    st.lists(st.floats(-8, 40, allow_nan=False, width=32), min_size=6, max_size=6), min_size=1
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=TRIANGLES)
+def test_polygons_and_the_rle_of_them_are_one_mask(parts: list[list[float]]) -> None:
+    mask = segmentation_to_mask(parts, 20, 30)
+    rle = segmentation_to_rle(parts, 20, 30)
+    each = [mask_utils.decode(one) for one in mask_utils.frPyObjects(parts, 20, 30)]
+    assert np.array_equal(mask, np.bitwise_or.reduce(each))
+    assert np.array_equal(segmentation_to_mask(rle, 20, 30), mask)
+    assert rle_area(rle) == mask.sum()
+
+
 def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
     split = read_split(write_converted(tmp_path) / "train.json")
     assert split.name == "train"

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from segtune.config import TrainSettings, parse_config, parse_section, weights_file
+from segtune.config import TINY_WEIGHTS, TrainSettings, parse_config, parse_section, weights_file
 from segtune.errors import ConfigError
 
 
 def test_defaults_are_filled_in_and_sections_are_sorted_json() -> None:
     config = parse_config({"export": "x"})
     text = config.section_json("train")
-    assert json.loads(text)["batch_size"] == 8
+    assert json.loads(text)["batch_size"] == 4
     assert text == json.dumps(json.loads(text), sort_keys=True)
     assert parse_section(TrainSettings, text) == config.train
     for stage in ("convert", "validate", "train", "merge", "predict", "evaluate"):
@@ -59,5 +59,8 @@ def test_what_is_no_json_is_refused() -> None:
 
 
 def test_only_paths_are_files() -> None:
-    assert [weights_file(w) for w in ("default", "facebook/sam3", "random:3")] == [None] * 3
-    assert str(weights_file("weights/sam3.pt")) == "weights/sam3.pt"
+    others = [weights_file("full", w) for w in ("default", "facebook/sam3", "random:3")]
+    assert others == [None] * 3
+    assert str(weights_file("full", "weights/sam3.pt")) == "weights/sam3.pt"
+    assert weights_file("tiny", "default") == TINY_WEIGHTS
+    assert TINY_WEIGHTS.is_file()

@@ -79,6 +79,10 @@ def set_first(**changes: Any) -> Callable[[Values], object]:
     return lambda values: first(values).update(changes)
 
 
+def set_all(**changes: Any) -> Callable[[Values], object]:
+    return lambda values: [record.update(changes) for record in values["annotations"]]
+
+
 def set_categories(*categories: tuple[int, str, str]) -> Callable[[Values], object]:
     def change(values: Values) -> None:
         values["categories"] = [
@@ -136,6 +140,43 @@ def test_what_can_be_repaired_is_repaired_and_logged(
     assert repair["examples"][0]["record"] == "annotation 0"
     assert repair["examples"][0]["file"].endswith("train/_annotations.coco.json")
     assert repair["examples"][0]["original"]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "rule"),
+    [
+        ([5, 5, 0, 10], "box of no size dropped"),
+        ([5, 5, 10, -3], "box of no size dropped"),
+        ([50, 5, 9, 9], "box outside the picture dropped"),
+    ],
+)
+def test_one_box_of_nothing_is_dropped_and_logged(
+    tmp_path: Path, bbox: list[float], rule: str
+) -> None:
+    values = converted(tmp_path, set_first(segmentation=[], bbox=bbox))
+    assert [a["id"] for a in values["train"]["annotations"]] == [1]
+    assert values["train"]["annotations"][0]["image_id"] == 2
+    (repair,) = (r for r in values["conversion"]["repairs"] if r["rule"] == rule)
+    assert repair["count"] == 1
+    assert repair["examples"][0]["original"] == bbox
+
+
+@pytest.mark.parametrize(("dropped", "total", "passes"), [(2, 200, True), (3, 200, False)])
+def test_at_most_one_box_of_a_hundred_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dropped: int, total: int, passes: bool
+) -> None:
+    def change(values: Values) -> None:
+        record = {**first(values), "segmentation": []}
+        # The other two splits have four annotations.
+        values["annotations"] = [{**record, "id": i} for i in range(total - 4)]
+        for spoilt in values["annotations"][:dropped]:
+            spoilt["bbox"] = [5, 5, 0, 0]
+
+    export = write_export(tmp_path / "export", change)
+    if passes:
+        assert rules(convert(export, tmp_path / "out"))["box of no size dropped"] == dropped
+    else:
+        assert "3 of 200 boxes" in refused(export, tmp_path / "out", capsys)
 
 
 def test_a_box_alone_never_gets_a_mask(tmp_path: Path) -> None:
@@ -197,10 +238,11 @@ def duplicate(table: str, key: str) -> Callable[[Values], object]:
         (set_first(segmentation={"size": [HEIGHT, WIDTH], "counts": [7]}), "RLE of 7 pixels"),
         (set_first(segmentation={"size": [HEIGHT, WIDTH], "counts": "ZZZZ"}), "RLE"),
         (set_first(segmentation={"size": [HEIGHT, WIDTH], "counts": [-1, 1201]}), "run lengths"),
+        (set_first(category_id=None), "annotation 0: category_id None is no whole number"),
         (set_first(image_id=77), "annotation 0: image_id 77 does not exist"),
         (set_first(category_id=77), "annotation 0: category_id 77 does not exist"),
-        (set_first(segmentation=[], bbox=[5, 5, 0, 10]), "1 of 6 boxes have no size"),
-        (set_first(segmentation=[], bbox=[50, 5, 9, 9]), "or lie outside their picture"),
+        (set_all(segmentation=[], bbox=[5, 5, 0, 10]), "2 of 6 boxes have no size"),
+        (set_all(segmentation=[], bbox=[50, 5, 9, 9]), "or lie outside their picture"),
         (duplicate("images", "id"), "id 0 is there twice"),
         (duplicate("images", "file_name"), "is there twice"),
         (lambda v: v["images"][0].update(file_name="../x.jpg"), "no name below the split"),
@@ -269,6 +311,15 @@ def test_prompts_come_from_the_map(tmp_path: Path, capsys: pytest.CaptureFixture
     shutil.rmtree(tmp_path / "out")
     answer = refused(export, tmp_path / "out", capsys, prompts={"kat": "x", "7": "y"})
     assert "'kat', which is no class of this export. The nearest classes are 'cat'" in answer
+
+
+@pytest.mark.parametrize("words", ["", "  "])
+def test_a_prompt_without_words_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    export = write_export(tmp_path / "export")
+    answer = refused(export, tmp_path / "out", capsys, prompts={"cat": words})
+    assert "gives the class 'cat' no words" in answer
 
 
 @settings(

@@ -34,7 +34,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dataset(coco: Path, **changes: Any) -> PromptedImages:
     options: dict[str, Any] = {"image_size": SIDE, "max_negatives": 2, "seed": 0, **changes}
-    options = {"extra_negatives": (), **options}
+    options = {"extra_negatives": (), "horizontal_flip": False, **options}
     return PromptedImages(read_split(coco / "train.json"), **options)
 
 
@@ -114,6 +114,25 @@ def test_negatives_are_absent_and_as_many_as_allowed(coco: Path) -> None:
             assert len(set(sample.prompts)) == len(sample.prompts)
             absent = len({"disc", "square", "cross", "unicorn"} - present)
             assert len(sample.prompts) == len(present) + min(cap, absent)
+
+
+def test_half_of_the_pictures_are_mirrored_exactly(coco: Path) -> None:
+    plain, flipping = dataset(coco), dataset(coco, horizontal_flip=True)
+    turned = 0
+    for epoch in range(20):
+        one, other = plain[(epoch, 0)], flipping[(epoch, 0)]
+        assert one.prompts == other.prompts
+        if not torch.equal(one.image, other.image):
+            turned += 1
+            assert torch.equal(one.image.flip(-1), other.image)
+            (row,) = positives(one)
+            assert torch.equal(one.masks[row].flip(-1), other.masks[row])
+            columns = other.masks[row][0].any(0).nonzero()
+            cx, _, w, _ = (other.boxes_cxcywh[row][0] * SIDE).tolist()
+            assert cx - w / 2 == pytest.approx(columns.min().item(), abs=0.6)
+            assert cx + w / 2 == pytest.approx(columns.max().item() + 1, abs=0.6)
+            assert torch.equal(one.boxes_cxcywh[row][:, 1:], other.boxes_cxcywh[row][:, 1:])
+    assert 4 <= turned <= 16
 
 
 def test_without_negatives_empty_pictures_offer_nothing(coco: Path) -> None:

@@ -1,5 +1,6 @@
 """Finding an export: folders, zips, split names, and what is refused."""
 
+import json
 import stat
 import warnings
 import zipfile
@@ -62,7 +63,7 @@ def test_moved_pictures_and_a_renamed_json_are_found(tmp_path: Path) -> None:
     assert source.annotations.name == "labels.json"
     assert all(path.parent.name == "images" for path in source.images.values())
     (export / "train" / "more.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"several JSON files: labels\.json, more\.json"):
+    with pytest.raises(ExportError, match=r"2 JSON files: labels\.json, more\.json\."):
         read_export(export, tmp_path)
 
 
@@ -87,9 +88,32 @@ def test_no_export_gives_one_clear_line(
     assert not (tmp_path / "unpacked").exists()
 
 
+def test_one_json_per_picture_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for number in range(9):
+        (tmp_path / "train" / f"{number}.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"9 JSON files: 0\.json, 1\.json, 2\.json, …\."):
+        read_export(tmp_path, tmp_path / "unpacked")
+
+
+def test_a_split_is_missed_whatever_lies_beside_it(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export", splits=("train", "test"))
+    (export / "data.yaml").write_text("names: [cat]")
+    with pytest.raises(ExportError, match="there is no valid split"):
+        read_export(export, tmp_path / "unpacked")
+    for split in ("train", "test"):
+        (export / split / "_annotations.coco.json").rename(export / split / "labels.json")
+    with pytest.raises(ExportError, match="there is no valid split"):
+        read_export(export, tmp_path / "unpacked")
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("data.yaml", "YOLO"), ("train/_annotations.createml.json", "CreateML")],
+    [
+        ("data.yaml", "YOLO"),
+        ("train/_annotations.createml.json", "CreateML"),
+        ("train/picture.xml", "Pascal VOC"),
+    ],
 )
 def test_another_format_is_named(tmp_path: Path, file: str, name: str) -> None:
     path = tmp_path / "export" / file
@@ -113,6 +137,27 @@ def twice(archive: zipfile.ZipFile) -> None:
 
 
 @pytest.mark.parametrize(
+    ("table", "record", "message"),
+    [
+        ("categories", {"id": 1, "name": "bird"}, "category 1: 'big_dog' and 'bird' have one id"),
+        ("categories", {"name": "bird"}, "category None: id None is no whole number"),
+        ("annotations", {"id": 7, "image_id": [0]}, r"annotation 7: image_id \[0\] is no whole"),
+        (
+            "annotations",
+            {"id": 7, "image_id": 0, "category_id": "1"},
+            "annotation 7: category_id '1' is no whole number",
+        ),
+    ],
+)
+def test_ids_that_could_mix_things_up_are_refused(
+    tmp_path: Path, table: str, record: dict[str, object], message: str
+) -> None:
+    export = write_export(tmp_path / "export", lambda values: values[table].append(record))
+    with pytest.raises(ExportError, match=message):
+        read_export(export, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda z: z.writestr("../outside.txt", "x"), "leaves the folder"),
@@ -122,6 +167,7 @@ def twice(archive: zipfile.ZipFile) -> None:
         (lambda z: z.writestr("C:\\outside.txt", "x"), "absolute path"),
         (link, "is a link"),
         (twice, "is there twice"),
+        (lambda z: z.writestr("./train/_annotations.coco.json", "{}"), "is there twice"),
         (lambda z: z.writestr("train/bomb.jpg", b"0" * 10_000_000), "more than 100 times"),
     ],
 )
@@ -142,6 +188,26 @@ def test_a_damaged_zip_leaves_nothing(tmp_path: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[200:400] = bytes(200)
     archive.write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ExportError, match="no readable zip"):
         read_export(archive, tmp_path / "unpacked")
-    assert not (tmp_path / "unpacked").exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_was_there_is_never_replaced(tmp_path: Path) -> None:
+    archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.jpg").write_text("the only copy")
+    with pytest.raises(ExportError, match=r"exists and is not segtune's.*another folder"):
+        read_export(archive, tmp_path / "images")
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["mine.jpg"]
+
+
+def test_what_an_earlier_zip_left_is_replaced_whole(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    (export / "train" / "notes.txt").write_text("gone in the next version")
+    read_export(zip_export(export, tmp_path / "1.zip"), tmp_path / "unpacked")
+    (export / "train" / "notes.txt").unlink()
+    root, _ = read_export(zip_export(export, tmp_path / "2.zip"), tmp_path / "unpacked")
+    assert json.loads((root / "train" / "_annotations.coco.json").read_text())
+    assert not (root / "train" / "notes.txt").exists()

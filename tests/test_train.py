@@ -22,6 +22,8 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 4,
     "micro_batch_size": 2,
     "checkpoint_every": 1,
+    "validate_every": 1,
+    "learning_rate": 1e-3,
     "warmup_steps": 1,
     "lora": {
         "vision": {"rank": 2, "dropout": 0.1},

@@ -10,7 +10,7 @@ import pytest
 
 from segtune.convert import main as convert
 from segtune.validate import main
-from tests.exports import write_export
+from tests.exports import HEIGHT, WIDTH, write_export
 
 
 @pytest.fixture
@@ -50,6 +50,10 @@ def first(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def set_rle(size: list[int], counts: list[int] | None) -> Callable[[dict[str, Any]], object]:
+    return lambda values: first(values).update(segmentation={"size": size, "counts": counts})
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -68,6 +72,11 @@ def first(values: dict[str, Any]) -> dict[str, Any]:
             "mask that is empty",
         ),
         ("train", lambda v: first(v).update(segmentation={"size": [1, 1]}), "mask that is empty"),
+        # As many pixels, in another shape.
+        ("train", set_rle([WIDTH, HEIGHT], [9, WIDTH * HEIGHT - 9]), "of another size"),
+        ("train", set_rle([HEIGHT, WIDTH], [WIDTH * HEIGHT]), "mask that is empty"),
+        ("train", set_rle([HEIGHT, WIDTH], [9, 10 * WIDTH * HEIGHT]), "cannot be read"),
+        ("train", set_rle([HEIGHT, WIDTH], None), "cannot be read"),
         ("train", lambda v: v["images"][0].update(file_name="no.jpg"), "that is not there"),
         ("manifest", lambda v: v["images"][0].update(size=1), "that has changed since"),
     ],
@@ -87,6 +96,38 @@ def test_what_later_stages_cannot_use_is_an_error(
     report = json.loads((coco.parent / "validate" / "report.json").read_text())
     assert any(message in problem["problem"] for problem in report["errors"])
     assert (coco.parent / "validate" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v.pop("images"),
+        lambda v: v.update(images=[1]),
+        lambda v: v["images"][0].pop("sha256"),
+    ],
+)
+def test_a_damaged_manifest_is_an_error(
+    coco: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(coco, "manifest", change)
+    with pytest.raises(SystemExit):
+        validate(coco)
+    assert "manifest.json: no list of pictures" in capsys.readouterr().err
+
+
+def test_a_class_without_a_prompt_is_an_error(
+    coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "valid", "test"):
+        edit(coco, name, lambda v: v["categories"][0].update(prompt=" "))
+    with pytest.raises(SystemExit):
+        validate(coco)
+    assert "a class without a prompt" in capsys.readouterr().err
+
+
+def test_an_rle_of_the_right_size_passes(coco: Path) -> None:
+    edit(coco, "train", set_rle([HEIGHT, WIDTH], [9, WIDTH * HEIGHT - 9]))
+    assert validate(coco)["errors"] == []
 
 
 def test_two_classes_with_one_prompt_are_an_error(

@@ -63,21 +63,24 @@ def _default_lora() -> dict[Component, LoraSettings]:
 
 class TrainSettings(Section):
     seed: int = Field(0, ge=0)
-    epochs: PositiveInt = Field(10, description="passes over the training split")
-    batch_size: PositiveInt = Field(8, description="images per optimiser step, all processes")
+    epochs: PositiveInt = Field(20, description="passes over the training split")
+    batch_size: PositiveInt = Field(4, description="images per optimiser step, all processes")
     micro_batch_size: PositiveInt = Field(
-        4, description="images per forward pass and process; limits memory"
+        2, description="images per forward pass and process; limits memory"
     )
     max_negatives: int = Field(5, ge=0, description="absent classes prompted per image")
     extra_negatives: tuple[str, ...] = Field(
         (), description="prompts of things that no training image shows"
     )
-    learning_rate: PositiveFloat = Field(1e-3, description="peak, of AdamW")
+    horizontal_flip: bool = Field(
+        True, description="mirror half of the pictures; not where left and right differ"
+    )
+    learning_rate: PositiveFloat = Field(2e-3, description="peak, of AdamW")
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
     schedule: Literal["cosine", "constant"] = "cosine"
     clip_norm: PositiveFloat = Field(0.1, description="largest L2 norm of the gradient")
-    validate_every: PositiveInt = Field(1, description="epochs between validations")
+    validate_every: PositiveInt = Field(4, description="epochs between validations")
     checkpoint_every: PositiveInt = Field(50, description="optimiser steps between checkpoints")
     lora: dict[Component, LoraSettings] = Field(default_factory=_default_lora, min_length=1)
 
@@ -171,8 +174,13 @@ def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
         ) from None
 
 
-def weights_file(weights: str) -> Path | None:
-    """The local file that a `weights` setting names, or None for the other kinds."""
+TINY_WEIGHTS = Path(__file__).parent / "tiny.safetensors"
+
+
+def weights_file(model: str, weights: str) -> Path | None:
+    """The local file that the settings `model` and `weights` mean, or None without one."""
+    if (model, weights) == ("tiny", "default"):
+        return TINY_WEIGHTS
     if weights in ("default", "facebook/sam3") or weights.startswith("random:"):
         return None
     return Path(weights)

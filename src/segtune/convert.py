@@ -13,7 +13,7 @@ from typing import Any
 from segtune.atomic import atomic_path, write_json
 from segtune.categories import category_table, prompts
 from segtune.config import ConvertSettings, parse_section
-from segtune.errors import ExportError, exit_on_error
+from segtune.errors import ConfigError, ExportError, exit_on_error
 from segtune.objects import Record, Repairs, exact_object, number
 from segtune.pictures import Checked, Expected, check_pictures
 from segtune.reporting import say
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_prompts(
     categories: list[dict[str, Any]], settings: ConvertSettings, sources: Mapping[str, SplitSource]
 ) -> None:
+    for name, text in settings.prompts.items():
+        if not text.strip():
+            raise ConfigError(
+                f"convert.prompts gives the class {name!r} no words",
+                file="--settings",
+                remedy="Say what it shows, or leave the class out of the map",
+            )
     file = sources["train"].annotations
     words = prompts([category["name"] for category in categories], settings.prompts, file)
     for category in categories:
@@ -74,8 +81,8 @@ def _convert_split(
     numbers = {old: new for new, old in enumerate(images, start=1)}
     annotations: list[dict[str, Any]] = []
     for values in source.values["annotations"]:
-        image = images.get(values.get("image_id"))
-        category = category_ids.get(values["category_id"]) if "category_id" in values else None
+        image = images.get(values["image_id"])
+        category = category_ids.get(values["category_id"])
         if image is None:
             raise _unknown("image_id", source, values)
         if category is None:
@@ -144,7 +151,8 @@ def _image(values: Mapping[str, Any], source: SplitSource) -> dict[str, Any]:
 def _require_few_dropped(splits: Mapping[str, Coco], repairs: Repairs, export: Path) -> None:
     dropped = sum(repairs.counts.get(rule, 0) for rule in DROPPED)
     total = dropped + sum(len(split["annotations"]) for split in splits.values())
-    if dropped > LARGEST_DROPPED_SHARE * total:
+    # One slip of the mouse must not stop a small dataset.
+    if dropped > max(1, LARGEST_DROPPED_SHARE * total):
         first = next(repairs.examples[rule][0] for rule in DROPPED if repairs.counts.get(rule))
         raise ExportError(
             f"{dropped} of {total} boxes have no size or lie outside their picture, "

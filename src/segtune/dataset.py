@@ -69,7 +69,8 @@ class PromptedImages(Dataset[Sample]):
         image_size: side of the model's square input, in pixels.
         max_negatives: absent prompts per picture at most.
         extra_negatives: prompts of things that no picture of the split shows.
-        seed: of the choice of negatives.
+        horizontal_flip: whether to mirror half of the pictures, chosen anew each epoch.
+        seed: of the choice of negatives and of mirrored pictures.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class PromptedImages(Dataset[Sample]):
         image_size: int,
         max_negatives: int,
         extra_negatives: Sequence[str],
+        horizontal_flip: bool,
         seed: int,
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
         self.max_negatives = max_negatives
         self.extra_negatives = tuple(extra_negatives)
+        self.horizontal_flip = horizontal_flip
         self.prompt_of = {category.id: category.prompt for category in split.categories}
         self.images = [image for image in split.images if self._offers_a_prompt(image)]
 
@@ -94,10 +97,11 @@ class PromptedImages(Dataset[Sample]):
         image = self.images[index]
         objects = self._objects(image)
         present = {annotation.category_id for annotation in objects}
-        prompts = [*sorted(present), *self._negatives(present, epoch, index)]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        prompts = [*sorted(present), *self._negatives(present, rng)]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
         masks = [_masks(anns, image, self.image_size) for anns in found]
-        return Sample(
+        sample = Sample(
             name=image.file_name,
             image=load_image(self.split.image_path(image), self.image_size)[0],
             prompts=tuple(self.prompt_of[p] if isinstance(p, int) else p for p in prompts),
@@ -105,6 +109,7 @@ class PromptedImages(Dataset[Sample]):
             masks=tuple(masks),
             has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
         )
+        return mirrored(sample) if self.horizontal_flip and rng.random() < 0.5 else sample
 
     def _objects(self, image: Image) -> list[Annotation]:
         # A crowd region is no single object, so it cannot be a target.
@@ -116,12 +121,23 @@ class PromptedImages(Dataset[Sample]):
         absent = len(self.prompt_of) - len(present) + len(self.extra_negatives)
         return bool(objects) or (self.max_negatives > 0 and absent > 0)
 
-    def _negatives(self, present: set[int], epoch: int, index: int) -> list[int | str]:
+    def _negatives(self, present: set[int], rng: np.random.Generator) -> list[int | str]:
         absent = [*(i for i in self.prompt_of if i not in present), *self.extra_negatives]
-        rng = np.random.default_rng([self.seed, epoch, index])
         count = self.max_negatives
         # A permutation of nothing is fine, a choice from nothing is an error.
         return [absent[i] for i in sorted(rng.permutation(len(absent))[:count])]
+
+
+def mirrored(sample: Sample) -> Sample:
+    """The sample with left and right exchanged: picture, boxes and masks."""
+    right = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    opposite = torch.tensor([-1.0, 1.0, 1.0, 1.0])
+    return replace(
+        sample,
+        image=sample.image.flip(-1),
+        boxes_cxcywh=tuple(right + boxes * opposite for boxes in sample.boxes_cxcywh),
+        masks=tuple(masks.flip(-1) for masks in sample.masks),
+    )
 
 
 def local_steps(

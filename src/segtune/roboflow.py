@@ -27,7 +27,8 @@ OTHER_FORMATS = {
 }
 LARGEST_ZIP = 200 * 2**30  # bytes, unpacked
 LARGEST_RATIO = 100  # of unpacked and packed size; pictures and JSON stay far below
-JUNK = {"__MACOSX", ".DS_Store"}
+UNPACKED = ".unpacked-by-segtune"  # marks the one folder that may be replaced
+JUNK = {"__MACOSX", ".DS_Store", UNPACKED}
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,24 @@ def _refusal(root: Path, name: str, export: Path) -> ExportError:
     files = [path for path in root.rglob("*") if path.is_file() and not _is_junk_below(path, root)]
     if not files:
         return ExportError("nothing is in it", file=export, remedy=WANTED)
-    found = {OTHER_FORMATS[path.name] for path in files if path.name in OTHER_FORMATS}
-    if found:
-        return ExportError(
-            f"this is a {' or '.join(sorted(found))} export", file=export, remedy=WANTED
-        )
-    if not any(path.name == ANNOTATIONS for path in files):
-        return ExportError("this is no COCO export", file=export, remedy=WANTED)
+    # COCO first: some owners add a data.yaml to a COCO export.
+    if not any(_annotation_file(root / folder) for folder in _split_names()):
+        found = _other_formats(files)
+        problem = f"a {' or '.join(found)} export" if found else "no COCO export"
+        return ExportError(f"this is {problem}", file=export, remedy=WANTED)
     return ExportError(
         f"there is no {name} split ({' or '.join(f'{n}/' for n in SPLITS[name])} with "
         f"{ANNOTATIONS})",
         file=export,
         remedy="Split the dataset into train, valid and test in Roboflow and export it again",
     )
+
+
+def _other_formats(files: list[Path]) -> list[str]:
+    found = {OTHER_FORMATS[path.name] for path in files if path.name in OTHER_FORMATS}
+    if any(path.suffix.lower() == ".xml" for path in files):
+        found.add("Pascal VOC")
+    return sorted(found)
 
 
 def _annotation_file(folder: Path) -> Path | None:
@@ -112,8 +118,12 @@ def _annotation_file(folder: Path) -> Path | None:
         if not path.name.startswith(("._", "_annotations.createml"))
     ]
     if len(others) > 1:
-        names = ", ".join(path.name for path in others)
-        raise ExportError(f"several JSON files: {names}", file=folder, remedy="Keep one")
+        names = ", ".join([*(path.name for path in others[:3]), *(["…"] if others[3:] else [])])
+        raise ExportError(
+            f"{len(others)} JSON files: {names}",
+            file=folder,
+            remedy=f"Keep the one of the whole split. {WANTED}",
+        )
     return others[0] if others else None
 
 
@@ -121,7 +131,8 @@ def read_coco(path: Path) -> dict[str, Any]:
     """Read a COCO JSON and check the shape of its three tables.
 
     Raises:
-        ExportError: when it is no JSON, or a table is missing or holds no records.
+        ExportError: when it is no JSON, a table is missing or holds no records, or an id of
+            a category or of what an annotation refers to is no whole number.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -131,7 +142,37 @@ def read_coco(path: Path) -> dict[str, Any]:
         records = values.get(table) if isinstance(values, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise ExportError(f"no table {table!r} of records", file=path, remedy=WANTED)
+    for record in values["categories"]:
+        _require_whole(record, ("id",), "category", path)
+    for record in values["annotations"]:
+        _require_whole(record, ("image_id", "category_id"), "annotation", path)
+    _require_distinct_ids(values["categories"], path)
     return dict(values)
+
+
+def _require_whole(record: dict[str, Any], keys: tuple[str, ...], kind: str, path: Path) -> None:
+    for key in keys:
+        if not isinstance(record.get(key), int):
+            raise ExportError(
+                f"{key} {record.get(key)!r} is no whole number",
+                file=path,
+                record=f"{kind} {record.get('id')}",
+                remedy="Export the dataset again",
+            )
+
+
+def _require_distinct_ids(categories: list[dict[str, Any]], path: Path) -> None:
+    names: dict[int, Any] = {}
+    for record in categories:
+        if record["id"] in names:
+            raise ExportError(
+                f"{names[record['id']]!r} and {record.get('name')!r} have one id, so nobody "
+                "can tell their objects apart",
+                file=path,
+                record=f"category {record['id']}",
+                remedy="Export the dataset again",
+            )
+        names[record["id"]] = record.get("name")
 
 
 def _images(annotations: Path, values: dict[str, Any]) -> dict[str, Path]:
@@ -164,21 +205,36 @@ def _images(annotations: Path, values: dict[str, Any]) -> dict[str, Path]:
 
 def _unpack(archive: Path, folder: Path) -> Path:
     """Unpack a zip into `folder`, which appears whole or not at all."""
+    # It may be the user's own, with the only copy of their pictures in it.
+    if folder.exists() and not (folder / UNPACKED).is_file():
+        raise ExportError(
+            "the zip would be unpacked here, but this exists and is not segtune's",
+            file=folder,
+            remedy="Move it away, or write the results to another folder",
+        )
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        _extract(archive, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder.resolve()
+
+
+def _extract(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = list(_safe_members(opened, archive))
-            partial = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / UNPACKED).touch()
             for member in members:
-                opened.extract(member, partial)
+                opened.extract(member, folder)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise ExportError(
             f"no readable zip ({error})", file=archive, remedy="Download it again"
         ) from None
-    partial.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder.resolve()
 
 
 def _safe_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.ZipInfo]:
@@ -188,7 +244,9 @@ def _safe_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
         raise ExportError(f"unpacks to more than {LARGEST_ZIP} bytes", file=archive)
     for info in infos:
         problem = _danger(info)
-        if info.filename.casefold() in seen:
+        # Normalised: "./a" and "a" are unpacked to one file.
+        place = PurePosixPath(info.filename).as_posix().casefold()
+        if place in seen:
             problem = "is there twice"
         if problem:
             raise ExportError(
@@ -197,7 +255,7 @@ def _safe_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[zipfile.Zi
                 record=f"member {info.filename!r}",
                 remedy="Do not use this file; download the export again",
             )
-        seen.add(info.filename.casefold())
+        seen.add(place)
     return (i for i in infos if not i.is_dir() and not _is_junk(PurePosixPath(i.filename)))
 
 

@@ -192,7 +192,7 @@ def _prepare(
     """Model, data and optimiser, as they were when an interrupted run was saved."""
     train = read_split(arguments.coco / "train.json")
     size = ARCHITECTURES[arguments.model].image_size
-    negatives = (settings.max_negatives, settings.extra_negatives)
+    prompted = (settings.max_negatives, settings.extra_negatives, settings.horizontal_flip)
     model = load_base_model(arguments.model, arguments.weights).to(processes.device)
     adapted = inject_lora(model, _specs(settings, train, processes.is_main), settings.seed)
     parameters = list(lora_parameters(model).values())
@@ -203,7 +203,7 @@ def _prepare(
         processes=processes,
         model=model,
         adapted=adapted,
-        dataset=PromptedImages(train, size, *negatives, settings.seed),
+        dataset=PromptedImages(train, size, *prompted, settings.seed),
         valid=read_split(arguments.coco / "valid.json"),
         workers=arguments.workers,
         optimizer=torch.optim.AdamW(parameters, weight_decay=settings.weight_decay),

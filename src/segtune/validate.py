@@ -7,7 +7,7 @@ The report is written either way; with errors the exit status is 1.
 import argparse
 import html
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from segtune.atomic import atomic_path, write_json
 from segtune.coco import (
     Annotation,
     Image,
+    Segmentation,
     Split,
     read_json,
     read_split,
     rle_area,
+    segmentation_to_mask,
     segmentation_to_rle,
 )
 from segtune.config import ValidateSettings, parse_section
@@ -29,6 +31,7 @@ from segtune.reporting import say
 SPLITS = ("train", "valid", "test")
 ROUNDING = 1e-3  # pixels by which a box may reach beyond its picture
 Problem = dict[str, Any]
+Manifest = Mapping[str, Mapping[str, Any]]  # path -> size in bytes, sha256
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error("validate"):
         settings = parse_section(ValidateSettings, arguments.settings)
         splits = [read_split(arguments.coco / f"{name}.json") for name in SPLITS]
-        manifest = read_json(arguments.coco / "manifest.json")
+        manifest = _read_manifest(arguments.coco / "manifest.json")
         report: dict[str, Any] = {
             "errors": _grouped(_errors(splits, manifest), settings.max_examples),
             "warnings": _grouped(_warnings(splits, manifest), settings.max_examples),
@@ -64,9 +67,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _errors(splits: Sequence[Split], manifest: Any) -> Iterator[tuple[str, str]]:
+def _read_manifest(path: Path) -> Manifest:
+    values = read_json(path)
+    try:
+        return {
+            record["path"]: {"size": record["size"], "sha256": record["sha256"]}
+            for record in values["images"]
+        }
+    except (KeyError, TypeError) as error:
+        raise DatasetError(
+            f"no list of pictures ({error!r})", file=path, remedy="Run segtune.convert again"
+        ) from None
+
+
+def _errors(splits: Sequence[Split], manifest: Manifest) -> Iterator[tuple[str, str]]:
     """What is wrong, and where: (problem with its remedy, place)."""
-    sizes = {record["path"]: record["size"] for record in manifest["images"]}
+    sizes = {path: record["size"] for path, record in manifest.items()}
     for split in splits:
         if not split.images:
             yield "a split without pictures: add some, or move some there", split.name
@@ -79,9 +95,11 @@ def _errors(splits: Sequence[Split], manifest: Any) -> Iterator[tuple[str, str]]
                 yield from _object_errors(split, image, annotation)
     if not any(splits[0].annotations.values()):
         yield "a training split without objects: label some", splits[0].name
-    prompts = Counter(category.prompt.casefold() for category in splits[0].categories)
+    prompts = Counter(category.prompt.strip().casefold() for category in splits[0].categories)
     for prompt, count in prompts.items():
-        if count > 1:
+        if not prompt:
+            yield "a class without a prompt: set convert.prompts", splits[0].name
+        elif count > 1:
             yield "two classes with one prompt: set convert.prompts", repr(prompt)
 
 
@@ -116,18 +134,28 @@ def _object_errors(split: Split, image: Image, a: Annotation) -> Iterator[tuple[
         yield "a box of no size or outside its picture: run segtune.convert again", place
     if a.category_id not in {category.id for category in split.categories}:
         yield "an object of an unknown class: run segtune.convert again", place
-    if a.segmentation:
-        try:
-            rle = segmentation_to_rle(a.segmentation, image.height, image.width)
-            empty = rle_area(rle) == 0
-        except (TypeError, ValueError, KeyError):
-            empty = True
-        if empty:
-            yield "a mask that is empty or cannot be read: run segtune.convert again", place
+    if a.segmentation and not _is_sound(a.segmentation, image):
+        yield (
+            "a mask that is empty, of another size or cannot be read: run segtune.convert again",
+            place,
+        )
 
 
-def _warnings(splits: Sequence[Split], manifest: Any) -> Iterator[tuple[str, str]]:
-    sha256 = {record["path"]: record["sha256"] for record in manifest["images"]}
+def _is_sound(segmentation: Segmentation, image: Image) -> bool:
+    height, width = image.height, image.width
+    try:
+        if isinstance(segmentation, list):
+            return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
+        # Decoded, as pycocotools takes the area of runs that leave the picture, too.
+        return segmentation["size"] == [height, width] and bool(
+            segmentation_to_mask(segmentation, height, width).any()
+        )
+    except (TypeError, ValueError, KeyError):
+        return False
+
+
+def _warnings(splits: Sequence[Split], manifest: Manifest) -> Iterator[tuple[str, str]]:
+    sha256 = {path: record["sha256"] for path, record in manifest.items()}
     pictures = {
         split.name: {sha256.get(image.file_name): image.file_name for image in split.images}
         for split in splits

@@ -17,10 +17,11 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     LocalEntryNotFoundError,
 )
+from safetensors.torch import load_file
 from torch import Tensor
 
 from segtune.atomic import atomic_path
-from segtune.config import weights_file
+from segtune.config import TINY_WEIGHTS, weights_file
 from segtune.errors import WeightsError
 from segtune.model import build_model
 from segtune.sam3_package import Sam3Image
@@ -48,17 +49,16 @@ def load_base_model(size: str, weights: str) -> Sam3Image:
         size: "tiny" or "full".
         weights: "default", "facebook/sam3" (the hub, with the user's own login), the path
             of an official file, or "random:SEED". The default is the hub for `full` and
-            "random:0" for `tiny`.
+            the weights that segtune ships for `tiny`.
 
     Raises:
         WeightsError: when the weights cannot be had or do not fit.
     """
-    if weights == "default":
-        weights = HUB_MODEL if size == "full" else "random:0"
     if weights.startswith("random:"):
         return build_model(size, seed=_seed(weights))
     path = official_file(size, weights)
-    assert path is not None
+    if path is None:
+        return _shipped_model()
     official = read_official(path)
     model = build_model(size)
     load_strictly(model, official.detector, path)
@@ -66,12 +66,11 @@ def load_base_model(size: str, weights: str) -> Sam3Image:
 
 
 def official_file(size: str, weights: str) -> Path | None:
-    """The official file behind a `weights` setting, fetched if need be; None if random."""
-    if weights == "default":
-        weights = HUB_MODEL if size == "full" else "random:0"
-    if weights == HUB_MODEL:
+    """The official file behind a `weights` setting, fetched if need be; None without one."""
+    if weights == HUB_MODEL or (size, weights) == ("full", "default"):
         return download()
-    return weights_file(weights)
+    path = weights_file(size, weights)
+    return None if path == TINY_WEIGHTS else path
 
 
 def read_official(path: Path) -> OfficialWeights:
@@ -152,6 +151,17 @@ def download() -> Path:
         if status in (401, 403, 404):  # it hides what a login may not see
             remedy = "Log in with `hf auth login`, or set the variable HF_TOKEN"
     raise WeightsError(problem, file=f"{HUB_MODEL}/{HUB_FILE}", remedy=remedy)
+
+
+def _shipped_model() -> Sam3Image:
+    """The tiny model with segtune's own weights: its parameters, in half precision."""
+    model = build_model("tiny")
+    parameters = {name: value.float() for name, value in load_file(TINY_WEIGHTS).items()}
+    trainable = dict(model.named_parameters())
+    # Buffers follow from the architecture; the file leaves them out.
+    buffers = {k: value for k, value in model.state_dict().items() if k not in trainable}
+    load_strictly(model, {**buffers, **parameters}, TINY_WEIGHTS)
+    return model
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -38,7 +38,9 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 # Local weights are an input like any other; those from the hub cannot be.
-WEIGHTS_INPUT = [str(file) for file in [weights_file(CONFIG.weights)] if file]
+WEIGHTS_INPUT = [
+    str(file) for file in [weights_file(CONFIG.model, CONFIG.weights)] if file
+]
 
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
 # mistyped path would seem to work.

@@ -32,7 +32,9 @@ rule predict_model:
         gpu=1,
     params:
         model=CONFIG.model,
-        weights=lambda wildcards, input: input.weights or CONFIG.weights,
+        weights=lambda wildcards, input: (
+            input.weights if wildcards.model == "tuned" else CONFIG.weights
+        ),
         settings=settings("predict"),
         code=code("predict"),
     message:
