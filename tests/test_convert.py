@@ -187,26 +187,34 @@ def test_a_box_alone_never_gets_a_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("categories", "kept"),
+    ("categories", "kept", "dropped"),
     [
         # A placeholder with the name of a real class: the annotated one stays.
-        (((0, "cat", "none"), (1, "big_dog", "cat"), (2, "cat", "cat")), {"big_dog", "cat"}),
+        (((0, "cat", "none"), (1, "big_dog", "cat"), (2, "cat", "cat")), {"big_dog", "cat"}, 3),
         # Nobody's supercategory is a class that happens to have no objects here.
-        (((0, "bird", "none"), (1, "big_dog", "x"), (2, "cat", "x")), {"bird", "big_dog", "cat"}),
-        (((1, "big_dog", "big_dog"), (2, "cat", "cat")), {"big_dog", "cat"}),
+        (
+            ((0, "bird", "none"), (1, "big_dog", "x"), (2, "cat", "x")),
+            {"bird", "big_dog", "cat"},
+            2,
+        ),
+        (((1, "big_dog", "big_dog"), (2, "cat", "cat")), {"big_dog", "cat"}, 2),
     ],
 )
 def test_only_placeholders_are_dropped(
-    tmp_path: Path, categories: tuple[tuple[int, str, str], ...], kept: set[str]
+    tmp_path: Path, categories: tuple[tuple[int, str, str], ...], kept: set[str], dropped: int
 ) -> None:
     values = converted(tmp_path, set_categories(*categories))
     assert {c["name"] for c in values["train"]["categories"]} == kept
+    # The other two splits have a placeholder each.
+    assert rules(values)["placeholder dropped"] == dropped
 
 
 def test_an_annotated_category_0_stays(tmp_path: Path) -> None:
     values = converted(tmp_path, set_first(category_id=0))
     names = {c["id"]: c["name"] for c in values["train"]["categories"]}
     assert names[values["train"]["annotations"][0]["category_id"]] == "project"
+    # Nor is it a placeholder where only another split annotates it.
+    assert rules(values) == {}
 
 
 def test_splits_that_list_other_classes_share_one_table(tmp_path: Path) -> None:
@@ -230,6 +238,9 @@ def duplicate(table: str, key: str) -> Callable[[Values], object]:
         (set_first(bbox=[float("nan"), 5, 10, 10]), "annotation 0: nan is no coordinate"),
         (set_first(bbox=[5, 5, float("inf"), 10]), "annotation 0: inf is no coordinate"),
         (set_first(segmentation=[[1e9, *SQUARE[1:]]]), "annotation 0: 1000000000.0 is no coord"),
+        (set_first(bbox=[10**400, 5, 10, 10]), "is no coordinate"),
+        (set_first(iscrowd="x"), "iscrowd is 'x' instead of 0 or 1"),
+        (lambda v: v["images"][0].update(file_name="x" * 300), "no name below the split"),
         (set_first(bbox=["x", 5, 10, 10]), "annotation 0: 'x' is no number"),
         (set_first(bbox=[5, 5, 10]), "bbox has 3 numbers"),
         (set_first(bbox=None), "None is no list of numbers"),

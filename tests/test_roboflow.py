@@ -183,6 +183,20 @@ def test_a_hostile_zip_is_refused_before_anything_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_zip_too_large_for_a_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
+    with zipfile.ZipFile(archive) as opened:
+        size = sum(member.file_size for member in opened.infolist())
+    monkeypatch.setattr("segtune.roboflow.LARGEST_ZIP", size - 1)
+    with pytest.raises(ExportError, match=f"more than {size - 1} bytes"):
+        read_export(archive, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
+    monkeypatch.setattr("segtune.roboflow.LARGEST_ZIP", size)
+    assert read_export(archive, tmp_path / "unpacked")
+
+
 def test_a_damaged_zip_leaves_nothing(tmp_path: Path) -> None:
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
     content = bytearray(archive.read_bytes())

@@ -1,6 +1,5 @@
 """Making exact COCO objects of the records of an export, and logging every repair."""
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +69,9 @@ def exact_object(record: Record) -> dict[str, Any] | None:
     """
     box_xywh = _box(record)
     segmentation = _segmentation(record)
-    iscrowd = int(record.values.get("iscrowd") or 0)
+    iscrowd = record.values.get("iscrowd") or 0
+    if iscrowd not in (0, 1):
+        raise record.refuse(f"iscrowd is {iscrowd!r} instead of 0 or 1")
     if segmentation is not None:
         rle = segmentation_to_rle(segmentation, record.height, record.width)
         area = rle_area(rle)
@@ -82,7 +83,7 @@ def exact_object(record: Record) -> dict[str, Any] | None:
                 "bbox": list(exact),
                 "area": area,
                 "segmentation": segmentation,
-                "iscrowd": iscrowd,
+                "iscrowd": int(iscrowd),
             }
         record.log("mask without a pixel dropped, the box kept", record.values["segmentation"])
     clipped = _clip(record, box_xywh)
@@ -93,7 +94,7 @@ def exact_object(record: Record) -> dict[str, Any] | None:
         "bbox": list(clipped),
         "area": area,
         "segmentation": [],
-        "iscrowd": iscrowd,
+        "iscrowd": int(iscrowd),
         "box_only": True,
     }
 
@@ -108,7 +109,8 @@ def number(value: Any, refuse: Any, log: Any) -> float:
             raise refuse(f"{value!r} is no number") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refuse(f"{value!r} is no number")
-    if not math.isfinite(value) or abs(value) > LARGEST_COORDINATE:
+    # Written so that NaN fails too, and before float() meets an endless integer.
+    if not abs(value) <= LARGEST_COORDINATE:
         raise refuse(f"{value} is no coordinate", "Correct it, or remove the annotation")
     return float(value)
 

@@ -26,6 +26,7 @@ OTHER_FORMATS = {
     "_classes.csv": "semantic segmentation masks",
 }
 LARGEST_ZIP = 200 * 2**30  # bytes, unpacked
+LONGEST_NAME = 255  # bytes, of common file systems
 LARGEST_RATIO = 100  # of unpacked and packed size; pictures and JSON stay far below
 UNPACKED = ".unpacked-by-segtune"  # marks the one folder that may be replaced
 JUNK = {"__MACOSX", ".DS_Store", UNPACKED}
@@ -180,11 +181,7 @@ def _images(annotations: Path, values: dict[str, Any]) -> dict[str, Path]:
     folder, found = annotations.parent, {}
     for record in values["images"]:
         name = record.get("file_name")
-        if (
-            not isinstance(name, str)
-            or PurePosixPath(name).is_absolute()
-            or ".." in name.split("/")
-        ):
+        if not isinstance(name, str) or _danger_of(name):
             raise ExportError(
                 f"file_name {name!r} is no name below the split",
                 file=annotations,
@@ -263,6 +260,8 @@ def _danger_of(name: str) -> str | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
         return "has an absolute path"
+    if any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        return "has too long a name"
     return "leaves the folder" if ".." in path.parts else None
 
 
