@@ -1,7 +1,7 @@
 """Train the tiny SAM 3 from scratch, and measure it on pictures it has never seen.
 
 `python -m pretraining.train_tiny --out src/segtune/tiny/weights.safetensors` trains every
-parameter with the official loss on shapes drawn on the fly; `--measure FILE` only measures.
+parameter with the official loss on shapes drawn on the fly; `--measure default` only measures.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining.shapes import SIDE, WORDS, Scene, as_input, box_xywh, draw_scene, training_sample
@@ -25,6 +25,7 @@ from segtune.metrics import average_precision, false_alarms
 from segtune.model import build_model
 from segtune.sam3_package import Sam3Image
 from segtune.train import learning_rate_factor
+from segtune.weights import load_base_model
 
 BATCH_SIZE = 12  # pictures per step, four prompts each
 PEAK_LEARNING_RATE = 8e-4
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and save, or measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="the weights to write")
-    parser.add_argument("--measure", type=Path, help="weights to measure")
+    parser.add_argument("--measure", help="weights to measure: default, or a merged sam3.pt")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.out:
         train(model, device, arguments.steps, arguments.seed, arguments.out)
     if arguments.measure:
-        model.load_state_dict(load_file(arguments.measure), strict=False)
+        model = load_base_model("tiny", arguments.measure).to(device)
     print(measure(model, device))
 
 
