@@ -1,6 +1,8 @@
 """From pictures and annotations to batches: exact boxes and masks, repeatable prompts."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from segtune.coco import read_split, segmentation_to_mask
+from segtune.coco import (
+    Annotation,
+    Category,
+    Segmentation,
+    Split,
+    mask_to_rle,
+    read_split,
+    segmentation_to_mask,
+)
+from segtune.coco import Image as Picture
 from segtune.dataset import (
     Batch,
     PromptedImages,
@@ -32,23 +43,30 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_converted(tmp_path_factory.mktemp("converted"))
 
 
-def dataset(coco: Path, **changes: Any) -> PromptedImages:
-    options: dict[str, Any] = {"image_size": SIDE, "max_negatives": 2, "seed": 0, **changes}
+def prompted(split: Split, **changes: Any) -> PromptedImages:
+    options: dict[str, Any] = {"image_size": 96, "max_negatives": 2, "seed": 0, **changes}
     options = {"extra_negatives": (), "horizontal_flip": False, **options}
-    return PromptedImages(read_split(coco / "train.json"), **options)
+    return PromptedImages(split, **options)
 
 
-def test_a_picture_is_prepared_as_the_official_processor_does(tmp_path: Path) -> None:
+def dataset(coco: Path, **changes: Any) -> PromptedImages:
+    return prompted(read_split(coco / "train.json"), **{"image_size": SIDE, **changes})
+
+
+@pytest.mark.parametrize("height_width", [(50, 70), (300, 130), (96, 96)])
+def test_a_picture_is_prepared_as_the_official_processor_does(
+    tmp_path: Path, height_width: tuple[int, int]
+) -> None:
     # At the top its import would warn; segtune.model has imported the package quietly.
     from sam3.model.sam3_image_processor import Sam3Processor
 
-    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (*height_width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     side = ARCHITECTURES["tiny"].image_size
     stock = Sam3Processor(model=None, resolution=side, device="cpu").transform
     expected = stock(v2.functional.to_image(Image.open(tmp_path / "picture.png")))
     mine, size = load_image(tmp_path / "picture.png", side)
-    assert size == (50, 70)
+    assert size == height_width
     torch.testing.assert_close(mine, expected, rtol=0, atol=1e-6)
 
 
@@ -85,6 +103,87 @@ def test_a_mask_follows_the_picture_to_another_size(coco: Path) -> None:
     assert torch.equal(small.boxes_cxcywh[row], large.boxes_cxcywh[row])
 
 
+ELLIPSE_ANGLES = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+BUSY_SIZE = (80, 120)  # (height, width)
+
+
+def ellipse(cx: float, cy: float, width: float, height: float) -> list[float]:
+    x, y = cx + width / 2 * np.cos(ELLIPSE_ANGLES), cy + height / 2 * np.sin(ELLIPSE_ANGLES)
+    points: list[float] = np.stack([x, y], 1).flatten().tolist()
+    return points
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """A wide picture with much in it, and one with nothing."""
+    root = tmp_path_factory.mktemp("busy")
+    pixels = np.random.default_rng(1).integers(0, 255, (2, *BUSY_SIZE, 3), dtype=np.uint8)
+    height, width = BUSY_SIZE
+    for number in (1, 2):
+        Image.fromarray(pixels[number - 1]).save(root / f"{number}.png")
+
+    def annotation(
+        number: int, category: int, cx: float, cy: float, segmentation: Segmentation | None
+    ) -> Annotation:
+        box_xywh = (cx - 20, cy - 15, 40.0, 30.0)
+        return Annotation(number, 1, category, box_xywh, 942.0, segmentation, int(category == 3))
+
+    found = (
+        annotation(1, 2, 90, 20, [ellipse(90, 20, 40, 30)]),
+        annotation(2, 1, 30, 20, [ellipse(30, 20, 40, 30)]),
+        annotation(3, 1, 30, 60, None),
+        annotation(4, 1, 85, 55, [ellipse(85, 55, 40, 30)]),
+        annotation(5, 3, 60, 40, mask_to_rle(np.ones(BUSY_SIZE))),
+    )
+    names = ("disc", "square", "cross", "star")
+    return Split(
+        name="train",
+        root=root,
+        categories=tuple(Category(n, name, name) for n, name in enumerate(names, start=1)),
+        images=tuple(Picture(n, f"{n}.png", width, height) for n in (1, 2)),
+        annotations={1: found, 2: ()},
+    )
+
+
+def test_each_prompt_has_its_own_objects(busy: Split) -> None:
+    sample = prompted(busy)[(0, 0)]
+    rows = {sample.prompts[row]: row for row in positives(sample)}
+    assert rows.keys() == {"disc", "square"}
+    height, width = BUSY_SIZE
+    centres = {"disc": [(30, 20), (30, 60), (85, 55)], "square": [(90, 20)]}
+    for prompt, row in rows.items():
+        expected = [
+            [cx / width, cy / height, 40 / width, 30 / height] for cx, cy in centres[prompt]
+        ]
+        torch.testing.assert_close(sample.boxes_cxcywh[row], torch.tensor(expected))
+    assert sample.has_mask[rows["disc"]].tolist() == [True, False, True]
+    assert sample.masks[rows["disc"]].flatten(1).any(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("image_size", [48, 96, 240])
+def test_masks_agree_with_pycocotools_at_the_input_size(busy: Split, image_size: int) -> None:
+    sample = prompted(busy, image_size=image_size)[(0, 0)]
+    masks = sample.masks[sample.prompts.index("disc")]
+    x, y = image_size / BUSY_SIZE[1], image_size / BUSY_SIZE[0]
+    for row, (cx, cy) in ((0, (30, 20)), (2, (85, 55))):
+        drawn = [ellipse(cx * x, cy * y, 40 * x, 30 * y)]
+        expected = segmentation_to_mask(drawn, image_size, image_size).astype(bool)
+        mine = masks[row].numpy()
+        assert (mine & expected).sum() / (mine | expected).sum() > 0.9
+
+
+def test_a_mask_too_fine_for_the_input_counts_as_none(busy: Split) -> None:
+    # A hair of a large photograph; an all-empty mask would teach the model to see nothing.
+    hair = np.zeros(BUSY_SIZE)
+    hair[:, 7] = 1
+    found = (Annotation(1, 1, 1, (7.0, 0.0, 1.0, 80.0), 80.0, mask_to_rle(hair), 0),)
+    split = replace(busy, annotations={1: found, 2: ()})
+    sample = prompted(split, image_size=24)[(0, 0)]
+    (row,) = positives(sample)
+    assert sample.has_mask[row].tolist() == [False]
+    assert not sample.masks[row].any()
+
+
 def edited(tmp_path: Path, **changes: Any) -> Path:
     coco = write_converted(tmp_path)
     values = json.loads((coco / "train.json").read_text())
@@ -102,6 +201,16 @@ def test_an_object_with_a_box_alone_has_no_mask(tmp_path: Path) -> None:
 
 def test_a_crowd_is_no_target(tmp_path: Path) -> None:
     assert positives(dataset(edited(tmp_path, iscrowd=1))[(0, 0)]) == []
+
+
+def test_a_class_that_is_there_as_a_crowd_is_no_negative(busy: Split) -> None:
+    assert "cross" not in prompted(busy, max_negatives=9)[(0, 0)].prompts
+
+
+def test_an_extra_negative_is_never_asked_where_it_is_shown(busy: Split) -> None:
+    sample = prompted(busy, max_negatives=9, extra_negatives=("disc", "unicorn"))[(0, 0)]
+    assert sample.prompts.count("disc") == 1
+    assert "unicorn" in sample.prompts
 
 
 def test_negatives_are_absent_and_as_many_as_allowed(coco: Path) -> None:
@@ -150,6 +259,24 @@ def test_negatives_vary_by_epoch_and_repeat_for_a_seed(coco: Path) -> None:
     assert len({tuple(prompts(seed, 0)) for seed in range(6)}) > 1
 
 
+def test_negatives_vary_by_picture(coco: Path) -> None:
+    extra = tuple(f"thing {number}" for number in range(20))
+    data = dataset(coco, max_negatives=2, extra_negatives=extra)
+    # Pictures 0, 3 and 6 show the same class, so they could have the same negatives.
+    assert len({data[(0, index)].prompts for index in (0, 3, 6)}) == 3
+
+
+def test_a_sample_does_not_depend_on_what_was_asked_before(coco: Path) -> None:
+    options: dict[str, Any] = {"max_negatives": 1, "horizontal_flip": True}
+    used, fresh = dataset(coco, **options), dataset(coco, **options)
+    for item in ((0, 0), (3, 5), (1, 2)):
+        used[item]
+    for item in ((2, 4), (1, 2)):
+        one, other = used[item], fresh[item]
+        assert one.prompts == other.prompts
+        assert torch.equal(one.image, other.image)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     images=st.integers(1, 40),
@@ -167,7 +294,10 @@ def test_processes_share_every_step(
     for number, step in enumerate(alone):
         together = [index for share in shares for index in share[number]]
         assert sorted(together) == sorted(step)
-    assert {index for step in alone for index in step} == set(range(images))
+    seen = Counter(index for step in alone for index in step)
+    assert seen.keys() == set(range(images))
+    assert max(seen.values()) - min(seen.values()) <= 1
+    assert local_steps(images, batch, 0, 1, 7, epoch) == alone
 
 
 def test_the_order_differs_by_epoch_and_seed() -> None:
@@ -185,6 +315,11 @@ def test_a_batch_points_at_its_pictures_and_texts(coco: Path) -> None:
     assert [(image, batch.captions[text]) for image, text in pairs] == asked
     assert batch.masks is not None
     assert len(batch.masks) == len(batch.boxes_cxcywh) == int(batch.num_boxes.sum()) == 2
+    require_packed_like_padded(batch)
+    assert collate(samples, with_masks=False).masks is None
+
+
+def require_packed_like_padded(batch: Batch) -> None:
     start = 0
     for row, count in enumerate(batch.num_boxes.tolist()):
         assert torch.equal(
@@ -194,7 +329,41 @@ def test_a_batch_points_at_its_pictures_and_texts(coco: Path) -> None:
         assert batch.object_ids_padded[row, :count].tolist() == list(range(start, start + count))
         assert (batch.object_ids_padded[row, count:] == -1).all()
         start += count
-    assert collate(samples, with_masks=False).masks is None
+    assert start == len(batch.boxes_cxcywh) == len(batch.has_mask)
+
+
+def test_objects_stay_with_their_prompts(busy: Split) -> None:
+    data = prompted(busy, max_negatives=1)
+    samples = [data[(0, 1)], data[(0, 0)]]
+    batch = collate(samples, with_masks=True)
+    assert batch.num_boxes.tolist()[0] == 0
+    assert sorted(batch.num_boxes.tolist()) == [0, 0, 1, 3]
+    require_packed_like_padded(batch)
+    row = next(r for r, count in enumerate(batch.num_boxes.tolist()) if count == 3)
+    assert batch.captions[batch.text_ids[row]] == "disc"
+    assert batch.names[batch.image_ids[row]] == "1.png"
+    ids = batch.object_ids_padded[row]
+    assert batch.has_mask[ids].tolist() == [True, False, True]
+    assert batch.masks is not None
+    expected = samples[1].masks[samples[1].prompts.index("disc")]
+    assert torch.equal(batch.masks[ids], expected)
+
+
+def test_a_batch_of_negatives_alone_has_no_objects(busy: Split) -> None:
+    batch = collate([prompted(busy)[(0, 1)]], with_masks=True)
+    assert batch.num_boxes.tolist() == [0, 0]
+    assert batch.boxes_cxcywh.shape == (0, 4)
+    assert batch.boxes_padded.shape == (2, 0, 4)
+    assert batch.object_ids_padded.shape == (2, 0)
+    assert batch.masks is not None
+    assert batch.masks.shape == (0, 96, 96)
+    assert batch.has_mask.dtype == batch.masks.dtype == torch.bool
+
+
+def test_a_batch_moves_as_a_whole(busy: Split) -> None:
+    moved = collate([prompted(busy)[(0, 0)]], with_masks=True).to(torch.device("meta"))
+    assert len(tensors(moved)) == 9
+    assert {value.device.type for value in tensors(moved).values()} == {"meta"}
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
@@ -202,7 +371,7 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def test_the_number_of_workers_changes_no_bit(coco: Path) -> None:
-    data = dataset(coco)
+    data = dataset(coco, max_negatives=1, horizontal_flip=True)
     steps = local_steps(len(data), 4, 0, 1, 0, 1)
     alone, helped = (list(training_batches(data, steps, 1, 3, workers)) for workers in (0, 2))
     assert [len(step) for step in alone] == [2, 2]
@@ -212,6 +381,24 @@ def test_the_number_of_workers_changes_no_bit(coco: Path) -> None:
             assert mine.captions == theirs.captions
             for name, value in tensors(mine).items():
                 assert torch.equal(value, tensors(theirs)[name]), name
+
+
+def test_batches_show_the_steps_of_their_epoch(coco: Path) -> None:
+    data = dataset(coco, max_negatives=1, horizontal_flip=True)
+    for epoch in (0, 1, 2):
+        ((one, other),) = training_batches(data, [[5, 0, 3]], epoch, 2, workers=0)
+        for batch, indices in ((one, (5, 0)), (other, (3,))):
+            expected = collate([data[(epoch, index)] for index in indices], with_masks=True)
+            assert batch.names == expected.names
+            assert batch.captions == expected.captions
+            assert torch.equal(batch.images, expected.images)
+
+
+def test_batches_of_a_split_without_masks_have_none(tmp_path: Path) -> None:
+    data = dataset(write_converted(tmp_path, masks=False))
+    ((batch,),) = training_batches(data, [[0, 1]], 0, 2, workers=0)
+    assert batch.masks is None
+    assert batch.has_mask.tolist() == [False, False]
 
 
 def test_drawing_batches_leaves_the_global_generator_alone(coco: Path) -> None:

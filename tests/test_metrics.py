@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,16 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segtune.coco import Annotation, Category, Image, Split, mask_to_rle, rle_area, rle_bbox_xywh
+from segtune.coco import (
+    Annotation,
+    Category,
+    Image,
+    Split,
+    mask_to_rle,
+    rle_area,
+    rle_bbox_xywh,
+    segmentation_to_rle,
+)
 from segtune.metrics import SUMMARY, average_precision, false_alarms
 
 SIDE = 100  # pixels
@@ -125,10 +136,68 @@ def random_case(seed: int) -> tuple[Split, list[dict[str, Any]]]:
     return split_of(objects, images=5), results + strays
 
 
+def random_shapes(seed: int) -> tuple[Split, list[dict[str, Any]]]:
+    """Polygons and crowds on pictures of several sizes; three classes, the last one unused."""
+    rng = np.random.default_rng(seed)
+    sizes = {1: (90, 140), 2: (120, 60), 3: (64, 64)}
+    annotations: dict[int, list[Annotation]] = {image: [] for image in sizes}
+    results: list[dict[str, Any]] = []
+    for number in range(1, 31):
+        image, category = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+        height, width = sizes[image]
+        centre, radii = rng.uniform(10, 50, 2), rng.uniform(3, 25, 2)
+        truth = ellipse(centre, radii)
+        mask = segmentation_to_rle(truth, height, width)
+        crowd = int(rng.random() < 0.2)
+        # COCO writes crowds as RLE and single objects as polygons.
+        found = Annotation(
+            number,
+            image,
+            category,
+            rle_bbox_xywh(mask),
+            rle_area(mask),
+            mask if crowd else truth,
+            crowd,
+        )
+        annotations[image].append(found)
+        for _ in range(int(rng.integers(0, 4))):
+            guess = ellipse(centre + rng.normal(0, 2, 2), radii * rng.uniform(0.8, 1.2, 2))
+            rle = segmentation_to_rle(guess, height, width)
+            results.append(
+                {
+                    "image_id": image,
+                    "category_id": int(rng.choice([category, category, 3])),
+                    "bbox": list(rle_bbox_xywh(rle)),
+                    "score": float(rng.random()),
+                    "segmentation": rle,
+                }
+            )
+    return (
+        Split(
+            "test",
+            Path(),
+            tuple(Category(n, name, name) for n, name in enumerate(("cat", "dog", "owl"), start=1)),
+            tuple(Image(n, f"{n}.jpg", width, height) for n, (height, width) in sizes.items()),
+            {image: tuple(found) for image, found in annotations.items()},
+        ),
+        results,
+    )
+
+
+def ellipse(centre: Any, radii: Any) -> list[list[float]]:
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+    points = centre + radii * np.concatenate([np.cos(angles), np.sin(angles)], 1)
+    return [points.flatten().tolist()]
+
+
 def by_the_book(
-    tmp_path: Path, split: Split, results: list[dict[str, Any]], iou_type: str
+    tmp_path: Path,
+    split: Split,
+    results: list[dict[str, Any]],
+    iou_type: str,
+    category: int | None = None,
 ) -> list[float]:
-    """pycocotools through files, as its own demo does it."""
+    """pycocotools through files, as its own demo does it; for one class if asked."""
     annotations = [
         {
             "id": a.id,
@@ -136,14 +205,14 @@ def by_the_book(
             "category_id": a.category_id,
             "bbox": list(a.bbox_xywh),
             "area": a.area,
-            "iscrowd": 0,
+            "iscrowd": a.iscrowd,
             "segmentation": a.segmentation,
         }
         for found in split.annotations.values()
         for a in found
     ]
     truth = {
-        "images": [{"id": i.id, "height": SIDE, "width": SIDE} for i in split.images],
+        "images": [{"id": i.id, "height": i.height, "width": i.width} for i in split.images],
         "categories": [{"id": c.id, "name": c.name} for c in split.categories],
         "annotations": annotations,
     }
@@ -154,6 +223,7 @@ def by_the_book(
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(tmp_path / "truth.json"))
         evaluator = COCOeval(coco, coco.loadRes(str(tmp_path / "results.json")), iou_type)
+        evaluator.params.catIds = [category] if category else evaluator.params.catIds
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -161,11 +231,15 @@ def by_the_book(
 
 
 @pytest.mark.parametrize("iou_type", IOU_TYPES)
+@pytest.mark.parametrize("case", [random_case, random_shapes])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_twelve_numbers_are_pycocotools_own(
-    tmp_path: Path, seed: int, iou_type: Literal["bbox", "segm"]
+    tmp_path: Path,
+    seed: int,
+    case: Callable[[int], tuple[Split, list[dict[str, Any]]]],
+    iou_type: Literal["bbox", "segm"],
 ) -> None:
-    split, results = random_case(seed)
+    split, results = case(seed)
     found = average_precision(split, results, iou_type)
     for name, expected in zip(
         SUMMARY, by_the_book(tmp_path, split, results, iou_type), strict=True
@@ -173,10 +247,41 @@ def test_the_twelve_numbers_are_pycocotools_own(
         assert (-1 if found[name] is None else found[name]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+def test_the_score_of_a_class_is_pycocotools_own(
+    tmp_path: Path, iou_type: Literal["bbox", "segm"]
+) -> None:
+    split, results = random_shapes(6)
+    per_class = average_precision(split, results, iou_type)["per_class"]
+    for category in split.categories:
+        expected = by_the_book(tmp_path, split, results, iou_type, category.id)[0]
+        value = per_class[category.name]
+        assert (-1 if value is None else value) == pytest.approx(expected, abs=1e-6)
+    assert per_class["owl"] is None
+    assert per_class["cat"] != per_class["dog"]
+
+
+def test_the_tables_of_pycocotools_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    average_precision(*random_case(0), "bbox")
+    assert capsys.readouterr().out == ""
+
+
 def test_the_order_of_pictures_does_not_matter() -> None:
     split, results = random_case(9)
     one = average_precision(split, results, "segm")
     assert average_precision(split, results[::-1], "segm") == one
+
+
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+def test_a_crowd_is_neither_to_be_found_nor_wrong(iou_type: Literal["bbox", "segm"]) -> None:
+    split = split_of([(1, 1, (10, 10, 30, 30)), (1, 1, (50, 50, 40, 40))])
+    single, crowd = split.annotations[1]
+    split = replace(split, annotations={1: (single, replace(crowd, iscrowd=1)), 2: ()})
+    inside = [detection(1, 1, (10, 10, 30, 30), 0.5)]
+    inside += [detection(1, 1, (x, 55, 10, 10), 0.9) for x in (55, 70)]
+    assert average_precision(split, inside, iou_type)["AP"] == pytest.approx(1.0)
+    outside = [*inside, detection(1, 1, (60, 5, 10, 10), 0.9)]
+    assert average_precision(split, outside, iou_type)["AP"] < 1.0
 
 
 def test_mask_sizes_come_from_masks() -> None:
@@ -203,3 +308,12 @@ def test_false_alarms_are_shares_of_pictures_without_the_class() -> None:
     assert alarms == {"cat": pytest.approx(1 / 3), "dog": pytest.approx(1 / 4)}
     assert false_alarms(split, results, 0.8) == {"cat": 0.0, "dog": 0.0}
     assert false_alarms(split_of([(1, 1, box), (2, 1, box)]), results, 0.5)["cat"] == 0.0
+
+
+def test_a_class_that_is_there_as_a_crowd_raises_no_alarm() -> None:
+    box = (10, 10, 40, 40)
+    split = split_of([(1, 1, box)])
+    crowd = replace(split.annotations[1][0], iscrowd=1)
+    split = replace(split, annotations={1: (crowd,), 2: ()})
+    results = [detection(1, 1, box), detection(1, 2, box)]
+    assert false_alarms(split, results, 0.5) == {"cat": 0.0, "dog": 0.5}

@@ -6,11 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+import torch
+import torch.nn.functional as F
+from PIL import Image as PilImage
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+from segtune import engine
+from segtune.dataset import load_image
+from segtune.model import encode_images, encode_prompts, evaluating, ground
 from segtune.predict import main
+from segtune.weights import load_base_model
 from tests.converted import CATEGORIES, SIDE, write_converted
 
 
@@ -19,9 +27,13 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_converted(tmp_path_factory.mktemp("converted"))
 
 
+# Random weights are unsure of everything, so nothing falls below the default threshold.
+RANDOM = ("--weights", "random:0")
+
+
 def predict(coco: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
     source = ["--coco", str(coco / "test.json"), "--out", str(out)]
-    main([*source, "--settings", json.dumps(settings)])
+    main([*source, *RANDOM, "--settings", json.dumps(settings)])
     results: list[dict[str, Any]] = json.loads(out.read_text())
     return results
 
@@ -37,17 +49,107 @@ def test_results_are_cocos(coco: Path, tmp_path: Path) -> None:
     assert len(loaded.anns) == len(results)
 
 
-def test_every_knob_is_read(coco: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """A split whose only picture is no square."""
+    coco = write_converted(tmp_path / "wide", {"test": 1})
+    values = json.loads((coco / "test.json").read_text())
+    values["images"][0].update(width=150, height=50)
+    (coco / "test.json").write_text(json.dumps(values))
+    noise = np.random.default_rng(0).integers(0, 255, (50, 150, 3), dtype=np.uint8)
+    PilImage.fromarray(noise).save(tmp_path / "wide" / "test" / "1.png")
+    return coco
+
+
+def test_boxes_and_masks_are_in_the_pictures_own_pixels(wide: Path, tmp_path: Path) -> None:
+    results = predict(wide, tmp_path / "x.json", score_threshold=0.0)
+    model = load_base_model("tiny", "random:0")
+    pixels = load_image(tmp_path / "wide" / "test" / "1.png", 96)[0][None]
+    first = torch.zeros(1, dtype=torch.long)
+    with evaluating(model), torch.inference_mode():
+        text = encode_prompts(model, ["disc"], torch.device("cpu"))
+        outputs = ground(model, {**encode_images(model, pixels), **text}, first, first)
+    discs = [r for r in results if r["category_id"] == 1]
+    scores = outputs["pred_logits"][0, :, 0].sigmoid() * outputs["presence_logit_dec"][0].sigmoid()
+    boxes = outputs["pred_boxes"][0].tolist()
+    masks = F.interpolate(outputs["pred_masks"][:1], (50, 150), mode="bilinear")[0] > 0
+    order = scores.argsort(descending=True, stable=True).tolist()
+    for query, result in zip(order, discs, strict=True):
+        cx, cy, w, h = boxes[query]
+        expected = [(cx - w / 2) * 150, (cy - h / 2) * 50, w * 150, h * 50]
+        assert result["bbox"] == pytest.approx(expected, abs=0.01)
+        assert result["score"] == pytest.approx(scores[query].item(), abs=1e-5)
+        assert result["segmentation"]["size"] == [50, 150]
+        found = mask_utils.decode(result["segmentation"]).astype(bool)
+        assert (found != masks[query].numpy()).mean() < 1e-3
+
+
+def scores_by_prompt(results: list[dict[str, Any]]) -> dict[tuple[int, int], list[float]]:
+    scores: dict[tuple[int, int], list[float]] = {}
+    for result in results:
+        pair = (result["image_id"], result["category_id"])
+        scores.setdefault(pair, []).append(result["score"])
+    return scores
+
+
+def test_the_best_comes_first(coco: Path, tmp_path: Path) -> None:
+    found = scores_by_prompt(predict(coco, tmp_path / "all.json", score_threshold=0.0))
+    assert len(found) == 4 * 3
+    for scores in found.values():
+        assert len(scores) == 12
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] > scores[-1]
+
+
+def test_no_more_than_the_best_are_kept(coco: Path, tmp_path: Path) -> None:
+    everything = scores_by_prompt(predict(coco, tmp_path / "all.json", score_threshold=0.0))
+    few = scores_by_prompt(predict(coco, tmp_path / "few.json", max_detections=2))
+    assert few == {pair: scores[:2] for pair, scores in everything.items()}
+
+
+def test_what_scores_less_is_left_out(coco: Path, tmp_path: Path) -> None:
     everything = predict(coco, tmp_path / "all.json", score_threshold=0.0)
-    assert len(everything) == 4 * 3 * 12
-    few = predict(coco, tmp_path / "few.json", max_detections=2)
-    assert len(few) == 4 * 3 * 2
     threshold = sorted(r["score"] for r in everything)[-10]
     best = predict(coco, tmp_path / "best.json", score_threshold=threshold)
+    assert best == [r for r in everything if r["score"] >= threshold]
     assert len(best) == 10
-    one_by_one = predict(coco, tmp_path / "one.json", prompts_per_pass=1, score_threshold=0.0)
-    for mine, theirs in zip(one_by_one, everything, strict=True):
-        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    assert predict(coco, tmp_path / "none.json", score_threshold=1.0) == []
+
+
+def test_the_size_of_a_pass_changes_no_result(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    stock = engine.ground
+
+    def counted(model: Any, features: Any, image_ids: Any, text_ids: torch.Tensor) -> Any:
+        passes.append(len(text_ids))
+        return stock(model, features, image_ids, text_ids)
+
+    monkeypatch.setattr(engine, "ground", counted)
+    together = predict(coco, tmp_path / "8.json", score_threshold=0.0)
+    assert passes == [3] * 4
+    for size, expected in ((1, [1, 1, 1] * 4), (2, [2, 1] * 4)):
+        passes.clear()
+        apart = predict(coco, tmp_path / "x", score_threshold=0.0, prompts_per_pass=size)
+        assert passes == expected
+        for mine, theirs in zip(apart, together, strict=True):
+            assert mine["category_id"] == theirs["category_id"]
+            assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+            assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=0.01)
+
+
+def test_classes_are_prompted_with_their_prompts(coco: Path, tmp_path: Path) -> None:
+    # The prompt of the third class becomes the first one's; so must the detections.
+    for name in ("test.json", "manifest.json"):
+        (tmp_path / name).write_text((coco / name).read_text())
+    values = json.loads((tmp_path / "test.json").read_text())
+    values["categories"][2]["prompt"] = "disc"
+    (tmp_path / "test.json").write_text(json.dumps(values))
+    found = scores_by_prompt(predict(tmp_path, tmp_path / "x.json", score_threshold=0.0))
+    for image in (1, 2, 3, 4):
+        assert found[image, 3] == pytest.approx(found[image, 1], abs=1e-6)
+        assert found[image, 3] != pytest.approx(found[image, 2], abs=1e-6)
 
 
 def test_other_weights_give_other_results(coco: Path, tmp_path: Path) -> None:
@@ -59,52 +161,116 @@ def test_other_weights_give_other_results(coco: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_pictures_becomes_a_labelled_dataset(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "deep").mkdir(parents=True)
-    Image.new("RGB", (50, 40)).save(tmp_path / "pictures" / "deep" / "one.jpg")
-    Image.new("RGB", (30, 20)).save(tmp_path / "pictures" / "two.PNG")
+    PilImage.new("RGB", (50, 40)).save(tmp_path / "pictures" / "deep" / "one.jpg")
+    PilImage.new("RGB", (30, 20)).save(tmp_path / "pictures" / "two.PNG")
     (tmp_path / "pictures" / "notes.txt").write_text("no picture")
     out = tmp_path / "labels.json"
-    main(["--images", str(tmp_path / "pictures"), "--prompt", "crack", "hole", "--out", str(out)])
+    source = ["--images", str(tmp_path / "pictures"), "--prompt", "crack", "hole"]
+    main([*source, *RANDOM, "--out", str(out)])
     values = json.loads(out.read_text())
     sizes = {i["file_name"]: (i["width"], i["height"]) for i in values["images"]}
     assert sizes == {"deep/one.jpg": (50, 40), "two.PNG": (30, 20)}
     assert values["categories"] == [{"id": 1, "name": "crack"}, {"id": 2, "name": "hole"}]
     ids = [a["id"] for a in values["annotations"]]
     assert ids == list(range(1, len(ids) + 1))
+    assert {(a["image_id"], a["category_id"]) for a in values["annotations"]} == {
+        (image["id"], category) for image in values["images"] for category in (1, 2)
+    }
+    assert all(0 < a["score"] < 1 and a["iscrowd"] == 0 for a in values["annotations"])
+    own = {i["id"]: [i["height"], i["width"]] for i in values["images"]}
+    assert all(a["segmentation"]["size"] == own[a["image_id"]] for a in values["annotations"])
     with contextlib.redirect_stdout(io.StringIO()):
-        assert len(COCO(str(out)).anns) == len(ids) > 0
+        assert len(COCO(str(out)).anns) == len(ids) == 2 * 2 * 12
 
 
-def test_a_folder_needs_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (["--images", "."], "--images needs --prompt"),
+        ([], "one of the arguments --coco --images is required"),
+        (["--coco", "a", "--images", "b"], "not allowed with argument"),
+    ],
+)
+def test_a_command_that_makes_no_sense_exits_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], source: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit) as raised:
-        main(["--images", str(tmp_path), "--out", str(tmp_path / "x.json")])
+        main([*source, "--out", str(tmp_path / "x.json")])
     assert raised.value.code == 2
-    assert "--images needs --prompt" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
+
+
+def require_one_line(
+    arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([*arguments, "--out", str(out)])
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("segtune predict: ")
+    assert message in line
+    assert not out.exists()
+
+
+def truncated() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    PilImage.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()[: len(file.getvalue()) // 2]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no pictures here"), (b"no picture", "not a readable picture")],
+    [
+        (None, "DatasetError: {folder}: no pictures here"),
+        (b"no picture", "DatasetError: {folder}/a.jpg: not a readable picture"),
+        (b"", "DatasetError: {folder}/a.jpg: not a readable picture"),
+        (truncated(), "DatasetError: {folder}/a.jpg: "),
+    ],
+    ids=["none", "text", "empty", "truncated"],
 )
 def test_a_bad_folder_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
 ) -> None:
-    (tmp_path / "pictures").mkdir()
-    if content:
-        (tmp_path / "pictures" / "a.jpg").write_bytes(content)
-    out = tmp_path / "x.json"
-    with pytest.raises(SystemExit) as raised:
-        main(["--images", str(tmp_path / "pictures"), "--prompt", "x", "--out", str(out)])
-    assert raised.value.code == 1
-    assert message in capsys.readouterr().err
-    assert not out.exists()
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    if content is not None:
+        (folder / "a.jpg").write_bytes(content)
+    arguments = ["--images", str(folder), "--prompt", "x"]
+    require_one_line(arguments, tmp_path / "x.json", capsys, message.format(folder=folder))
 
 
-def test_missing_weights_are_one_line(
-    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_picture_that_is_gone_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as raised:
-        main(
-            ["--coco", str(coco / "test.json"), "--out", str(tmp_path / "x"), "--weights", "no.pt"]
-        )
-    assert raised.value.code == 1
-    assert "WeightsError: no.pt: no such file" in capsys.readouterr().err
+    coco = write_converted(tmp_path)
+    (tmp_path / "test" / "2.png").unlink()
+    arguments = ["--coco", str(coco / "test.json")]
+    require_one_line(arguments, tmp_path / "x.json", capsys, f"DatasetError: {tmp_path}/test/2.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "no.pt"], "WeightsError: no.pt: no such file"),
+        (["--settings", '{"max_detection": 3}'], "ConfigError: --settings: max_detection: "),
+        (["--settings", '{"score_threshold": 2}'], "ConfigError: --settings: score_threshold: "),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    coco: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    source = ["--coco", str(coco / "test.json"), *arguments]
+    require_one_line(source, tmp_path / "x.json", capsys, message)
+
+
+def test_a_split_that_was_not_converted_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--coco", str(tmp_path / "test.json")]
+    require_one_line(arguments, tmp_path / "x.json", capsys, "Run segtune.convert first")

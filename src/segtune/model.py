@@ -129,6 +129,19 @@ class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
         return cast(tuple[Tensor, Tensor], encoded)
 
 
+class _PositionEncoding(PositionEmbeddingSine):
+    """The same bits whichever batch fills the cache.
+
+    The stock encoding caches what the first batch gives. Vector kernels round sines by
+    where they lie in memory, so that depends on the batch's size, and a resumed training,
+    whose first batch is another, would leave the old path. One picture always fills it here.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = cast(Tensor, super().forward(x[:1]))
+        return one.expand(len(x), -1, -1, -1).contiguous()
+
+
 class _Matcher(BinaryHungarianMatcherV2):
     """Matches even NaN, so that it reaches the loss, where all processes stop together.
 
@@ -278,9 +291,7 @@ def _find_target(batch: Batch) -> BatchedFindTarget:
 
 def _position_encoding(arch: Architecture) -> PositionEmbeddingSine:
     # precompute_resolution=None: the package would fill the cache on cuda.
-    return PositionEmbeddingSine(
-        num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None
-    )
+    return _PositionEncoding(num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None)
 
 
 def _vision(arch: Architecture) -> Sam3DualViTDetNeck:

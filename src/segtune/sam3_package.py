@@ -1,10 +1,18 @@
 """The one place that imports the `sam3` package: its parts that segtune builds on.
 
 Importing the package warns about its own deprecated and CUDA-only decorators; nobody who
-runs segtune can act on that, so those warnings stop here.
+runs segtune can act on that, so those warnings stop here. Its TorchScript functions are kept
+as plain functions: TorchScript runs the first call of a process otherwise than the later
+ones, so the gradients of a resumed training would differ in the last bits.
 """
 
+# The imports below need the state that is set between them.
+# ruff: noqa: E402
 import warnings
+
+from torch.jit import _state as torchscript
+
+torchscript.disable()
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -34,6 +42,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from sam3.train.loss import loss_fns
     from sam3.train.loss.sam3_loss import Sam3LossWrapper
+
+torchscript.enable()
 
 __all__ = [
     "MLP",
