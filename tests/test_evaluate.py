@@ -233,12 +233,12 @@ def test_predictions_of_something_else_are_refused(
     ids=[
         "object",
         "text",
-        "no mask",
+        "no_mask",
         "polygon",
-        "bbox of 3",
-        "score text",
-        "score NaN",
-        "no score",
+        "short_bbox",
+        "score_text",
+        "score_nan",
+        "no_score",
     ],
 )
 def test_results_that_cannot_be_scored_are_refused(

@@ -300,7 +300,7 @@ def test_false_alarms_are_shares_of_pictures_without_the_class() -> None:
     results = [
         detection(1, 1, box, 0.9),  # is there
         detection(2, 1, box, 0.5),
-        detection(2, 1, box, 0.6),  # the same picture again
+        detection(2, 1, box, 0.5),  # the same picture again
         detection(3, 1, box, 0.49),
         detection(4, 2, box, 0.7),
     ]

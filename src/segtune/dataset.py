@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from segtune.coco import Annotation, Image, Split, segmentation_to_mask
+from segtune.errors import DatasetError
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -84,7 +85,10 @@ class PromptedImages(Dataset[Sample]):
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
         self.max_negatives = max_negatives
-        self.extra_negatives = tuple(extra_negatives)
+        known = {category.prompt.strip().casefold() for category in split.categories}
+        self.extra_negatives = tuple(
+            prompt for prompt in extra_negatives if prompt.strip().casefold() not in known
+        )
         self.horizontal_flip = horizontal_flip
         self.prompt_of = {category.id: category.prompt for category in split.categories}
         self.images = [image for image in split.images if self._offers_a_prompt(image)]
@@ -98,7 +102,9 @@ class PromptedImages(Dataset[Sample]):
         objects = self._objects(image)
         present = {annotation.category_id for annotation in objects}
         rng = np.random.default_rng([self.seed, epoch, index])
-        prompts = [*sorted(present), *self._negatives(present, rng)]
+        # A class that is there as a crowd alone is no target, and not absent either.
+        shown = {annotation.category_id for annotation in self.split.annotations[image.id]}
+        prompts = [*sorted(present), *self._negatives(shown, rng)]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
         masks = [_masks(anns, image, self.image_size) for anns in found]
         sample = Sample(
@@ -117,12 +123,12 @@ class PromptedImages(Dataset[Sample]):
 
     def _offers_a_prompt(self, image: Image) -> bool:
         objects = self._objects(image)
-        present = {annotation.category_id for annotation in objects}
-        absent = len(self.prompt_of) - len(present) + len(self.extra_negatives)
+        shown = {annotation.category_id for annotation in self.split.annotations[image.id]}
+        absent = len(self.prompt_of) - len(shown) + len(self.extra_negatives)
         return bool(objects) or (self.max_negatives > 0 and absent > 0)
 
-    def _negatives(self, present: set[int], rng: np.random.Generator) -> list[int | str]:
-        absent = [*(i for i in self.prompt_of if i not in present), *self.extra_negatives]
+    def _negatives(self, shown: set[int], rng: np.random.Generator) -> list[int | str]:
+        absent = [*(i for i in self.prompt_of if i not in shown), *self.extra_negatives]
         count = self.max_negatives
         # A permutation of nothing is fine, a choice from nothing is an error.
         return [absent[i] for i in sorted(rng.permutation(len(absent))[:count])]
@@ -217,8 +223,11 @@ def load_image(path: Path, image_size: int) -> tuple[Tensor, Size]:
     Returns:
         (3, image_size, image_size) float32, and the picture's own (height, width).
     """
-    with PilImage.open(path) as picture:
-        pixels = transforms.pil_to_tensor(picture.convert("RGB"))
+    try:
+        with PilImage.open(path) as picture:
+            pixels = transforms.pil_to_tensor(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+        raise DatasetError(f"not a readable picture ({error})", file=path) from None
     resized = transforms.resize(pixels, [image_size, image_size], antialias=True)
     height, width = pixels.shape[-2:]
     return (resized.float() / 255 - 0.5) / 0.5, (height, width)

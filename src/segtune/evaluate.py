@@ -4,6 +4,7 @@ import argparse
 import csv
 import html
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 def _read_results(path: Path, split: Split) -> list[dict[str, Any]]:
     try:
         results = json.loads(path.read_text("utf-8"))
+        if not isinstance(results, list):
+            raise TypeError("no list")
+        sizes = {image.id: [image.height, image.width] for image in split.images}
         known = {(i.id, c.id) for i in split.images for c in split.categories}
         strangers = sum((r["image_id"], r["category_id"]) not in known for r in results)
+        for record in results if not strangers else []:
+            _require_scorable(record, sizes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"not COCO results ({error!r})", file=path, remedy="Run segtune.predict again"
@@ -74,6 +80,14 @@ def _read_results(path: Path, split: Split) -> list[dict[str, Any]]:
             remedy="Predict on the same split that is evaluated",
         )
     return list(results)
+
+
+def _require_scorable(record: dict[str, Any], sizes: dict[int, list[int]]) -> None:
+    numbers = [record["score"], *record["bbox"]]
+    if len(numbers) != 5 or not all(math.isfinite(number) for number in numbers):
+        raise ValueError("score and bbox are not five finite numbers")
+    if record["segmentation"]["size"] != sizes[record["image_id"]]:
+        raise ValueError("a mask of another size than its picture")
 
 
 def _scores(split: Split, results: list[dict[str, Any]], settings: EvaluateSettings) -> Metrics:
