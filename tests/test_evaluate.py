@@ -55,19 +55,19 @@ def evaluate(coco: Path, base: Any, tuned: Any, **settings: Any) -> dict[str, An
     return metrics
 
 
-def test_better_worse_and_equal_are_said_first(coco: Path) -> None:
+def test_better_worse_and_undecided_are_said_first(coco: Path) -> None:
     best = perfect(coco)
     better = evaluate(coco, [], best)
     assert better["verdict"].startswith("fine-tuned is better than zero-shot")
-    assert "mask AP 1.0000 against 0.0000 (+1.0000)" in better["verdict"]
+    assert "mask AP 1.0000 fine-tuned against 0.0000 zero-shot (+1.0000, " in better["verdict"]
     assert better["tuned"]["mask"]["AP"] == pytest.approx(1.0)
     assert better["base"]["box"]["AP"] == 0.0
     worse = evaluate(coco, best, [])
     assert worse["verdict"].startswith("fine-tuned is WORSE than zero-shot")
-    assert "(-1.0000)" in worse["verdict"]
-    assert evaluate(coco, best, best)["verdict"].startswith("fine-tuned is equal to zero-shot")
+    assert "(-1.0000, 95 % interval -1.0000 to -1.0000)" in worse["verdict"]
+    assert evaluate(coco, best, best)["verdict"].startswith("undecided between both")
     report = (coco.parent / "evaluate" / "report.html").read_text()
-    assert report.index("<h1>fine-tuned is equal") < report.index("<table>")
+    assert report.index("<h1>undecided between") < report.index("<table>")
 
 
 def shifted(results: list[dict[str, Any]], pixels: int) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def test_the_verdict_is_about_masks_where_there_are_some(coco: Path) -> None:
     metrics = evaluate(coco, boxes_alone, masks_alone)
     assert metrics["tuned"]["box"]["AP"] < metrics["base"]["box"]["AP"]
     assert "better than zero-shot" in metrics["verdict"]
-    assert "mask AP 1.0000 against" in metrics["verdict"]
+    assert "mask AP 1.0000 fine-tuned against" in metrics["verdict"]
 
 
 def test_the_table_has_a_row_for_each_class(coco: Path) -> None:
@@ -111,11 +111,17 @@ def test_the_table_has_a_row_for_each_class(coco: Path) -> None:
         "class",
         *("base_box_AP", "base_mask_AP", "base_false_alarms"),
         *("tuned_box_AP", "tuned_mask_AP", "tuned_false_alarms"),
+        *("difference", "difference_low", "difference_high"),
     ]
     assert list(rows) == ["disc", "square", "cross"]
     for name, row in rows.items():
         for column, text in row.items():
             model, _, kind = column.partition("_")
+            if model == "difference":
+                found = metrics["difference"]["mask"]["per_class"][name]
+                value = found[kind or "difference"]
+                assert text == ("" if value is None else str(value))
+                continue
             found = metrics[model]
             value = (
                 found[kind][name]
@@ -154,12 +160,28 @@ def test_objects_with_a_box_alone_are_counted(coco: Path) -> None:
     assert "4 pictures and 3 objects of the test split, 1 of them without a mask" in report
 
 
+def test_an_empty_test_split_decides_nothing(coco: Path) -> None:
+    values = json.loads((coco / "test.json").read_text())
+    (coco / "test.json").write_text(json.dumps({**values, "annotations": []}))
+    metrics = evaluate(coco, [], [])
+    assert metrics["verdict"] == "undecided: the test split holds nothing to measure"
+    assert metrics["difference"]["box"]["AP"] == {"difference": None, "low": None, "high": None}
+
+
+def test_the_number_of_draws_is_a_setting(coco: Path) -> None:
+    best = perfect(coco)
+    few = evaluate(coco, shifted(best, 2), best[1:], resamples=3)["difference"]["mask"]["AP"]
+    many = evaluate(coco, shifted(best, 2), best[1:])["difference"]["mask"]["AP"]
+    assert few["difference"] == many["difference"]
+    assert (few["low"], few["high"]) != (many["low"], many["high"])
+
+
 def test_a_split_without_masks_is_judged_by_boxes(tmp_path: Path) -> None:
     coco = write_converted(tmp_path, masks=False)
     metrics = evaluate(coco, [], perfect(coco))
     assert metrics["tuned"]["mask"] is metrics["base"]["mask"] is None
     assert metrics["tuned"]["box"]["AP"] == pytest.approx(1.0)
-    assert "box AP 1.0000 against 0.0000" in metrics["verdict"]
+    assert "box AP 1.0000 fine-tuned against 0.0000" in metrics["verdict"]
     assert metrics["counts"]["box_only_objects"] == metrics["counts"]["objects"] == 3
     assert "<h2>Masks</h2>" not in (tmp_path / "evaluate" / "report.html").read_text()
 

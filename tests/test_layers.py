@@ -25,6 +25,7 @@ FLOORS = {
         "checkpoint",
         "history",
         "metrics",
+        "bootstrap",
         "reporting",
         "targets",
     },

@@ -114,6 +114,9 @@ class EvaluateSettings(Section):
     false_alarm_score: float = Field(
         0.5, ge=0, le=1, description="a detection of an absent class counts from here on"
     )
+    resamples: PositiveInt = Field(
+        1000, description="draws of pictures behind the intervals of differences"
+    )
 
 
 class Config(Section):

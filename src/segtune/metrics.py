@@ -8,12 +8,14 @@ neither right nor wrong.
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from segtune.bootstrap import ClassMatches
 from segtune.coco import Annotation, Split, rle_area, rle_bbox_xywh, segmentation_to_rle
 
 IouType = Literal["bbox", "segm"]
@@ -23,10 +25,19 @@ SUMMARY = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
+THRESHOLDS = np.arange(0.5, 1, 0.05)  # of IoU, as COCO averages over them
 
 
-def average_precision(split: Split, results: Sequence[Result], iou_type: IouType) -> dict[str, Any]:
-    """The twelve COCO numbers, and AP per class.
+@dataclass(frozen=True)
+class Scored:
+    """What pycocotools found: its numbers, and per class which detections met an object."""
+
+    summary: dict[str, Any]
+    matches: tuple[ClassMatches, ...]
+
+
+def score(split: Split, results: Sequence[Result], iou_type: IouType) -> Scored:
+    """Match detections with the ground truth.
 
     Args:
         split: the ground truth.
@@ -34,8 +45,9 @@ def average_precision(split: Split, results: Sequence[Result], iou_type: IouType
         iou_type: "bbox" or "segm".
 
     Returns:
-        `{"AP": …, …, "per_class": {name: AP}}`; None where there is nothing to measure.
-        `ignored` counts the box-only objects that mask metrics leave out.
+        As `summary` the twelve COCO numbers and `per_class` {name: AP}, None where there is
+        nothing to measure; `ignored` counts the box-only objects that mask metrics leave
+        out. As `matches` what the bootstrap needs.
     """
     evaluator = COCOeval(_truth(split, iou_type), _detected(split, results, iou_type), iou_type)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -43,7 +55,7 @@ def average_precision(split: Split, results: Sequence[Result], iou_type: IouType
         evaluator.accumulate()
         evaluator.summarize()
     precision = evaluator.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, classes)
-    return {
+    summary = {
         **{name: _known(value) for name, value in zip(SUMMARY, evaluator.stats, strict=True)},
         "per_class": {
             category.name: _known(_mean(precision[:, :, index]))
@@ -51,6 +63,38 @@ def average_precision(split: Split, results: Sequence[Result], iou_type: IouType
         },
         "ignored": sum(not a.segmentation for a in _annotations(split)) * (iou_type == "segm"),
     }
+    return Scored(summary, _matches(evaluator))
+
+
+def average_precision(split: Split, results: Sequence[Result], iou_type: IouType) -> dict[str, Any]:
+    """The `summary` of `score`."""
+    return score(split, results, iou_type).summary
+
+
+def _matches(evaluator: Any) -> tuple[ClassMatches, ...]:
+    """Per class, from pycocotools' own matching at all sizes."""
+    areas, pictures = len(evaluator.params.areaRng), len(evaluator.params.imgIds)
+    return tuple(
+        _class_matches(evaluator.evalImgs[index * areas * pictures :][:pictures])
+        for index in range(len(evaluator.params.catIds))
+    )
+
+
+def _class_matches(per_picture: Sequence[Mapping[str, Any] | None]) -> ClassMatches:
+    met = [(n, e) for n, e in enumerate(per_picture) if e is not None]
+    objects = np.zeros(len(per_picture), np.int64)
+    for number, entry in met:
+        objects[number] = np.sum(np.asarray(entry["gtIgnore"]) == 0)
+    found = [e["dtMatches"] > 0 for _, e in met] or [np.zeros((len(THRESHOLDS), 0), bool)]
+    ignored = [e["dtIgnore"] > 0 for _, e in met] or found
+    scores = np.array([value for _, e in met for value in e["dtScores"]])
+    order = np.argsort(-scores, kind="mergesort")  # as pycocotools breaks ties
+    return ClassMatches(
+        picture=np.array([n for n, e in met for _ in e["dtScores"]], np.int64)[order],
+        found=np.concatenate(found, axis=1)[:, order],
+        counted=~np.concatenate(ignored, axis=1)[:, order],
+        objects=objects,
+    )
 
 
 def _truth(split: Split, iou_type: IouType) -> COCO:

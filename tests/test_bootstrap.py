@@ -1,0 +1,85 @@
+"""Intervals: pycocotools on resampled pictures as oracle, and known answers."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from segtune.bootstrap import drawn_counts, paired_differences, precisions
+from segtune.coco import Split
+from segtune.metrics import Result, average_precision, score
+from tests.test_metrics import IOU_TYPES, detection, random_case, split_of
+
+
+def repeated(split: Split, results: list[Result], counts: list[int]) -> tuple[Split, list[Result]]:
+    """The split in which each picture lies as often as it was drawn."""
+    images, annotations, records = [], {}, list[Result]()
+    for image, count in zip(split.images, counts, strict=True):
+        for _ in range(count):
+            number = len(images) + 1
+            images.append(replace(image, id=number))
+            annotations[number] = tuple(
+                replace(a, id=1000 * number + k, image_id=number)
+                for k, a in enumerate(split.annotations[image.id])
+            )
+            mine = [r for r in results if r["image_id"] == image.id]
+            records += [{**r, "image_id": number} for r in mine]
+    return replace(split, images=tuple(images), annotations=annotations), records
+
+
+@pytest.mark.parametrize("iou_type", IOU_TYPES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_draw_scores_what_pycocotools_gives_its_pictures(
+    seed: int, iou_type: Literal["bbox", "segm"]
+) -> None:
+    split, results = random_case(seed)
+    draws = np.concatenate([np.ones((1, 5), int), drawn_counts(5, 6)])
+    found = precisions(score(split, results, iou_type).matches, draws)
+    for draw, values in zip(draws, found, strict=True):
+        drawn = average_precision(*repeated(split, results, draw.tolist()), iou_type)
+        expected = [np.nan if v is None else v for v in drawn["per_class"].values()]
+        assert values == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
+def test_every_draw_takes_as_many_pictures_as_there_are() -> None:
+    draws = drawn_counts(7, 50)
+    assert draws.shape == (50, 7)
+    assert (draws.sum(1) == 7).all()
+    assert len(np.unique(draws, axis=0)) > 40
+    assert np.array_equal(draws, drawn_counts(7, 50))
+
+
+def test_swapping_the_models_turns_the_interval_round() -> None:
+    split, better = random_case(0)
+    worse = [{**r, "bbox": [r["bbox"][0] + 4, *r["bbox"][1:]]} for r in better]
+    one, two = (score(split, r, "bbox").matches for r in (worse, better))
+    there, there_per_class = paired_differences(one, two, 200)
+    back, back_per_class = paired_differences(two, one, 200)
+    assert there.difference and there.low is not None and there.high is not None
+    assert there.low < there.difference < there.high
+    pairs = zip([there, *there_per_class], [back, *back_per_class], strict=True)
+    for a, b in pairs:
+        assert (a.difference, a.low, a.high) == pytest.approx(
+            tuple(-v for v in (b.difference, b.high, b.low) if v is not None)
+        )
+
+
+def test_equal_models_differ_by_nothing() -> None:
+    split, results = random_case(1)
+    matches = score(split, results, "segm").matches
+    overall, _ = paired_differences(matches, matches, 100)
+    assert (overall.difference, overall.low, overall.high) == (0, 0, 0)
+
+
+def test_a_class_without_objects_has_no_interval() -> None:
+    split = split_of([(1, 1, (10, 10, 40, 40)), (2, 1, (10, 10, 40, 40))])
+    found = score(split, [detection(1, 1, (10, 10, 40, 40))], "bbox").matches
+    none = score(split, [], "bbox").matches
+    overall, (cat, dog) = paired_differences(none, found, 200)
+    assert overall == cat
+    assert cat.difference == pytest.approx(0.5, abs=0.01)
+    assert (cat.low, cat.high) == pytest.approx((0, 1))
+    assert dog.difference is None and dog.low is None and dog.high is None
+    nothing, _ = paired_differences(none[1:], found[1:], 200)
+    assert nothing.difference is None
