@@ -92,6 +92,8 @@ def set_categories(*categories: tuple[int, str, str]) -> Callable[[Values], obje
     return change
 
 
+CROSSED = [5.0, 5.0, 15.0, 15.0, 15.0, 5.0, 5.0, 15.0]
+CROSSED_AREA = int(mask_utils.area(mask_utils.frPyObjects([CROSSED], HEIGHT, WIDTH))[0])
 TRIANGLE = [5.0, 5.0, 15.0, 5.0, 15.0, 15.0]
 
 
@@ -120,6 +122,11 @@ TRIANGLE = [5.0, 5.0, 15.0, 5.0, 15.0, 15.0]
             set_first(segmentation=[[5, 5, 5, 5, 5, 5]]),
             "mask without a pixel",
             {"segmentation": [], "box_only": True},
+        ),
+        (
+            set_first(segmentation=[CROSSED], bbox=[5, 5, 10, 10]),
+            "polygon that crosses itself",
+            {"segmentation": [CROSSED], "area": CROSSED_AREA},
         ),
         (
             set_first(segmentation=[], bbox=[-5, 20, 10, 20]),
@@ -217,6 +224,20 @@ def test_an_annotated_category_0_stays(tmp_path: Path) -> None:
     assert rules(values) == {}
 
 
+def test_names_alike_are_merged_on_demand(tmp_path: Path) -> None:
+    change = set_categories((1, "cat", "x"), (2, "Cat ", "x"))
+    values = convert(write_export(tmp_path / "export", change), tmp_path / "out", merge_names=True)
+    assert [c["name"] for c in values["train"]["categories"]] == ["cat", "big_dog"]
+    assert {a["category_id"] for a in values["train"]["annotations"]} == {1}
+    assert {a["category_id"] for a in values["valid"]["annotations"]} == {1, 2}
+    assert rules(values)["classes merged"] == 1
+
+
+def test_annotation_ids_from_0_or_twice_are_numbered_anew(tmp_path: Path) -> None:
+    values = converted(tmp_path, lambda v: [a.update(id=0) for a in v["annotations"]])
+    assert [a["id"] for a in values["train"]["annotations"]] == [1, 2]
+
+
 def test_splits_that_list_other_classes_share_one_table(tmp_path: Path) -> None:
     values = converted(tmp_path, set_categories((1, "cat", "x"), (2, "bird", "x")))
     names = {c["id"]: c["name"] for c in values["test"]["categories"]}
@@ -268,6 +289,8 @@ def duplicate(table: str, key: str) -> Callable[[Values], object]:
             "is no prompt that SAM 3 could understand",
         ),
         (set_categories((1, "", "x"), (2, "cat", "x")), "no name"),
+        (set_categories((1, "12.5, 33.1", "x"), (2, "cat", "x")), "is no prompt"),
+        (set_categories((1, "a rusty nail " * 11, "x"), (2, "cat", "x")), "tokens as a prompt"),
         (lambda v: v.pop("annotations"), "no table 'annotations'"),
     ],
 )

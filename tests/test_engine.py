@@ -119,7 +119,10 @@ def test_the_gradient_is_clipped(coco: Path) -> None:
         assert after == pytest.approx(0.1, rel=1e-3)
 
 
-def detections(coco: Path, prompts: list[str], **changes: Any) -> list[Any]:
+def detections(
+    coco: Path, prompts: list[str], texts: list[str] | None = None, **changes: Any
+) -> list[Any]:
+    texts = texts or prompts
     split = read_split(coco / "test.json")
     path = split.image_path(split.images[0])
     pixels, size = load_image(path, 96)
@@ -130,7 +133,9 @@ def detections(coco: Path, prompts: list[str], **changes: Any) -> list[Any]:
         **changes,
     }
     model, cpu = build_model("tiny"), torch.device("cpu")
-    ((_, found),) = predict(model, [Picture(1, pixels, size)], prompts, cpu, **options)
+    asked = tuple(texts.index(prompt) for prompt in prompts)
+    picture = Picture(1, pixels, size, asked)
+    ((_, found),) = predict(model, [picture], texts, cpu, **options)
     return found
 
 
@@ -150,6 +155,16 @@ def test_predictions_do_not_depend_on_how_prompts_are_grouped(coco: Path) -> Non
     together, apart = detections(coco, prompts), detections(coco, prompts, pairs_per_pass=1)
     for one, other in zip(together, apart, strict=True):
         assert one.prompt == other.prompt
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+        assert one.bbox_xywh == pytest.approx(other.bbox_xywh, abs=1e-2)
+
+
+def test_a_picture_is_asked_its_own_prompts_alone(coco: Path) -> None:
+    mine = ["cross", "disc"]
+    alone = detections(coco, mine)
+    among = detections(coco, mine, texts=["disc", "a longer text of others", "cross", "square"])
+    assert [d.prompt for d in alone] == [d.prompt for d in among]
+    for one, other in zip(alone, among, strict=True):
         assert one.score == pytest.approx(other.score, abs=1e-5)
         assert one.bbox_xywh == pytest.approx(other.bbox_xywh, abs=1e-2)
 

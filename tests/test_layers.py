@@ -10,9 +10,30 @@ import pytest
 from segtune.provenance import SOURCE, segtune_imports
 
 FLOORS = {
-    "ground": {"errors", "config", "atomic", "provenance", "distributed", "coco", "lora"},
+    "ground": {
+        "errors",
+        "config",
+        "atomic",
+        "provenance",
+        "distributed",
+        "coco",
+        "lora",
+        "template",
+    },
     "middle": {
         "roboflow",
+        "archive",
+        "sources",
+        "splits",
+        "conditions",
+        "tokens",
+        "format_coco",
+        "format_yolo",
+        "format_voc",
+        "format_createml",
+        "format_tensorflow",
+        "format_sam2",
+        "format_semantic",
         "objects",
         "categories",
         "pictures",

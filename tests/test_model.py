@@ -9,12 +9,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from segtune.errors import WeightsError
 from segtune.lora import inject_lora, lora_parameters, merge_lora
 from segtune.losses import build_loss, prompted_loss
 from segtune.model import (
     ARCHITECTURES,
-    bpe_vocabulary,
     build_model,
     encode_images,
     encode_prompts,
@@ -24,6 +22,7 @@ from segtune.model import (
     targets_of,
 )
 from segtune.targets import LORA_PATTERNS, component_of, lora_specs
+from segtune.tokens import bpe_vocabulary
 from tests.batches import adapted_tiny, all_specs, largest_difference, random_batch
 
 OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
@@ -200,13 +199,6 @@ def test_after_one_step_every_adapter_moves_and_no_base_weight() -> None:
     optimizer.step()
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in base.items())
-
-
-def test_the_vocabulary_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"another vocabulary")
-    monkeypatch.setattr("segtune.model.files", lambda package: tmp_path)
-    with pytest.raises(WeightsError, match=r"missing or altered.*Reinstall"):
-        bpe_vocabulary()
 
 
 def test_the_input_is_a_whole_number_of_windows() -> None:

@@ -9,15 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from segtune.errors import ExportError
-from segtune.roboflow import read_export
+from segtune.config import ConvertSettings
+from segtune.errors import ConfigError, ExportError
+from segtune.roboflow import Export
+from segtune.roboflow import read_export as read_with
 from tests.exports import write_export, zip_export
+
+
+def read_export(export: Path, unpacked: Path) -> Export:
+    return read_with(export, unpacked, ConvertSettings())
 
 
 def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
-    root, sources = read_export(export, tmp_path / "unpacked")
-    assert root == export.resolve()
+    found = read_export(export, tmp_path / "unpacked")
+    sources = found.splits
+    assert found.root == export.resolve()
+    assert found.format == "coco"
     assert list(sources) == ["train", "valid", "test"]
     assert not (tmp_path / "unpacked").exists()
     for name, source in sources.items():
@@ -32,7 +40,8 @@ def test_a_zip_is_unpacked_whole(tmp_path: Path, prefix: str) -> None:
     (export / "__MACOSX").mkdir()
     (export / "__MACOSX" / "data.yaml").write_text("junk")
     archive = zip_export(export, tmp_path / "export.zip", prefix)
-    root, sources = read_export(archive, tmp_path / "out" / "images")
+    found = read_export(archive, tmp_path / "out" / "images")
+    root, sources = found.root, found.splits
     assert root.is_relative_to((tmp_path / "out" / "images").resolve())
     for source in sources.values():
         for path in source.images.values():
@@ -40,13 +49,13 @@ def test_a_zip_is_unpacked_whole(tmp_path: Path, prefix: str) -> None:
             assert path.read_bytes() == original.read_bytes()
     assert not list(root.rglob("*junk*"))
     # Again, onto what is there already.
-    assert read_export(archive, tmp_path / "out" / "images")[0] == root
+    assert read_export(archive, tmp_path / "out" / "images").root == root
 
 
 def test_val_is_valid(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     (export / "valid").rename(export / "val")
-    assert read_export(export, tmp_path)[1]["valid"].annotations.parent.name == "val"
+    assert read_export(export, tmp_path).splits["valid"].annotations.parent.name == "val"
     (export / "valid").mkdir()
     with pytest.raises(ExportError, match="both valid/ and val/ exist"):
         read_export(export, tmp_path)
@@ -59,11 +68,11 @@ def test_moved_pictures_and_a_renamed_json_are_found(tmp_path: Path) -> None:
         path.rename(export / "train" / "images" / path.name)
     (export / "train" / "_annotations.coco.json").rename(export / "train" / "labels.json")
     (export / "train" / "._labels.json").write_text("junk")
-    source = read_export(export, tmp_path)[1]["train"]
+    source = read_export(export, tmp_path).splits["train"]
     assert source.annotations.name == "labels.json"
     assert all(path.parent.name == "images" for path in source.images.values())
-    (export / "train" / "more.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"2 JSON files: labels\.json, more\.json\."):
+    (export / "train" / "more.json").write_text('{"images": []}')
+    with pytest.raises(ExportError, match=r"2 COCO files: labels\.json, more\.json\."):
         read_export(export, tmp_path)
 
 
@@ -71,10 +80,11 @@ def test_moved_pictures_and_a_renamed_json_are_found(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda folder: None, "no such file or folder"),
-        (lambda folder: folder.mkdir(), "nothing is in it"),
+        (lambda folder: folder.mkdir(), "there is nothing in it"),
+        (lambda folder: (folder / "a").mkdir(parents=True), "there is nothing in it"),
+        (lambda folder: (folder / "train").mkdir(parents=True), "no annotations of a known"),
+        (lambda folder: (folder / "a.txt", folder.mkdir())[0].touch(), "there is no train/"),
         (lambda folder: folder.write_text("text"), "no readable zip"),
-        (lambda folder: write_export(folder, splits=("train", "test")), "there is no valid split"),
-        (lambda folder: write_export(folder, splits=("train", "valid")), "there is no test split"),
     ],
 )
 def test_no_export_gives_one_clear_line(
@@ -88,39 +98,29 @@ def test_no_export_gives_one_clear_line(
     assert not (tmp_path / "unpacked").exists()
 
 
-def test_one_json_per_picture_is_told_in_a_line(tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    for number in range(9):
-        (tmp_path / "train" / f"{number}.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"9 JSON files: 0\.json, 1\.json, 2\.json, …\."):
-        read_export(tmp_path, tmp_path / "unpacked")
-
-
-def test_a_split_is_missed_whatever_lies_beside_it(tmp_path: Path) -> None:
+def test_splits_that_are_not_there_are_left_out(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", splits=("train", "test"))
-    (export / "data.yaml").write_text("names: [cat]")
-    with pytest.raises(ExportError, match="there is no valid split"):
-        read_export(export, tmp_path / "unpacked")
-    for split in ("train", "test"):
-        (export / split / "_annotations.coco.json").rename(export / split / "labels.json")
-    with pytest.raises(ExportError, match="there is no valid split"):
+    assert list(read_export(export, tmp_path / "unpacked").splits) == ["train", "test"]
+    (export / "train").rename(export / "valid")
+    with pytest.raises(ExportError, match="there is no train split"):
         read_export(export, tmp_path / "unpacked")
 
 
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("data.yaml", "YOLO"),
-        ("train/_annotations.createml.json", "CreateML"),
-        ("train/picture.xml", "Pascal VOC"),
-    ],
-)
-def test_another_format_is_named(tmp_path: Path, file: str, name: str) -> None:
-    path = tmp_path / "export" / file
-    path.parent.mkdir(parents=True)
-    path.write_text("{}")
-    with pytest.raises(ExportError, match=f"this is a {name} export.*COCO"):
-        read_export(tmp_path / "export", tmp_path / "unpacked")
+def test_a_split_without_annotations_is_not_passed_over(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    (export / "valid" / "_annotations.coco.json").unlink()
+    with pytest.raises(ExportError, match="valid: no annotations as coco"):
+        read_export(export, tmp_path / "unpacked")
+
+
+def test_of_two_formats_the_settings_choose(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    for split in ("train", "valid", "test"):
+        (export / split / "_annotations.createml.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"coco and createml.*\{format: coco\}"):
+        read_export(export, tmp_path / "unpacked")
+    found = read_with(export, tmp_path / "unpacked", ConvertSettings(format="createml"))
+    assert found.format == "createml"
 
 
 def link(archive: zipfile.ZipFile) -> None:
@@ -189,11 +189,11 @@ def test_a_zip_too_large_for_a_disk_is_refused(
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
     with zipfile.ZipFile(archive) as opened:
         size = sum(member.file_size for member in opened.infolist())
-    monkeypatch.setattr("segtune.roboflow.LARGEST_ZIP", size - 1)
+    monkeypatch.setattr("segtune.archive.LARGEST_ZIP", size - 1)
     with pytest.raises(ExportError, match=f"more than {size - 1} bytes"):
         read_export(archive, tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
-    monkeypatch.setattr("segtune.roboflow.LARGEST_ZIP", size)
+    monkeypatch.setattr("segtune.archive.LARGEST_ZIP", size)
     assert read_export(archive, tmp_path / "unpacked")
 
 
@@ -222,6 +222,6 @@ def test_what_an_earlier_zip_left_is_replaced_whole(tmp_path: Path) -> None:
     (export / "train" / "notes.txt").write_text("gone in the next version")
     read_export(zip_export(export, tmp_path / "1.zip"), tmp_path / "unpacked")
     (export / "train" / "notes.txt").unlink()
-    root, _ = read_export(zip_export(export, tmp_path / "2.zip"), tmp_path / "unpacked")
+    root = read_export(zip_export(export, tmp_path / "2.zip"), tmp_path / "unpacked").root
     assert json.loads((root / "train" / "_annotations.coco.json").read_text())
     assert not (root / "train" / "notes.txt").exists()

@@ -5,7 +5,8 @@ names the folder of the pictures.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
 from segtune.errors import DatasetError
+from segtune.template import fill
 
 BoxXywh = tuple[float, float, float, float]
-Segmentation = list[list[float]] | dict[str, Any]  # polygons, or RLE
+Segmentation = list[Any] | dict[str, Any]  # polygons, each x0, y0, x1, y1, …; or RLE
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class and the text that SAM 3 is prompted with for it."""
+    """A class and the text that SAM 3 is prompted with for it, perhaps with `{fields}`."""
 
     id: int
     name: str
@@ -36,6 +38,7 @@ class Image:
     file_name: str
     width: int  # pixels
     height: int  # pixels
+    fields: Mapping[str, str] = field(default_factory=dict)  # for the prompts
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Split:
         """Where a picture lies."""
         return self.root / image.file_name
 
+    def prompts(self, image: Image) -> dict[int, str]:
+        """Category id -> the text that a picture is prompted with."""
+        return {category.id: fill(category.prompt, image.fields) for category in self.categories}
+
 
 def read_split(path: Path) -> Split:
     """Read `<folder>/<split>.json` as `segtune.convert` wrote it.
@@ -75,7 +82,8 @@ def read_split(path: Path) -> Split:
     values, manifest = read_json(path), read_json(path.parent / "manifest.json")
     try:
         images = tuple(
-            Image(v["id"], v["file_name"], v["width"], v["height"]) for v in values["images"]
+            Image(v["id"], v["file_name"], v["width"], v["height"], v.get("fields", {}))
+            for v in values["images"]
         )
         annotations: dict[int, list[Annotation]] = {image.id: [] for image in images}
         for record in values["annotations"]:

@@ -32,10 +32,33 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Format = Literal["auto", "coco", "yolo", "voc", "createml", "tensorflow", "sam2", "semantic"]
+
+
 class ConvertSettings(Section):
+    format: Format = "auto"
+    class_name: str = Field("", description="class of a SAM 2 export, which names none")
+    oriented_boxes: bool = Field(
+        False, description="YOLO lines of nine values are turned boxes, no polygons"
+    )
+    connected_components: bool = Field(
+        False, description="each connected area of a semantic mask is an object"
+    )
+    merge_names: bool = Field(
+        False, description="classes that differ in case or spaces alone are one"
+    )
+    missing_test: Literal["error", "carve", "valid"] = "error"
+    carved_share: float = Field(
+        0.15, gt=0, lt=0.5, description="of train's source pictures, for a missing split"
+    )
+    carve_seed: int = Field(0, ge=0)
     prompts: dict[str, str] = Field(
         default_factory=dict, description="category name -> text prompt"
     )
+    template: str = Field(
+        "{name}", description="of every prompt; {name}, and fields of a picture's record or CSV"
+    )
+    fields: str = Field("", description="CSV of fields per picture, with a column file_name")
 
 
 class ValidateSettings(Section):

@@ -10,14 +10,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from segtune.atomic import atomic_path, write_json
+from segtune.atomic import atomic_path, write_json, write_tables
 from segtune.categories import category_table, prompts
+from segtune.conditions import Conditions, fields_per_picture, read_rows
 from segtune.config import ConvertSettings, parse_section
 from segtune.errors import ConfigError, ExportError, exit_on_error
 from segtune.objects import Record, Repairs, exact_object, number
 from segtune.pictures import Checked, Expected, check_pictures
 from segtune.reporting import say
-from segtune.roboflow import SplitSource, read_export
+from segtune.roboflow import SPLITS, read_export
+from segtune.sources import SplitSource
+from segtune.splits import complete
+from segtune.template import fields_of, fill
+from segtune.tokens import MOST_TOKENS, count_tokens
 
 DROPPED = ("box of no size dropped", "box outside the picture dropped")
 LARGEST_DROPPED_SHARE = 0.01  # of the annotations of an export
@@ -29,25 +34,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with exit_on_error("convert"):
         settings = parse_section(ConvertSettings, arguments.settings)
-        root, sources = read_export(arguments.export, arguments.out / "images")
-        repairs = Repairs()
-        categories, ids = category_table(sources, repairs)
-        _add_prompts(categories, settings, sources)
-        splits = {
-            name: _convert_split(source, root, ids[name], repairs)
-            for name, source in sources.items()
-        }
-        _require_few_dropped(splits, repairs, arguments.export)
-        checked = check_pictures(
-            expected for source in sources.values() for expected in _expected(source)
-        )
-        outputs: dict[str, Any] = {
-            name: {**split, "categories": categories} for name, split in splits.items()
-        }
-        outputs["manifest"] = _manifest(root, checked)
-        outputs["conversion"] = _log(arguments.export, splits, repairs)
+        outputs = _converted(arguments.export, arguments.out / "images", settings)
         _write_all(arguments.out, outputs)
-        _tell(outputs["conversion"], categories)
+        _tell(outputs["conversion"], outputs["train"]["categories"])
+
+
+def _converted(path: Path, unpacked: Path, settings: ConvertSettings) -> dict[str, Any]:
+    """Name of each file to write -> what is in it."""
+    repairs = Repairs()
+    export = read_export(path, unpacked, settings)
+    sources = complete(export.splits, settings, repairs)
+    categories, ids = category_table(sources, repairs, settings.merge_names)
+    _add_prompts(categories, settings, sources)
+    conditions = _conditions(path, sources, settings)
+    _require_readable(categories, conditions)
+    splits = {
+        name: _convert_split(source, export.root, ids[name], conditions[name], repairs)
+        for name, source in sources.items()
+    }
+    _require_few_dropped(splits, repairs, path)
+    # Once each, also where two splits share their pictures.
+    expected = {e.path: e for source in sources.values() for e in _expected(source)}
+    return {
+        **{name: {**split, "categories": categories} for name, split in splits.items()},
+        "manifest": _manifest(export.root, check_pictures(expected.values())),
+        "conversion": _log(path, export.format, splits, repairs),
+    }
+
+
+def _conditions(
+    export: Path, sources: Mapping[str, SplitSource], settings: ConvertSettings
+) -> dict[str, Conditions]:
+    """Per split and picture, what the template tells of it."""
+    wanted = fields_of(settings.template) - {"name"}
+    rows = read_rows(settings.fields, export) if settings.fields else {}
+    return {name: fields_per_picture(s, wanted, rows) for name, s in sources.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,14 +89,41 @@ def _add_prompts(
                 file="--settings",
                 remedy="Say what it shows, or leave the class out of the map",
             )
+    if "name" not in fields_of(settings.template):
+        raise ConfigError(
+            f"convert.template {settings.template!r} has no {{name}}, so all classes would be "
+            "asked for in the same words",
+            file="--settings",
+            remedy="Put {name} where the class belongs",
+        )
     file = sources["train"].annotations
     words = prompts([category["name"] for category in categories], settings.prompts, file)
     for category in categories:
-        category["prompt"] = words[category["name"]]
+        category["prompt"] = fill(settings.template, {"name": words[category["name"]]})
+
+
+def _require_readable(
+    categories: list[dict[str, Any]], conditions: Mapping[str, Conditions]
+) -> None:
+    """Names were counted already; what the map and the template make of them was not."""
+    told = [fields for found in conditions.values() for fields in found.values()] or [{}]
+    texts = {fill(c["prompt"], fields): c["name"] for c in categories for fields in told}
+    for text, name in texts.items():
+        if (tokens := count_tokens(text)) > MOST_TOKENS:
+            raise ConfigError(
+                f"the prompt {text!r} has {tokens} tokens, SAM 3 reads {MOST_TOKENS} of them",
+                file="--settings",
+                record=f"category {name!r}",
+                remedy="Use fewer words in convert.prompts or convert.template",
+            )
 
 
 def _convert_split(
-    source: SplitSource, root: Path, category_ids: Mapping[int, int], repairs: Repairs
+    source: SplitSource,
+    root: Path,
+    category_ids: Mapping[int, int],
+    conditions: Conditions,
+    repairs: Repairs,
 ) -> Coco:
     images = {record["id"]: record for record in _images(source)}
     numbers = {old: new for new, old in enumerate(images, start=1)}
@@ -94,6 +142,8 @@ def _convert_split(
             annotations.append({"id": len(annotations) + 1, **references, **found})
     for old, picture in images.items():
         path = source.images[picture["file_name"]]
+        if conditions:
+            picture["fields"] = conditions[picture["file_name"]]
         picture |= {"id": numbers[old], "file_name": path.relative_to(root).as_posix()}
     return {"images": list(images.values()), "annotations": annotations}
 
@@ -178,7 +228,7 @@ def _manifest(root: Path, checked: Sequence[Checked]) -> dict[str, Any]:
     return {"root": str(root), "images": sorted(records, key=lambda record: str(record["path"]))}
 
 
-def _log(export: Path, splits: Mapping[str, Coco], repairs: Repairs) -> dict[str, Any]:
+def _log(export: Path, kind: str, splits: Mapping[str, Coco], repairs: Repairs) -> dict[str, Any]:
     counts = {}
     for name, split in splits.items():
         boxes_only = sum("box_only" in a for a in split["annotations"])
@@ -188,10 +238,9 @@ def _log(export: Path, splits: Mapping[str, Coco], repairs: Repairs) -> dict[str
             "masks": len(split["annotations"]) - boxes_only,
             "boxes_only": boxes_only,
         }
-    any_mask = any(count["masks"] for count in counts.values())
     return {
         "export": str(export),
-        "format": "COCO segmentation" if any_mask else "COCO (boxes only)",
+        "format": kind,
         "splits": counts,
         "repairs": repairs.as_json(),
     }
@@ -202,11 +251,12 @@ def _write_all(out: Path, outputs: Mapping[str, Any]) -> None:
         # All are written before the first is moved into its place.
         staged = {name: stack.enter_context(atomic_path(out / f"{name}.json")) for name in outputs}
         for name, value in outputs.items():
-            write_json(staged[name], value)
+            write = write_tables if name in SPLITS else write_json
+            write(staged[name], value)
 
 
 def _tell(log: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> None:
-    say(f"{log['format']} export, {len(categories)} classes:")
+    say(f"export in the format {log['format']}, {len(categories)} classes:")
     for category in categories:
         say(f"  {category['name']}: prompted as {category['prompt']!r}")
     for name, count in log["splits"].items():

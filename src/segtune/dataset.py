@@ -85,12 +85,16 @@ class PromptedImages(Dataset[Sample]):
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
         self.max_negatives = max_negatives
-        known = {category.prompt.strip().casefold() for category in split.categories}
+        known = {
+            prompt.strip().casefold()
+            for image in split.images
+            for prompt in split.prompts(image).values()
+        }
         self.extra_negatives = tuple(
             prompt for prompt in extra_negatives if prompt.strip().casefold() not in known
         )
         self.horizontal_flip = horizontal_flip
-        self.prompt_of = {category.id: category.prompt for category in split.categories}
+        self.classes = [category.id for category in split.categories]
         self.images = [image for image in split.images if self._offers_a_prompt(image)]
 
     def __len__(self) -> int:
@@ -106,11 +110,12 @@ class PromptedImages(Dataset[Sample]):
         shown = {annotation.category_id for annotation in self.split.annotations[image.id]}
         prompts = [*sorted(present), *self._negatives(shown, rng)]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
+        prompt_of = self.split.prompts(image)
         masks = [_masks(anns, image, self.image_size) for anns in found]
         sample = Sample(
             name=image.file_name,
             image=load_image(self.split.image_path(image), self.image_size)[0],
-            prompts=tuple(self.prompt_of[p] if isinstance(p, int) else p for p in prompts),
+            prompts=tuple(prompt_of[p] if isinstance(p, int) else p for p in prompts),
             boxes_cxcywh=tuple(_boxes_cxcywh(anns, image) for anns in found),
             masks=tuple(masks),
             has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
@@ -124,11 +129,11 @@ class PromptedImages(Dataset[Sample]):
     def _offers_a_prompt(self, image: Image) -> bool:
         objects = self._objects(image)
         shown = {annotation.category_id for annotation in self.split.annotations[image.id]}
-        absent = len(self.prompt_of) - len(shown) + len(self.extra_negatives)
+        absent = len(self.classes) - len(shown) + len(self.extra_negatives)
         return bool(objects) or (self.max_negatives > 0 and absent > 0)
 
     def _negatives(self, shown: set[int], rng: np.random.Generator) -> list[int | str]:
-        absent = [*(i for i in self.prompt_of if i not in shown), *self.extra_negatives]
+        absent = [*(i for i in self.classes if i not in shown), *self.extra_negatives]
         count = self.max_negatives
         # A permutation of nothing is fine, a choice from nothing is an error.
         return [absent[i] for i in sorted(rng.permutation(len(absent))[:count])]

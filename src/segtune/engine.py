@@ -61,6 +61,7 @@ class Picture:
     id: int
     image: Tensor  # (3, S, S), normalised
     size: Size  # (height, width) of the original, in pixels
+    prompts: tuple[int, ...]  # positions of its texts
 
 
 def train_one_epoch(
@@ -115,7 +116,7 @@ def train_one_epoch(
 def predict(
     model: Sam3Image,
     pictures: Iterable[Picture],
-    prompts: Sequence[str],
+    texts: Sequence[str],
     device: torch.device,
     pairs_per_pass: int,
     score_threshold: float,
@@ -128,7 +129,7 @@ def predict(
     Args:
         model: on `device`.
         pictures: read one at a time.
-        prompts: texts.
+        texts: all that any picture is prompted with.
         device: of the model.
         pairs_per_pass: prompts per forward pass behind the image encoder; limits memory.
         score_threshold: detections below it are left out.
@@ -138,13 +139,16 @@ def predict(
         The id of each picture and its detections, prompt after prompt, best score first.
     """
     with evaluating(model), torch.inference_mode(), mixed_precision(device):
-        text = encode_prompts(model, list(prompts), device)
+        text = encode_prompts(model, list(texts), device)
         for picture in pictures:
             features = {**encode_images(model, picture.image[None].to(device)), **text}
             found: list[Detection] = []
-            for ids in torch.arange(len(prompts), device=device).split(pairs_per_pass):
+            asked = torch.tensor(picture.prompts, device=device)
+            for start in range(0, len(asked), pairs_per_pass):
+                ids = asked[start : start + pairs_per_pass]
                 outputs = ground(model, features, torch.zeros_like(ids), ids)
-                for row, prompt in enumerate(ids.tolist()):
+                for row in range(len(ids)):
+                    prompt = start + row  # of the picture's own
                     kept = _best(outputs, row, score_threshold, max_detections)
                     found += _detections(prompt, *kept, picture.size)
             yield picture.id, found

@@ -38,12 +38,12 @@ def predict_split(
     Returns:
         COCO's results format, with `bbox` and `segmentation` in each record.
     """
-    prompts = [category.prompt for category in split.categories]
+    texts = sorted({text for image in split.images for text in split.prompts(image).values()})
     results: list[dict[str, Any]] = []
     for image_id, detections in predict(
         model,
-        _pictures(split, image_size, share),
-        prompts,
+        _pictures(split, image_size, texts, share),
+        texts,
         device,
         settings.prompts_per_pass,
         settings.score_threshold,
@@ -56,10 +56,12 @@ def predict_split(
     return results
 
 
-def _pictures(split: Split, image_size: int, share: slice) -> Iterator[Picture]:
+def _pictures(split: Split, image_size: int, texts: list[str], share: slice) -> Iterator[Picture]:
     for image in split.images[share]:
         pixels, size = load_image(split.image_path(image), image_size)
-        yield Picture(image.id, pixels, size)
+        asked = split.prompts(image)
+        places = tuple(texts.index(asked[category.id]) for category in split.categories)
+        yield Picture(image.id, pixels, size, places)
 
 
 def _result(split: Split, image_id: int, detection: Detection) -> dict[str, Any]:

@@ -5,19 +5,15 @@ the same classes for laptops and tests. The stock builder is not used because it
 tensors on `cuda` at construction. segtune prompts with text alone.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from segtune.dataset import Batch
-from segtune.errors import WeightsError
 from segtune.sam3_package import (
     MLP,
     BatchedDatapoint,
@@ -43,8 +39,7 @@ from segtune.sam3_package import (
     VETextEncoder,
     ViT,
 )
-
-BPE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+from segtune.tokens import bpe_vocabulary
 
 
 @dataclass(frozen=True)
@@ -233,22 +228,6 @@ def ground(
 def targets_of(model: Sam3Image, batch: Batch) -> dict[str, Any]:
     """A batch's ground truth in the form that the package's losses read."""
     return cast(dict[str, Any], model.back_convert(_find_target(batch)))
-
-
-def bpe_vocabulary() -> Path:
-    """The BPE vocabulary, which the `sam3` wheel lacks and `open_clip` carries.
-
-    Raises:
-        WeightsError: when the installed file is missing or is not SAM 3's vocabulary.
-    """
-    path = Path(str(files("open_clip") / "bpe_simple_vocab_16e6.txt.gz"))
-    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != BPE_SHA256:
-        raise WeightsError(
-            "the BPE vocabulary of the text encoder is missing or altered",
-            file=path,
-            remedy="Reinstall open_clip_torch",
-        )
-    return path
 
 
 def _datapoint(batch: Batch) -> BatchedDatapoint:

@@ -1,9 +1,15 @@
 """Making exact COCO objects of the records of an export, and logging every repair."""
 
+import json
+from array import array
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import shapely
 
 from segtune.coco import BoxXywh, Segmentation, rle_area, rle_bbox_xywh, segmentation_to_rle
 from segtune.errors import ExportError
@@ -25,7 +31,9 @@ class Repairs:
         """Count a repair, and remember where it was and what stood there."""
         self.counts[rule] += 1
         if len(self.examples[rule]) < KEPT_EXAMPLES:
-            example = {"file": str(file), "record": record, "original": original}
+            # Polygons are arrays here, and the log is JSON.
+            plain = json.loads(json.dumps(original, default=list))
+            example = {"file": str(file), "record": record, "original": plain}
             self.examples[rule].append(example)
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -41,14 +49,23 @@ class Record:
     """An annotation of an export, with what is needed to speak of it and to check it."""
 
     values: dict[str, Any]
-    file: Path
+    annotations: Path  # of its split
     width: int  # pixels, of its picture
     height: int  # pixels
     repairs: Repairs
 
     @property
+    def file(self) -> Path:
+        return self._place[0]
+
+    @property
     def name(self) -> str:
-        return f"annotation {self.values.get('id')}"
+        return self._place[1]
+
+    @property
+    def _place(self) -> tuple[Path, str]:
+        here = (self.annotations, f"annotation {self.values.get('id')}")
+        return self.values.get("place", here)
 
     def log(self, rule: str, original: Any) -> None:
         self.repairs.log(rule, self.file, self.name, original)
@@ -115,8 +132,11 @@ def number(value: Any, refuse: Any, log: Any) -> float:
     return float(value)
 
 
-def _numbers(values: Any, record: Record) -> list[float]:
-    if not isinstance(values, list):
+def _numbers(values: Any, record: Record) -> Sequence[float]:
+    # Written so that NaN goes the slow way too, where it is refused by name.
+    if isinstance(values, array) and np.abs(values).max(initial=0) <= LARGEST_COORDINATE:
+        return values
+    if not isinstance(values, list | array):
         raise record.refuse(f"{values!r} is no list of numbers")
     return [number(value, record.refuse, record.log) for value in values]
 
@@ -153,20 +173,24 @@ def _segmentation(record: Record) -> Segmentation | None:
         return _rle(value, record)
     if not isinstance(value, list):
         raise record.refuse("segmentation is neither polygons nor RLE")
-    if not isinstance(value[0], list):
+    if not isinstance(value[0], list | array):
         record.log("flat polygon wrapped", value)
         value = [value]
     return _polygons(value, record)
 
 
-def _polygons(parts: list[Any], record: Record) -> list[list[float]] | None:
-    numbers = [_numbers(part, record) for part in parts]
-    kept = [p for p in numbers if len(p) >= SMALLEST_POLYGON and len(p) % 2 == 0]
-    for part in numbers:
-        if part not in kept:
-            record.log("polygon of fewer than three points or odd length dropped", part)
+def _polygons(parts: list[Any], record: Record) -> list[Sequence[float]] | None:
+    kept = []
+    for part in (_numbers(part, record) for part in parts):
+        if len(part) < SMALLEST_POLYGON or len(part) % 2:
+            rule = "polygon of fewer than three points or odd length dropped"
+            record.log(rule, list(part))
+            continue
+        kept.append(part)
+        if not shapely.linearrings(np.reshape(part, (-1, 2))).is_simple:
+            record.log("polygon that crosses itself filled as pycocotools does", list(part))
     if not kept:
-        record.log("object without a usable polygon kept as a box", parts)
+        record.log("object without a usable polygon kept as a box", [list(p) for p in parts])
     return kept or None
 
 

@@ -85,7 +85,10 @@ def _image(number: int, path: Path, folder: Path) -> Image:
 
 def _as_dataset(split: Split, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "images": [vars(image) for image in split.images],
+        "images": [
+            {key: value for key, value in vars(image).items() if key != "fields"}
+            for image in split.images
+        ],
         "categories": [{"id": c.id, "name": c.name} for c in split.categories],
         "annotations": [
             {"id": number, "iscrowd": 0, **result} for number, result in enumerate(results, start=1)

@@ -64,7 +64,7 @@ def _export_lines(export: Path) -> list[str]:
 
 
 def _file_line(path: Path, name: Path) -> str:
-    if path.suffix.lower() in ANNOTATION_SUFFIXES:
+    if path.suffix.lower() in ANNOTATION_SUFFIXES or path.name.endswith("_mask.png"):
         return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
     return f"{name} {path.stat().st_size}\n"
 
