@@ -183,6 +183,24 @@ def test_a_folder_of_pictures_becomes_a_labelled_dataset(tmp_path: Path) -> None
         assert len(COCO(str(out)).anns) == len(ids) == 2 * 2 * 12
 
 
+def test_a_photograph_is_seen_upright(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    (tmp_path / "photos").mkdir()
+    exif = PilImage.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    PilImage.fromarray(pixels).save(tmp_path / "photos" / "a.png", exif=exif)
+    PilImage.fromarray(np.rot90(pixels, -1)).save(tmp_path / "photos" / "b.png")
+    source = ["--images", str(tmp_path / "photos"), "--prompt", "disc"]
+    main([*source, "--out", str(tmp_path / "labels.json"), *RANDOM])
+    values = json.loads((tmp_path / "labels.json").read_text())
+    assert {(i["width"], i["height"]) for i in values["images"]} == {(40, 60)}
+    turned, upright = (
+        [(a["bbox"], a["segmentation"]) for a in values["annotations"] if a["image_id"] == number]
+        for number in (1, 2)
+    )
+    assert turned and turned == upright
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

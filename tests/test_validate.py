@@ -50,7 +50,7 @@ def first(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def set_rle(size: list[int], counts: list[int] | None) -> Callable[[dict[str, Any]], object]:
+def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[str, Any]], object]:
     return lambda values: first(values).update(segmentation={"size": size, "counts": counts})
 
 
@@ -77,6 +77,8 @@ def set_rle(size: list[int], counts: list[int] | None) -> Callable[[dict[str, An
         ("train", set_rle([HEIGHT, WIDTH], [WIDTH * HEIGHT]), "mask that is empty"),
         ("train", set_rle([HEIGHT, WIDTH], [9, 10 * WIDTH * HEIGHT]), "cannot be read"),
         ("train", set_rle([HEIGHT, WIDTH], None), "cannot be read"),
+        ("train", set_rle([HEIGHT, WIDTH], "ZZZZ"), "cannot be read"),
+        ("train", set_rle([HEIGHT, WIDTH], "0"), "cannot be read"),
         ("train", lambda v: v["images"][0].update(file_name="no.jpg"), "that is not there"),
         ("manifest", lambda v: v["images"][0].update(size=1), "that has changed since"),
     ],

@@ -170,3 +170,31 @@ def _annotation(record: dict[str, Any]) -> Annotation:
 
 def _text(counts: bytes | str) -> str:
     return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def run_lengths(counts: str) -> list[int] | None:
+    """The run lengths in a compressed RLE, or None where it is damaged.
+
+    COCO's text form: six bits a character from "0" on, the low five of them data, the
+    sixth set where more follow; from the fourth run on the difference to the run two before.
+    pycocotools does not check it and may read or write beyond its memory.
+    """
+    runs: list[int] = []
+    position = 0
+    while position < len(counts):
+        value = shift = 0
+        more = True
+        while more:
+            if position == len(counts):
+                return None
+            bits = ord(counts[position]) - 48
+            if not 0 <= bits < 64:
+                return None
+            value |= (bits & 31) << shift
+            shift += 5
+            position += 1
+            more = bool(bits & 32)
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as PilImage
+from PIL import ImageOps
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -223,14 +224,16 @@ def has_masks(split: Split) -> bool:
 
 
 def load_image(path: Path, image_size: int) -> tuple[Tensor, Size]:
-    """Read a picture as SAM 3 sees it: squashed to a square, normalised to -1..1.
+    """Read a picture as SAM 3 sees it: upright, squashed to a square, normalised to -1..1.
 
     Returns:
         (3, image_size, image_size) float32, and the picture's own (height, width).
     """
     try:
         with PilImage.open(path) as picture:
-            pixels = transforms.pil_to_tensor(picture.convert("RGB"))
+            # Converted pictures are upright; a folder of photographs may hold turned ones.
+            upright = ImageOps.exif_transpose(picture)
+            pixels = transforms.pil_to_tensor(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
         raise DatasetError(f"not a readable picture ({error})", file=path) from None
     resized = transforms.resize(pixels, [image_size, image_size], antialias=True)

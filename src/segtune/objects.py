@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import shapely
 
-from segtune.coco import BoxXywh, Segmentation, rle_area, rle_bbox_xywh, segmentation_to_rle
+from segtune.coco import (
+    BoxXywh,
+    Segmentation,
+    rle_area,
+    rle_bbox_xywh,
+    run_lengths,
+    segmentation_to_rle,
+)
 from segtune.errors import ExportError
 
 LARGEST_COORDINATE = 1e6  # pixels; pycocotools crashes far beyond the picture
@@ -202,7 +209,7 @@ def _rle(value: dict[str, Any], record: Record) -> dict[str, Any]:
             "Export the dataset again",
         )
     counts = value.get("counts")
-    runs = _runs(counts) if isinstance(counts, str) else counts
+    runs = run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or any(not isinstance(run, int) or run < 0 for run in runs):
         raise record.refuse("RLE whose counts are no run lengths")
     if sum(runs) != record.height * record.width:
@@ -212,31 +219,3 @@ def _rle(value: dict[str, Any], record: Record) -> dict[str, Any]:
     if isinstance(counts, list):
         record.log("uncompressed RLE compressed", {"runs": len(runs)})
     return segmentation_to_rle({"size": size, "counts": counts}, record.height, record.width)
-
-
-def _runs(counts: str) -> list[int] | None:
-    """The run lengths in a compressed RLE, or None where it is damaged.
-
-    COCO's text form: six bits a character from "0" on, the low five of them data, the
-    sixth set where more follow; from the fourth run on the difference to the run two before.
-    pycocotools does not check it and may read or write beyond its memory.
-    """
-    runs: list[int] = []
-    position = 0
-    while position < len(counts):
-        value = shift = 0
-        more = True
-        while more:
-            if position == len(counts):
-                return None
-            bits = ord(counts[position]) - 48
-            if not 0 <= bits < 64:
-                return None
-            value |= (bits & 31) << shift
-            shift += 5
-            position += 1
-            more = bool(bits & 32)
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs

@@ -14,6 +14,7 @@ from segtune.errors import ExportError
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = (None, 0, 1)
+LYING = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ def check_pictures(expected: Iterable[Expected]) -> list[Checked]:
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(_check, expected))
+
+
+def upright_size(picture: PilImage.Image) -> tuple[int, int]:
+    """(width, height) in pixels once the picture is turned as its EXIF record says."""
+    width, height = picture.size
+    lying = picture.getexif().get(EXIF_ORIENTATION) in LYING
+    return (height, width) if lying else (width, height)
 
 
 def _check(expected: Expected) -> Checked:

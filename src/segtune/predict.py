@@ -20,6 +20,7 @@ from segtune.distributed import local_device
 from segtune.errors import DatasetError, exit_on_error
 from segtune.inference import predict_split
 from segtune.model import ARCHITECTURES
+from segtune.pictures import upright_size
 from segtune.reporting import progress, say
 from segtune.weights import load_base_model
 
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def _image(number: int, path: Path, folder: Path) -> Image:
     try:
         with PilImage.open(path) as picture:
-            width, height = picture.size
+            width, height = upright_size(picture)
     except (OSError, UnidentifiedImageError) as error:
         raise DatasetError(f"not a readable picture ({error})", file=path) from None
     return Image(number, path.relative_to(folder).as_posix(), width, height)

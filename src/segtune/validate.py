@@ -21,7 +21,7 @@ from segtune.coco import (
     read_json,
     read_split,
     rle_area,
-    segmentation_to_mask,
+    run_lengths,
     segmentation_to_rle,
 )
 from segtune.config import ValidateSettings, parse_section
@@ -146,9 +146,15 @@ def _is_sound(segmentation: Segmentation, image: Image) -> bool:
     try:
         if isinstance(segmentation, list):
             return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
-        # Decoded, as pycocotools takes the area of runs that leave the picture, too.
-        return segmentation["size"] == [height, width] and bool(
-            segmentation_to_mask(segmentation, height, width).any()
+        # pycocotools trusts runs; those that leave the picture make it read beyond its memory.
+        counts = segmentation["counts"]
+        runs = counts if isinstance(counts, list) else run_lengths(counts)
+        return (
+            segmentation["size"] == [height, width]
+            and runs is not None
+            and min(runs, default=-1) >= 0
+            and sum(runs) == height * width
+            and sum(runs[1::2]) > 0
         )
     except (TypeError, ValueError, KeyError):
         return False
