@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from segtune.bootstrap import drawn_counts, paired_differences, precisions
+from segtune.bootstrap import ClassMatches, drawn_counts, paired_differences, precisions
 from segtune.coco import Split
 from segtune.metrics import Result, average_precision, score
 from tests.test_metrics import IOU_TYPES, detection, random_case, split_of
@@ -83,3 +83,43 @@ def test_a_class_without_objects_has_no_interval() -> None:
     assert dog.difference is None and dog.low is None and dog.high is None
     nothing, _ = paired_differences(none[1:], found[1:], 200)
     assert nothing.difference is None
+
+
+def simulated(
+    rng: np.random.Generator, pictures: int, skills: tuple[float, float]
+) -> list[ClassMatches]:
+    """Two models on the same pictures, which are easy or hard for both of them alike."""
+    hardness = rng.normal(0, 0.7, (pictures, 1))
+    models = []
+    for skill in skills:
+        quality = rng.normal(skill, 1, (pictures, 2)) - hardness  # of two objects each
+        found = quality.ravel() > np.linspace(0, 1.5, 10)[:, None]
+        stray = np.flatnonzero(rng.random(pictures) < 0.3)
+        scores = np.concatenate(
+            [(quality + rng.normal(0, 1, quality.shape)).ravel(), rng.normal(-0.5, 1, len(stray))]
+        )
+        order = np.argsort(-scores)
+        all_found = np.concatenate([found, np.zeros((10, len(stray)), bool)], axis=1)
+        models.append(
+            ClassMatches(
+                picture=np.concatenate([np.repeat(np.arange(pictures), 2), stray])[order],
+                found=all_found[:, order],
+                counted=np.ones_like(all_found),
+                objects=np.full(pictures, 2),
+            )
+        )
+    return models
+
+
+def test_the_intervals_cover_a_known_difference() -> None:
+    skills, many = (0.3, 0.6), 100_000
+    base, tuned = simulated(np.random.default_rng(0), many, skills)
+    everything = np.ones((1, many), int)
+    truth = (precisions([tuned], everything) - precisions([base], everything)).item()
+    covered = 0
+    for repeat in range(500):
+        base, tuned = simulated(np.random.default_rng([1, repeat]), 100, skills)
+        overall, _ = paired_differences([base], [tuned], 200)
+        assert overall.low is not None and overall.high is not None
+        covered += overall.low <= truth <= overall.high
+    assert 0.93 <= covered / 500 <= 0.97
