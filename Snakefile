@@ -4,6 +4,7 @@ min_version("9.27")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/download.smk"
 include: "workflow/rules/convert.smk"
 include: "workflow/rules/validate.smk"
 include: "workflow/rules/train.smk"

@@ -51,7 +51,7 @@ FLOORS = {
         "targets",
     },
     "engine": {"engine", "inference"},
-    "stages": {"convert", "validate", "train", "merge", "predict", "evaluate"},
+    "stages": {"download", "convert", "validate", "train", "merge", "predict", "evaluate"},
 }
 LEVEL = {module: level for level, floor in enumerate(FLOORS.values()) for module in floor}
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")

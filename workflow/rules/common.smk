@@ -24,7 +24,8 @@ prepend("PYTHONPATH", SOURCE)
 prepend("PATH", str(Path(sys.executable).parent))
 
 from segtune.config import parse_config, weights_file
-from segtune.errors import ConfigError
+from segtune.download import is_remote, parse_address
+from segtune.errors import SegtuneError
 from segtune.provenance import code_fingerprints, export_fingerprint
 
 
@@ -34,7 +35,8 @@ configfile: "config.yaml" if Path("config.yaml").exists() else f"{workflow.based
 
 try:
     CONFIG = parse_config(config)
-except ConfigError as error:
+    REMOTE = is_remote(CONFIG.export) and parse_address(CONFIG.export)
+except SegtuneError as error:
     raise WorkflowError(str(error)) from None
 
 # Local weights are an input like any other; those from the hub cannot be.
@@ -44,7 +46,8 @@ WEIGHTS_INPUT = [
 
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
 # mistyped path would seem to work.
-for knob, paths in {"export": [CONFIG.export], "weights": WEIGHTS_INPUT}.items():
+EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
+for knob, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items():
     for path in paths:
         if not Path(path).exists():
             raise WorkflowError(f"config: {knob}: there is no {path}")
@@ -64,9 +67,11 @@ def settings(stage):
     """A stage's settings, as one string.
 
     Snakemake compares params as a set without names: of separate knobs, a change from
-    one value to another that is present anyway would go unnoticed.
+    one value to another that is present anyway would go unnoticed. As a function, for the
+    braces of a template are no wildcards.
     """
-    return CONFIG.section_json(stage)
+    text = CONFIG.section_json(stage)
+    return lambda wildcards: text
 
 
 def code(stage):

@@ -1,7 +1,7 @@
 # Convert: bring an export of any supported format to COCO, once and for all.
 #
 # REQUIRED INPUTS
-#   the export, a folder or zip       config key `export`
+#   the export, a folder or zip       config key `export`, or <results>/export.zip
 #
 # OUTPUTS
 #   <results>/coco/{train,valid,test}.json
@@ -13,7 +13,7 @@ rule convert:
     """Convert the export to one COCO file per split, and say what was changed."""
     input:
         # A folder's time says nothing of its content: the param `export` does.
-        export=ancient(CONFIG.export),
+        export="<results>/export.zip" if REMOTE else ancient(CONFIG.export),
     output:
         train="<results>/coco/train.json",
         valid="<results>/coco/valid.json",
@@ -30,7 +30,7 @@ rule convert:
         out=subpath(output.manifest, parent=True),
         settings=settings("convert"),
         code=code("convert"),
-        export=export_fingerprint(Path(CONFIG.export)),
+        export=str(REMOTE) if REMOTE else export_fingerprint(Path(CONFIG.export)),
     message:
         "Converting {input.export}"
     shell:
