@@ -1,0 +1,214 @@
+"""Writers of exports in each format, after the formats' own definitions.
+
+A scene is drawn once and written in all of them; the readers in `src` must give it back.
+"""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+CLASSES = ["crab", "sea star", "weed"]
+COLUMNS = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")  # TensorFlow
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: a polygon, a mask or, with neither, a box."""
+
+    label: int
+    box_xywh: tuple[float, float, float, float]
+    polygon: tuple[float, ...] = ()
+    mask: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a split and what it shows."""
+
+    stem: str
+    width: int
+    height: int
+    things: tuple[Thing, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.stem}.jpg"
+
+
+Scene = dict[str, list[Picture]]
+
+
+def draw(folder: Path, pictures: Iterable[Picture]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        Image.new("RGB", (picture.width, picture.height), (9, 99, 199)).save(folder / picture.name)
+
+
+def write_coco(folder: Path, scene: Scene) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split, pictures)
+        annotations = [
+            {
+                "id": number,
+                "image_id": index,
+                "category_id": thing.label + 1,
+                "bbox": list(thing.box_xywh),
+                "area": thing.box_xywh[2] * thing.box_xywh[3],
+                "segmentation": _coco_mask(thing),
+                "iscrowd": 0,
+            }
+            for number, (index, thing) in enumerate(
+                (i, t) for i, picture in enumerate(pictures) for t in picture.things
+            )
+        ]
+        images = [
+            {"id": i, "file_name": p.name, "width": p.width, "height": p.height}
+            for i, p in enumerate(pictures)
+        ]
+        names = ["reef", *CLASSES]
+        categories = [
+            {"id": i, "name": name, "supercategory": "reef" if i else "none"}
+            for i, name in enumerate(names)
+        ]
+        tables = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(tables))
+
+
+def _coco_mask(thing: Thing) -> Any:
+    if thing.mask is not None:
+        return rle_of(thing.mask)
+    return [list(thing.polygon)] if thing.polygon else []
+
+
+def rle_of(mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    rle = mask_utils.encode(np.asfortranarray(mask))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def write_yolo(folder: Path, scene: Scene, names: Any = CLASSES) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split / "images", pictures)
+        (folder / split / "labels").mkdir()
+        for picture in pictures:
+            lines = [_yolo_line(thing, picture) for thing in picture.things]
+            path = folder / split / "labels" / f"{picture.stem}.txt"
+            path.write_text("\n".join(lines))
+    paths = {"train": "../train/images", "val": "/home/somebody/reef/valid/images"}
+    settings = {**paths, "test": "../test/images", "nc": len(CLASSES), "names": names}
+    (folder / "data.yaml").write_text(json.dumps(settings))  # JSON is YAML
+
+
+def _yolo_line(thing: Thing, picture: Picture) -> str:
+    x, y, w, h = thing.box_xywh
+    values = [x + w / 2, y + h / 2, w, h]
+    values = list(thing.polygon) or values
+    sides = [picture.width, picture.height] * (len(values) // 2)
+    shares = [f"{v / side:.9f}" for v, side in zip(values, sides, strict=True)]
+    return " ".join([str(thing.label), *shares])
+
+
+def write_voc(folder: Path, scene: Scene) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split, pictures)
+        for picture in pictures:
+            objects = "".join(_voc_object(thing) for thing in picture.things)
+            text = f"<annotation><filename>{picture.name}</filename>{objects}</annotation>"
+            (folder / split / f"{picture.stem}.xml").write_text(text)
+
+
+def _voc_object(thing: Thing) -> str:
+    x, y, w, h = thing.box_xywh
+    corners = {"xmin": x, "xmax": x + w, "ymin": y, "ymax": y + h}
+    box = "".join(f"<{name}>{round(value)}</{name}>" for name, value in corners.items())
+    points = "".join(
+        f"<{'xy'[i % 2]}{i // 2 + 1}>{value!r}</{'xy'[i % 2]}{i // 2 + 1}>"
+        for i, value in enumerate(thing.polygon)
+    )
+    polygon = f"<polygon>{points}</polygon>" if points else ""
+    name = CLASSES[thing.label]
+    return f"<object><name>{name}</name><bndbox>{box}</bndbox>{polygon}</object>"
+
+
+def write_createml(folder: Path, scene: Scene) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split, pictures)
+        entries = [
+            {
+                "image": picture.name,
+                "annotations": [
+                    {"label": CLASSES[t.label], "coordinates": _centred(t)} for t in picture.things
+                ],
+            }
+            for picture in pictures
+        ]
+        (folder / split / "_annotations.createml.json").write_text(json.dumps(entries))
+
+
+def _centred(thing: Thing) -> dict[str, float]:
+    x, y, w, h = thing.box_xywh
+    return {"x": x + w / 2, "y": y + h / 2, "width": w, "height": h}
+
+
+def write_tensorflow(folder: Path, scene: Scene) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split, pictures)
+        with (folder / split / "_annotations.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for p in pictures:
+                for thing in p.things:
+                    x, y, w, h = thing.box_xywh
+                    corners = [round(x), round(y), round(x + w), round(y + h)]
+                    writer.writerow([p.name, p.width, p.height, CLASSES[thing.label], *corners])
+
+
+def write_sam2(folder: Path, scene: Scene) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split, pictures)
+        for number, p in enumerate(pictures):
+            image = {"image_id": number, "file_name": p.name, "width": p.width, "height": p.height}
+            annotations = [
+                {"id": i, "segmentation": rle_of(t.mask), "bbox": list(t.box_xywh), "area": 1}
+                for i, t in enumerate(p.things)
+                if t.mask is not None
+            ]
+            values = {"image": image, "annotations": annotations}
+            (folder / split / f"{p.stem}.json").write_text(json.dumps(values))
+
+
+def write_semantic(folder: Path, scene: Scene) -> None:
+    for split, pictures in scene.items():
+        draw(folder / split, pictures)
+        lines = ["Pixel Value, Class", "0, background"]
+        lines += [f"{i}, {name}" for i, name in enumerate(CLASSES, start=1)]
+        (folder / split / "_classes.csv").write_text("\n".join(lines))
+        for p in pictures:
+            pixels = np.zeros((p.height, p.width), np.uint8)
+            for thing in p.things:
+                assert thing.mask is not None
+                pixels[thing.mask > 0] = thing.label + 1
+            Image.fromarray(pixels).save(folder / split / f"{p.stem}_mask.png")
+
+
+WRITERS = {
+    "coco": write_coco,
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "createml": write_createml,
+    "tensorflow": write_tensorflow,
+    "sam2": write_sam2,
+    "semantic": write_semantic,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sam2": {"class_name": "crab"},
+    "semantic": {"connected_components": True},
+}
