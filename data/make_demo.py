@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter
 SIDE = 192  # pixels
 SCALE = 3  # drawn larger, then reduced: smooth edges
 JPEG_QUALITY = 88
-SPLITS = {"train": 72, "valid": 20, "test": 28}
+SPLITS = {"train": 200, "valid": 40, "test": 60}
 CLASSES = ("urchin", "limpet", "kelp", "cuttlebone")
 RARE_EVERY = 9  # pictures between two cuttlebones
 EMPTY_EVERY = 12  # pictures between two with nothing in them
@@ -30,7 +30,7 @@ DATE = "2026-01-01T00:00:00+00:00"
 LICENCE = {"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "CC0"}
 README_DATASET = """tidepool, version 1
 
-120 synthetic pictures for trying out segtune, drawn by data/make_demo.py.
+300 synthetic pictures for trying out segtune, drawn by data/make_demo.py.
 Free for any use (CC0).
 """
 README_EXPORT = """tidepool in the layout of a Roboflow COCO Segmentation export
@@ -129,7 +129,7 @@ def draw_picture(rng: Random, index: int) -> tuple[Image.Image, list[tuple[str, 
     canvas = background(rng)
     draw = ImageDraw.Draw(canvas)
     places = scatter(rng)
-    for _ in range(rng.integers(2, 5)):
+    for _ in range(rng.integers(1, 4)):
         distractor = draw_pebble if rng.random() < 0.6 else draw_crack
         distractor(draw, rng, next_place(places))
     objects = []
@@ -168,7 +168,7 @@ def scatter(rng: Random) -> list[Points]:
 
 def next_place(places: list[Points]) -> Points:
     """The next free centre, kept so far inside that every object fits."""
-    return np.clip(places.pop(), 34, SIDE - 34)
+    return np.clip(places.pop(), 35, SIDE - 35)
 
 
 def background(rng: Random) -> Image.Image:
@@ -213,7 +213,7 @@ def shade(rng: Random, colour: Colour, spread: float = 14) -> Colour:
 
 def draw_urchin(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Points:
     """A dark ball of spines; the outline follows the spines."""
-    spines, radius = int(rng.integers(16, 23)), rng.uniform(17, 27)
+    spines, radius = int(rng.integers(16, 23)), rng.uniform(22, 30)
     radii = np.empty(2 * spines)
     radii[0::2] = radius * rng.uniform(0.9, 1.1, spines)
     radii[1::2] = radius * 0.62
@@ -228,7 +228,7 @@ def draw_urchin(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Point
 
 def draw_limpet(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Points:
     """A cone from above: light and dark wedges around an apex that is off the centre."""
-    wedges, radius = int(rng.integers(9, 13)), rng.uniform(15, 24)
+    wedges, radius = int(rng.integers(9, 13)), rng.uniform(20, 28)
     turn, squash = rng.uniform(0, 6), rng.uniform(0.78, 1.0)
     radii = radius * (1 + 0.05 * np.cos(np.arange(4 * wedges) * np.pi / 2))
     outline = ring(centre, radii, turn, squash)
@@ -246,7 +246,7 @@ def draw_kelp(
     draw: ImageDraw.ImageDraw, rng: Random, centre: Points, under_wood: bool
 ) -> list[Points]:
     """A wavy blade with a pale midrib; driftwood over its middle leaves two parts."""
-    length, width, turn = rng.uniform(54, 64), rng.uniform(8, 11), rng.uniform(0, np.pi)
+    length, width, turn = rng.uniform(58, 68), rng.uniform(14, 19), rng.uniform(0, np.pi)
     along = np.linspace(-0.5, 0.5, 33)
     wave = rng.uniform(3, 6) * np.sin(along * rng.uniform(6, 10) + rng.uniform(0, 6))
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -268,16 +268,16 @@ def draw_wood(draw: ImageDraw.ImageDraw, rng: Random, middle: Points, turn: floa
     """A piece of driftwood across a blade of kelp."""
     across = np.array([-np.sin(turn), np.cos(turn)])
     along = np.array([np.cos(turn), np.sin(turn)])
-    corners = [(-16, -6.2), (16, -6.2), (16, 6.2), (-16, 6.2)]
+    corners = [(-20, -6.2), (20, -6.2), (20, 6.2), (-20, 6.2)]
     fill(draw, np.stack([middle + a * across + b * along for a, b in corners]), (124, 98, 72))
     for offset in rng.uniform(-5, 5, 3):
-        ends = np.stack([middle + a * across + offset * along for a in (-15, 15)])
+        ends = np.stack([middle + a * across + offset * along for a in (-19, 19)])
         line(draw, ends, shade(rng, (94, 72, 52)), 0.8)
 
 
 def draw_cuttlebone(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Points:
     """A pale oval with the arcs of its growth."""
-    radius, turn = rng.uniform(22, 29), rng.uniform(0, 6)
+    radius, turn = rng.uniform(26, 32), rng.uniform(0, 6)
     outline = ring(centre, np.full(40, radius), turn, 0.42)
     fill(draw, outline, shade(rng, (232, 228, 216), 8))
     for share in (0.75, 0.5, 0.25):
@@ -289,7 +289,7 @@ def draw_cuttlebone(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> P
 def draw_pebble(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> None:
     """As large as a limpet or an urchin, in their colours, without wedges or spines."""
     colours: tuple[Colour, ...] = ((206, 186, 150), (112, 88, 66), (70, 52, 84), (150, 132, 110))
-    radius = rng.uniform(12, 22)
+    radius = rng.uniform(16, 25)
     radii = radius * (1 + 0.12 * np.cos(np.linspace(0, 4 * np.pi, 28) + rng.uniform(0, 6)))
     colour = shade(rng, colours[rng.integers(len(colours))])
     turn, squash = rng.uniform(0, 6), rng.uniform(0.65, 0.95)

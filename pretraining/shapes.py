@@ -1,7 +1,9 @@
 """The source domain of the tiny model: coloured shapes, drawn on the fly.
 
 A picture is asked for by words for colours ("red"), for kinds ("star") and for everything
-("shape"). Later shapes hide earlier ones; a mask is what stays visible.
+("shape"). Later shapes hide earlier ones; a mask is what stays visible. Shapes may be striped,
+dotted, rayed or rimmed in a shade of their colour, and grounds may be scratched: neither has
+a word, so that the model learns to see things whatever their texture.
 """
 
 from collections.abc import Sequence
@@ -73,7 +75,7 @@ def draw_scene(rng: Random) -> Scene:
 
 
 def training_sample(seed: int, number: int, prompts: int = 4) -> Sample:
-    """A picture asked for everything, for some of what it shows and for one thing it lacks.
+    """A picture asked for everything, for some of what it shows and for what it lacks.
 
     The same for the same (seed, number).
     """
@@ -81,7 +83,8 @@ def training_sample(seed: int, number: int, prompts: int = 4) -> Sample:
     scene = draw_scene(rng)
     present = sorted({w for shape in scene.shapes for w in shape.words} - {EVERYTHING})
     absent = [word for word in WORDS if word not in present and word != EVERYTHING]
-    chosen = [EVERYTHING, *rng.permutation(present)[: prompts - 2].tolist()]
+    shown = prompts - 2 if rng.random() < 0.7 else prompts - 3
+    chosen = [EVERYTHING, *rng.permutation(present)[:shown].tolist()]
     chosen += rng.permutation(absent)[: prompts - len(chosen)].tolist()
     return _sample(scene, chosen, f"shapes {seed}.{number}")
 
@@ -121,26 +124,79 @@ def box_xywh(mask: Mask) -> tuple[float, float, float, float]:
 
 
 def _ground(rng: Random) -> Image.Image:
-    base = rng.uniform(60, 190) + rng.uniform(-25, 25, 3)
-    mottle = rng.random((int(rng.integers(3, 12)),) * 2).astype(np.float32)
-    grown = Image.fromarray(mottle).resize((SIDE,) * 2, Image.Resampling.BICUBIC)
-    pixels = base + rng.uniform(0, 60) * (np.asarray(grown)[..., None] - 0.5)
+    base = rng.uniform(50, 200) + rng.uniform(-30, 30, 3)
+    pixels = base + np.zeros((SIDE, SIDE, 1))
+    for finest, strength in ((12, 60), (SIDE, 40)):
+        cells = int(rng.integers(3, finest + 1))
+        mottle = Image.fromarray(rng.random((cells, cells)).astype(np.float32))
+        grown = mottle.resize((SIDE,) * 2, Image.Resampling.BICUBIC)
+        pixels = pixels + rng.uniform(0, strength) * (np.asarray(grown)[..., None] - 0.5)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    return image.resize((SIDE * SCALE,) * 2, Image.Resampling.BILINEAR)
+    canvas = image.resize((SIDE * SCALE,) * 2, Image.Resampling.BILINEAR)
+    for _ in range(int(rng.integers(0, 4)) if rng.random() < 0.4 else 0):
+        _scratch(ImageDraw.Draw(canvas), rng, base)
+    return canvas
+
+
+def _scratch(draw: ImageDraw.ImageDraw, rng: Random, base: Any) -> None:
+    """A thin bent line, lighter or darker than the ground."""
+    start, step = rng.uniform(0, SIDE, 2), rng.normal(0, 1, 2) * 8
+    points = start + np.cumsum(step + rng.normal(0, 2, (5, 2)), axis=0)
+    shade = np.clip(base + rng.choice([-1, 1]) * rng.uniform(20, 70), 0, 255)
+    corners = [(float(x), float(y)) for x, y in points * SCALE]
+    draw.line(corners, _rgb(shade), int(rng.integers(2, 5)), joint="curve")
 
 
 def _draw_shape(canvas: Image.Image, rng: Random) -> tuple[str, str, Mask]:
     colour, kind = str(rng.choice(list(COLOURS))), str(rng.choice(KINDS))
-    radius = rng.uniform(13, 25)
+    radius = rng.uniform(10, 24)
     centre = rng.uniform(radius * 0.7, SIDE - radius * 0.7, 2)
     points = centre + _outline(kind, rng) * radius
     corners = [(float(x), float(y)) for x, y in points * SCALE]
     shaded = np.clip(np.array(COLOURS[colour]) + rng.uniform(-22, 22, 3), 0, 255)
-    ImageDraw.Draw(canvas).polygon(corners, fill=tuple(int(value) for value in shaded))
     stencil = Image.new("L", canvas.size)
     ImageDraw.Draw(stencil).polygon(corners, fill=255)
+    skin = Image.new("RGB", canvas.size, _rgb(shaded))
+    if rng.random() < 0.5:
+        other = shaded * rng.uniform(0.6, 0.8) + rng.choice([0, 60]) * np.ones(3)
+        _decorate(ImageDraw.Draw(skin), rng, corners, centre * SCALE, radius * SCALE, _rgb(other))
+    canvas.paste(skin, mask=stencil)
     mask = np.asarray(stencil.resize((SIDE, SIDE), Image.Resampling.BOX)) >= 128
     return colour, kind, mask
+
+
+def _decorate(
+    draw: ImageDraw.ImageDraw,
+    rng: Random,
+    corners: list[tuple[float, float]],
+    centre: Any,
+    radius: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """Stripes, dots, rays or a rim; what leaves the outline is cut off later."""
+    pattern = rng.integers(4)
+    turn, count = rng.uniform(0, np.pi), int(rng.integers(3, 7))
+    width = max(2, round(radius / count * 0.6))
+    if pattern == 0:
+        draw.line([*corners, corners[0]], colour, width)
+        return
+    for place in np.linspace(-0.9, 0.9, count):
+        if pattern == 1:
+            ends = np.array([(place, -1), (place, 1)]) @ _rotation(turn)
+        elif pattern == 2:
+            ends = np.array([(0, 0), (1, 0)]) @ _rotation(turn + np.pi * place / 0.9)
+        else:
+            ends = rng.uniform(-0.7, 0.7, 2) + np.array([(-0.5, -0.5), (0.5, 0.5)]) / count
+        (x0, y0), (x1, y1) = centre + ends * radius
+        if pattern == 3:
+            draw.ellipse((x0, y0, x1, y1), colour)
+        else:
+            draw.line((x0, y0, x1, y1), colour, width)
+
+
+def _rgb(values: Any) -> tuple[int, int, int]:
+    red, green, blue = np.clip(values, 0, 255)
+    return int(red), int(green), int(blue)
 
 
 def _outline(kind: str, rng: Random) -> Any:

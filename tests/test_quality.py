@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from pretraining.train_tiny import measure
+from segtune.weights import load_base_model
+
 ROOT = Path(__file__).parent.parent
-# Measured: 0.02 and, with seeds 0 and 1, 0.35 and 0.31. Another processor rounds differently.
+# Measured with three seeds, see benchmarks/adaptation.py. Another processor rounds differently.
 ZERO_SHOT_AT_MOST = 0.15
-TUNED_AT_LEAST = 0.25
+TUNED_AT_LEAST = 0.40
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,7 +43,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = ("--base", folder / "base.json", "--tuned", folder / "tuned.json")
     run("evaluate", "--coco", test, *files, "--out", folder)
     values: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return values
+    return {**values, "merged": folder / "sam3.pt"}
 
 
 def test_zero_shot_does_not_know_the_demo(metrics: dict[str, Any]) -> None:
@@ -49,9 +53,18 @@ def test_zero_shot_does_not_know_the_demo(metrics: dict[str, Any]) -> None:
 def test_fine_tuning_teaches_it(metrics: dict[str, Any]) -> None:
     assert metrics["tuned"]["mask"]["AP"] >= TUNED_AT_LEAST
     common = ("urchin", "limpet", "kelp")
-    assert all(metrics["tuned"]["mask"]["per_class"][name] >= 0.15 for name in common)
+    assert all(metrics["tuned"]["mask"]["per_class"][name] >= 0.25 for name in common)
+    assert metrics["difference"]["mask"]["AP"]["low"] > 0.25
+    assert metrics["verdict"].startswith("fine-tuned is better than zero-shot")
 
 
 def test_it_does_not_fire_on_what_is_absent(metrics: dict[str, Any]) -> None:
     alarms = metrics["tuned"]["false_alarms"].values()
-    assert sum(alarms) / len(alarms) <= 0.15
+    assert sum(alarms) / len(alarms) <= 0.10
+
+
+def test_it_keeps_most_of_what_it_knew(metrics: dict[str, Any]) -> None:
+    cpu, pictures = torch.device("cpu"), 80
+    before = measure(load_base_model("tiny", "default"), cpu, pictures)["mask_AP"]
+    after = measure(load_base_model("tiny", str(metrics["merged"])), cpu, pictures)["mask_AP"]
+    assert after >= 0.65 * before

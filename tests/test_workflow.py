@@ -251,6 +251,15 @@ def test_a_rule_can_be_asked_for_by_name(checkout: Path, target: str, planned: s
     assert set(jobs) == planned
 
 
+def test_an_export_on_roboflow_is_downloaded_first(checkout: Path) -> None:
+    remote = ("--config", "results=elsewhere", "export=roboflow://team/reef/3")
+    jobs, _ = plan(checkout, *remote)
+    assert jobs == {"download": 1, **EVERYTHING}
+    answer = snakemake(checkout, "--dry-run", "--config", "export=roboflow://team/reef")
+    assert answer.returncode != 0
+    assert "no address of a version on Roboflow" in answer.stdout
+
+
 def test_another_working_directory(checkout: Path, tmp_path: Path) -> None:
     export = checkout / "data" / "demo"
     answer = snakemake(
