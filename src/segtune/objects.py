@@ -194,7 +194,8 @@ def _polygons(parts: list[Any], record: Record) -> list[Sequence[float]] | None:
             record.log(rule, list(part))
             continue
         kept.append(part)
-        if not shapely.linearrings(np.reshape(part, (-1, 2))).is_simple:
+        points = np.asarray(memoryview(part) if isinstance(part, array) else part)
+        if not shapely.linearrings(points.reshape(-1, 2)).is_simple:
             record.log("polygon that crosses itself filled as pycocotools does", list(part))
     if not kept:
         record.log("object without a usable polygon kept as a box", [list(p) for p in parts])
