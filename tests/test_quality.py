@@ -17,7 +17,7 @@ from segtune.weights import load_base_model
 ROOT = Path(__file__).parent.parent
 # Measured with three seeds, see benchmarks/adaptation.py. Another processor rounds differently.
 ZERO_SHOT_AT_MOST = 0.15
-TUNED_AT_LEAST = 0.38
+TUNED_AT_LEAST = 0.40
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -53,7 +53,7 @@ def test_zero_shot_does_not_know_the_demo(metrics: dict[str, Any]) -> None:
 def test_fine_tuning_teaches_it(metrics: dict[str, Any]) -> None:
     assert metrics["tuned"]["mask"]["AP"] >= TUNED_AT_LEAST
     common = ("urchin", "limpet", "kelp")
-    assert all(metrics["tuned"]["mask"]["per_class"][name] >= 0.2 for name in common)
+    assert all(metrics["tuned"]["mask"]["per_class"][name] >= 0.16 for name in common)
     assert metrics["difference"]["mask"]["AP"]["low"] > 0.25
     assert metrics["verdict"].startswith("fine-tuned is better than zero-shot")
 
