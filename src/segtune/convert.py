@@ -215,8 +215,8 @@ def _require_few_dropped(splits: Mapping[str, Coco], repairs: Repairs, export: P
 
 def _expected(source: SplitSource) -> list[Expected]:
     return [
-        Expected(source.images[v["file_name"]], int(v["width"]), int(v["height"]))
-        for v in source.values["images"]
+        Expected(source.images[image["file_name"]], image["width"], image["height"])
+        for image in _images(source)
     ]
 
 
