@@ -23,9 +23,10 @@ import yaml
 
 from pretraining.train_tiny import measure
 from segtune.adapter import attach_adapter
+from segtune.augment import Augmentation
 from segtune.coco import Split, read_split
 from segtune.config import PredictSettings, TrainSettings
-from segtune.dataset import PromptedImages, local_steps, training_batches
+from segtune.dataset import PromptedImages, training_batches
 from segtune.distributed import Processes
 from segtune.engine import StepReport, train_one_epoch
 from segtune.inference import predict_split
@@ -34,7 +35,8 @@ from segtune.losses import build_loss
 from segtune.metrics import average_precision, false_alarms
 from segtune.model import ARCHITECTURES
 from segtune.sam3_package import Sam3Image
-from segtune.train import learning_rate_factor
+from segtune.sampling import local_steps
+from segtune.schedule import learning_rate_factor
 from segtune.weights import load_base_model
 
 ROOT = Path(__file__).parent.parent
@@ -122,8 +124,9 @@ def full(shipped: dict[str, Any], seeds: Sequence[int], coco: Path) -> list[Resu
 def _trained_whole(settings: TrainSettings, rate: float, coco: Path) -> Sam3Image:
     train = read_split(coco / "train.json")
     model = load_base_model("tiny", "default")
-    prompted = (settings.max_negatives, settings.extra_negatives, settings.horizontal_flip)
-    dataset = PromptedImages(train, SIZE, *prompted, settings.seed)
+    prompted = (settings.max_negatives, settings.extra_negatives)
+    augmentation = Augmentation(settings.horizontal_flip)
+    dataset = PromptedImages(train, SIZE, *prompted, augmentation, settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
     loss = build_loss(model.matcher, with_masks=True)
     total = settings.epochs * -(-len(dataset) // settings.batch_size)
@@ -137,7 +140,7 @@ def _trained_whole(settings: TrainSettings, rate: float, coco: Path) -> Sam3Imag
 
     set_rate()
     for epoch in range(settings.epochs):
-        steps = local_steps(len(dataset), settings.batch_size, 0, 1, settings.seed, epoch)
+        steps = local_steps([1.0] * len(dataset), settings.batch_size, 0, 1, settings.seed, epoch)
         batches = training_batches(dataset, steps, epoch, settings.micro_batch_size, 0)
         alone = Processes(0, 1, CPU)
         train_one_epoch(

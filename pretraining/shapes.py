@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
-from segtune.dataset import Sample
+from segtune.augment import Sample
 
 SIDE = 96  # pixels, as the tiny model sees
 SCALE = 3  # drawn larger, then reduced: smooth edges

@@ -26,7 +26,7 @@ from segtune.losses import build_loss
 from segtune.metrics import average_precision, false_alarms
 from segtune.model import build_model
 from segtune.sam3_package import Sam3Image
-from segtune.train import learning_rate_factor
+from segtune.schedule import learning_rate_factor
 from segtune.weights import load_base_model
 
 BATCH_SIZE = 12  # pictures per step, four prompts each

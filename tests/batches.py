@@ -42,7 +42,7 @@ def all_specs(rank: int = 4, without: tuple[str, ...] = ()) -> dict[str, LoraSpe
     specs: dict[str, LoraSpec] = {}
     for component in LORA_PATTERNS:
         if component not in without:
-            specs |= lora_specs(component, rank, 2.0 * rank, 0.0, PROJECTIONS)
+            specs |= lora_specs(component, LoraSpec(rank, 2.0 * rank), PROJECTIONS)
     return specs
 
 

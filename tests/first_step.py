@@ -6,13 +6,15 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from segtune.augment import Augmentation
 from segtune.coco import read_split
-from segtune.dataset import PromptedImages, local_steps, training_batches
+from segtune.dataset import PromptedImages, training_batches
 from segtune.distributed import joined
 from segtune.engine import train_one_epoch
 from segtune.lora import inject_lora, lora_parameters
 from segtune.losses import build_loss
 from segtune.model import build_model
+from segtune.sampling import local_steps
 from tests.batches import all_specs, randomise_lora
 
 
@@ -23,8 +25,8 @@ def main(coco: Path, out: Path, micro_batch_size: int) -> None:
         model = build_model("tiny")
         inject_lora(model, all_specs(without=("text",)))
         randomise_lora(model)
-        dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), False, seed=0)
-        steps = local_steps(len(dataset), 4, processes.rank, processes.count, 0, 0)[:1]
+        dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), Augmentation(), seed=0)
+        steps = local_steps([1.0] * len(dataset), 4, processes.rank, processes.count, 0, 0)[:1]
         train_one_epoch(
             DistributedDataParallel(model, forward_sync_buffers=False)
             if processes.count > 1

@@ -41,8 +41,14 @@ def test_the_config_is_one_that_peft_reads(folder: Path) -> None:
     assert config["alpha_pattern"][qkv] == 24.0
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "recipe.json"])
-@pytest.mark.parametrize("content", [None, b"\x00\x01damaged"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_model.safetensors", None),
+        ("adapter_model.safetensors", b"\x00\x01damaged"),
+        ("recipe.json", b"\x00\x01damaged"),
+    ],
+)
 def test_a_missing_or_damaged_file_is_an_error(
     folder: Path, name: str, content: bytes | None
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from segtune.augment import Augmentation
 from segtune.coco import read_split, segmentation_to_mask
 from segtune.dataset import PromptedImages, load_image, training_batches
 from segtune.distributed import Processes
@@ -58,7 +59,7 @@ def test_processes_and_accumulation_give_the_gradients_of_one_big_batch(
 def one_epoch(coco: Path, **changes: Any) -> list[Any]:
     model = build_model("tiny")
     inject_lora(model, all_specs())
-    dataset = PromptedImages(read_split(coco / "train.json"), 96, 2, (), False, seed=0)
+    dataset = PromptedImages(read_split(coco / "train.json"), 96, 2, (), Augmentation(), seed=0)
     reports: list[Any] = []
     options: dict[str, Any] = {
         "model": model,

@@ -19,6 +19,8 @@ FLOORS = {
         "coco",
         "lora",
         "template",
+        "schedule",
+        "sampling",
     },
     "middle": {
         "roboflow",
@@ -49,8 +51,12 @@ FLOORS = {
         "bootstrap",
         "reporting",
         "targets",
+        "peft_format",
+        "augment",
+        "overlays",
+        "summary",
     },
-    "engine": {"engine", "inference"},
+    "engine": {"engine", "inference", "training", "preflight", "selection"},
     "stages": {"download", "convert", "validate", "train", "merge", "predict", "evaluate"},
 }
 LEVEL = {module: level for level, floor in enumerate(FLOORS.values()) for module in floor}

@@ -1,6 +1,7 @@
 """LoRA against PEFT and against attention written out by hand, in double precision."""
 
 import copy
+import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +18,20 @@ from segtune.atomic import write_json
 from segtune.errors import AdapterError
 from segtune.lora import (
     LoraSpec,
+    count_parameters,
     inject_lora,
     load_lora_state_dict,
     lora_parameters,
     lora_state_dict,
     merge_lora,
-    peft_config,
     specs_from_json,
     specs_to_json,
+    unmerge_lora,
 )
+from segtune.peft_format import peft_config
+
+# The name in torch.nn.parallel is the function's.
+replication = importlib.import_module("torch.nn.parallel.replicate")
 
 WIDTH, HEADS, RANK, ALPHA = 16, 4, 3, 7.0
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -235,6 +241,80 @@ def test_merging_keeps_the_outputs_and_removes_the_adapters() -> None:
     assert_close(model(x), adapted, **EXACT)
     assert {name: type(module) for name, module in model.named_modules()} == names
     assert model.state_dict().keys() == keys
+
+
+def test_unmerging_brings_base_weights_and_adapters_back() -> None:
+    model, x = net(), torch.randn(2, 5, WIDTH)
+    base = {name: p.clone() for name, p in model.named_parameters()}
+    inject_lora(model, SPECS)
+    randomise(model)
+    adapted = model(x)
+    taken_out = merge_lora(model)
+    assert not lora_parameters(model)
+    unmerge_lora(model, taken_out)
+    assert_close(model(x), adapted, **EXACT)
+    after = dict(model.named_parameters())
+    for name, value in base.items():
+        assert_close(after[name], value, **EXACT)
+    assert all(p.requires_grad for p in lora_parameters(model).values())
+
+
+@pytest.mark.parametrize(("stabilised", "scale"), [(False, 7 / 9), (True, 7 / 3)])
+def test_the_update_is_scaled_by_the_rank_or_its_root(stabilised: bool, scale: float) -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, 10))
+    base = model[0].weight.clone()
+    inject_lora(model, {"0": LoraSpec(9, 7.0, rank_stabilised=stabilised)})
+    randomise(model)
+    lora = model[0].lora
+    expected = base + scale * lora.lora_B["all"] @ lora.lora_A["all"]
+    merge_lora(model)
+    assert_close(model[0].weight, expected, **EXACT)
+
+
+def test_parameters_are_counted_by_group() -> None:
+    model = net()
+    inject_lora(model, {"plain": LoraSpec(RANK, ALPHA), "qkv": SPECS["qkv"]})
+    counts = count_parameters(model, lambda name: name.partition(".")[0])
+    plain = WIDTH * 10 + 10
+    assert counts["plain"] == (RANK * (WIDTH + 10), plain + RANK * (WIDTH + 10))
+    assert counts["qkv"][0] == 2 * RANK * 2 * WIDTH
+    assert counts["attention"][0] == 0
+    every = sum(p.numel() for p in model.parameters())
+    assert count_parameters(model) == {"": (sum(c[0] for c in counts.values()), every)}
+
+
+def test_dinov2_base_has_as_many_parameters_as_elsewhere() -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    with torch.device("meta"):
+        model = Dinov2Model(Dinov2Config())
+    pattern = r"encoder\.layer\.\d+\.attention\.(q|k|v)_proj"
+    adapted = inject_lora(model, {pattern: LoraSpec(8, 16.0)})
+    assert len(adapted) == 12 * 3
+    assert count_parameters(model)[""][0] == 442_368
+
+
+def test_a_users_own_data_parallel_loop_reaches_every_adapter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # nn.DataParallel wants GPUs for broadcasting alone; its replication is torch's own.
+    monkeypatch.setattr(
+        replication,
+        "_broadcast_coalesced_reshape",
+        lambda tensors, devices, detach=False: [[t * 1 for t in tensors] for _ in devices],
+    )
+    model, x = net(), torch.randn(4, 5, WIDTH)
+    inject_lora(model, SPECS)
+    randomise(model)
+    model(x).square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in lora_parameters(model).items()}
+    model.zero_grad()
+    replicas = replication.replicate(model, [0, 1])
+    parts = [replica(part) for replica, part in zip(replicas, x.split(2), strict=True)]
+    assert_close(torch.cat(parts), model(x), **EXACT)
+    torch.cat(parts).square().sum().backward()
+    for name, parameter in lora_parameters(model).items():
+        assert_close(parameter.grad, expected[name], **EXACT)
 
 
 def test_a_saved_adapter_comes_back() -> None:

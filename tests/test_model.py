@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from segtune.lora import inject_lora, lora_parameters, merge_lora
+from segtune.lora import LoraSpec, inject_lora, lora_parameters, merge_lora
 from segtune.losses import build_loss, prompted_loss
 from segtune.model import (
     ARCHITECTURES,
@@ -83,7 +83,9 @@ def test_full_has_the_published_number_of_parameters(full: nn.Module) -> None:
 def test_every_component_of_full_can_be_adapted(component: str) -> None:
     with on_meta():
         model = build_model("full")
-    adapted = inject_lora(model, lora_specs(component, 8, 16.0, 0.0, ("q", "k", "v", "out", "mlp")))
+    adapted = inject_lora(
+        model, lora_specs(component, LoraSpec(8, 16.0), ("q", "k", "v", "out", "mlp"))
+    )
     expected = {
         "vision": 32 * 4,
         "text": 24 * 3,

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from segtune.augment import Augmentation
 from segtune.coco import read_split
 from segtune.dataset import PromptedImages
 from segtune.template import fields_of, fill
@@ -58,7 +59,7 @@ def test_training_asks_each_picture_in_its_own_words(tmp_path: Path) -> None:
     export = with_table(tmp_path, originals())
     convert(export, tmp_path / "out", template=TEMPLATE, fields="views.csv")
     split = read_split(tmp_path / "out" / "train.json")
-    dataset = PromptedImages(split, 96, 5, (), False, 0)
+    dataset = PromptedImages(split, 96, 5, (), Augmentation(), 0)
     assert set(dataset[0, 0].prompts) == {"big dog, from 0 view", "cat, from 0 view"}
     assert set(dataset[0, 1].prompts) == {"big dog, from 1 view", "cat, from 1 view"}
 

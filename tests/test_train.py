@@ -1,7 +1,6 @@
 """Training as a command: interrupted and resumed, alone and in two processes."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from segtune.errors import ConfigError
-from segtune.train import learning_rate_factor, main
+from segtune.train import main
 from tests.converted import write_converted
 
 SETTINGS: dict[str, Any] = {
@@ -214,13 +213,3 @@ def test_a_misspelt_setting_is_an_error(
 ) -> None:
     message = refused(coco, tmp_path, capsys, learning_rat=1)
     assert "learning_rat: Extra inputs are not permitted" in message
-
-
-def test_the_learning_rate_warms_up_and_falls() -> None:
-    factors = [learning_rate_factor(step, 110, 10, "cosine") for step in range(110)]
-    assert factors[:10] == pytest.approx([(n + 1) / 11 for n in range(10)])
-    assert factors[10] == 1.0
-    assert factors[60] == pytest.approx(0.5)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
-    assert learning_rate_factor(60, 110, 10, "constant") == 1.0

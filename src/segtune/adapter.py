@@ -1,6 +1,7 @@
 """Adapters on disk: PEFT's two files, and beside them the recipe that made them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from segtune.lora import (
     LoraSpec,
     inject_lora,
     load_lora_state_dict,
-    peft_config,
     specs_from_json,
     specs_to_json,
 )
+from segtune.peft_format import from_peft, peft_config
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -47,22 +48,28 @@ def save_adapter(
     write_json(folder / RECIPE, {**recipe, "adapted": specs_to_json(specs)})
 
 
-def attach_adapter(model: nn.Module, folder: Path) -> dict[str, Any]:
-    """Adapt a base model as the recipe says and load the adapters, in place.
+def attach_adapter(model: nn.Module, folder: Path) -> dict[str, Any] | None:
+    """Adapt a base model as the files say and load the adapters, in place.
 
     Returns:
-        The recipe.
+        The recipe; None where there is none, because PEFT trained the adapter.
 
     Raises:
         AdapterError: when a file is missing or damaged, or does not fit the model.
     """
+    own = (folder / RECIPE).exists()
     try:
-        recipe: dict[str, Any] = json.loads((folder / RECIPE).read_text("utf-8"))
+        described: dict[str, Any] = json.loads((folder / (RECIPE if own else CONFIG)).read_text())
         state = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise AdapterError(
             f"cannot be read ({error})", file=folder, remedy="Run the training again"
         ) from None
-    inject_lora(model, specs_from_json(recipe["adapted"]))
+    if own:
+        specs = specs_from_json(described["adapted"])
+    else:
+        named, state = from_peft(model, described, state)
+        specs = {re.escape(name): spec for name, spec in named.items()}
+    inject_lora(model, specs)
     load_lora_state_dict(model, state)
-    return recipe
+    return described if own else None

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import json
 import os
 import tempfile
@@ -26,6 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -47,6 +49,21 @@ def write_tables(path: Path, tables: Mapping[str, Iterable[Any]]) -> None:
                 file.write(f"{',' if line else ''}\n{text}")
             file.write("]")
         file.write("}\n")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; no other may be at work."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        temporary.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    # Without it, a power loss can undo the move.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

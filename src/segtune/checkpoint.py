@@ -1,14 +1,17 @@
 """Unfinished training runs on disk: everything that is needed to go on, bit for bit.
 
 A run's state lives in a folder named after its fingerprint (settings, data, code). A run
-with another fingerprint never continues it. Nothing here is a declared output of the
-workflow, which would delete it when the job fails.
+with another fingerprint never continues it. The last two states are kept; each file's name
+holds its checksum, so that a damaged one is noticed and passed over. Nothing here is a
+declared output of the workflow, which would delete it when the job fails.
 """
 
 import fcntl
+import hashlib
+import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from segtune.atomic import atomic_path, write_json
 from segtune.errors import TrainingError
 from segtune.provenance import json_digest
 
-STATE = "state.pt"
+KEPT = 2
 FINGERPRINT = "fingerprint.json"
 
 
@@ -50,18 +53,40 @@ def run_folder(parent: Path, fingerprint: Mapping[str, Any]) -> Path:
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a run's state (tensors and plain values), replacing the former one at once."""
-    with atomic_path(folder / STATE) as temporary:
-        torch.save(dict(state), temporary)
+    """Write a run's state (tensors and plain values), and remove all but the one before it."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    former = _states(folder)
+    number = _number(former[-1]) + 1 if former else 1
+    path = folder / f"state-{number:08d}-{_digest(buffer.getvalue())}.pt"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    for outdated in former[: 1 - KEPT]:
+        outdated.unlink()
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """The state of an interrupted run, or None when there is none."""
-    path = folder / STATE
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
+    """The newest undamaged state of an interrupted run, and the damaged files.
+
+    Returns:
+        None as the state when there is none.
+    """
+    damaged: list[Path] = []
+    for path in reversed(_states(folder)):
+        content = path.read_bytes()
+        if path.stem.rpartition("-")[2] == _digest(content):
+            state: dict[str, Any] = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )
+            return state, damaged
+        damaged.append(path)
+    return None, damaged
+
+
+def remove_damaged(folder: Path, damaged: Sequence[Path]) -> None:
+    """Remove damaged states and what a killed process left of one."""
+    for path in [*damaged, *folder.glob(".state-*")]:
+        path.unlink()
 
 
 def forget(folder: Path) -> None:
@@ -74,8 +99,21 @@ def changes_since(parent: Path, fingerprint: Mapping[str, Any]) -> dict[str, lis
     return {
         path.parent.name: _differences(json.loads(path.read_text("utf-8")), fingerprint)
         for path in sorted(parent.glob(f"*/{FINGERPRINT}"))
-        if path.parent.name != json_digest(fingerprint) and (path.parent / STATE).exists()
+        if path.parent.name != json_digest(fingerprint) and _states(path.parent)
     }
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states in a folder, oldest first."""
+    return sorted(folder.glob("state-*.pt"))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

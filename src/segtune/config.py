@@ -6,6 +6,7 @@ hand. Every problem of a config is reported at once, each with its dotted path.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -66,12 +68,39 @@ class ValidateSettings(Section):
 
 
 class LoraSettings(Section):
-    """LoRA of one component. The update is (alpha / rank) * B A x."""
+    """LoRA of one component. The update is (alpha / rank) * B A x, or alpha / sqrt(rank)."""
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16.0
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
     targets: tuple[Projection, ...] = Field(("q", "k", "v", "out", "mlp"), min_length=1)
+    blocks: str = Field("", description="of vision, as 24-31 or 7,15,23,31; all if not given")
+    rank_stabilised: bool = Field(False, description="scale by alpha / sqrt(rank)")
+    learning_rate: PositiveFloat | None = Field(None, description="peak; train's if not given")
+
+    @field_validator("blocks")
+    @classmethod
+    def _blocks_can_be_read(cls, blocks: str) -> str:
+        block_numbers(blocks)
+        return blocks
+
+
+def block_numbers(blocks: str) -> list[int]:
+    """The numbers that "24-31" or "7,15,23-24" name, in order; none for "".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    numbers: set[int] = set()
+    for part in filter(None, blocks.replace(" ", "").split(",")):
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not bounds:
+            raise ValueError(f"{part!r} is no block number and no range such as 24-31")
+        found = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+        if not found:
+            raise ValueError(f"the range {part!r} is empty")
+        numbers |= set(found)
+    return sorted(numbers)
 
 
 def _default_lora() -> dict[Component, LoraSettings]:
@@ -100,12 +129,30 @@ class TrainSettings(Section):
     horizontal_flip: bool = Field(
         True, description="mirror half of the pictures; not where left and right differ"
     )
+    smallest_scale: float = Field(
+        1.0, gt=0, le=1, description="pictures are shrunk to this share at the least, and padded"
+    )
+    colour_jitter: float = Field(
+        0.0, ge=0, lt=1, description="brightness, contrast, saturation times up to 1 +- this"
+    )
+    box_noise: float = Field(
+        0.0, ge=0, lt=1, description="target boxes' sides move by this share of them, deviation"
+    )
+    repeat_threshold: float = Field(
+        0.0, ge=0, le=1, description="classes on a smaller share of pictures are seen more often"
+    )
     learning_rate: PositiveFloat = Field(2e-3, description="peak, of AdamW")
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
     clip_norm: PositiveFloat = Field(0.1, description="largest L2 norm of the gradient")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="per step, of the averaged adapters that are scored and kept"
+    )
     validate_every: PositiveInt = Field(2, description="epochs between validations")
+    patience: int = Field(
+        0, ge=0, description="validations without a better score until training stops; 0: never"
+    )
     checkpoint_every: PositiveInt = Field(50, description="optimiser steps between checkpoints")
     lora: dict[Component, LoraSettings] = Field(default_factory=_default_lora, min_length=1)
 
@@ -116,6 +163,13 @@ class TrainSettings(Section):
                 f"micro_batch_size ({self.micro_batch_size}) is larger than "
                 f"batch_size ({self.batch_size})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_of_vision(self) -> "TrainSettings":
+        for component, lora in self.lora.items():
+            if lora.blocks and component != "vision":
+                raise ValueError(f"lora.{component}.blocks: only vision has blocks to choose")
         return self
 
 
@@ -151,6 +205,9 @@ class Config(Section):
     results: str = "results"
     model: Literal["tiny", "full"] = "tiny"
     weights: str = "default"
+    image_size: PositiveInt | None = Field(
+        None, description="side of the input in pixels; 1008 if not given, tiny 96"
+    )
     convert: ConvertSettings = ConvertSettings()
     validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
     train: TrainSettings = TrainSettings()

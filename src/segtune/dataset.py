@@ -1,7 +1,7 @@
 """From a converted split to batches of prompted pictures.
 
 One row of a batch is one prompt on one picture. What an epoch shows depends on (seed,
-epoch, index of the picture) alone: not on the number of workers or processes.
+epoch, item) alone: not on the number of workers or processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
+from segtune.augment import Augmentation, Sample
 from segtune.coco import Annotation, Image, Split, segmentation_to_mask
 from segtune.errors import DatasetError
+from segtune.sampling import Item
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -51,28 +53,17 @@ class Batch:
         return replace(self, **tensors)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One picture with its prompts and, per prompt, the objects to find."""
-
-    name: str
-    image: Tensor  # (3, S, S)
-    prompts: tuple[str, ...]
-    boxes_cxcywh: tuple[Tensor, ...]  # per prompt (n, 4)
-    masks: tuple[Tensor, ...]  # per prompt (n, S, S) bool
-    has_mask: tuple[Tensor, ...]  # per prompt (n,) bool
-
-
 class PromptedImages(Dataset[Sample]):
-    """A training split; an item is asked for by (epoch, index).
+    """A training split; an item is asked for by (epoch, index, earlier occurrences).
 
     Args:
         split: the converted split.
         image_size: side of the model's square input, in pixels.
-        max_negatives: absent prompts per picture at most.
+        max_negatives: absent prompts per picture at most. Over ceil(absent / max_negatives)
+            epochs a picture is asked for everything that it does not show.
         extra_negatives: prompts of things that no picture of the split shows.
-        horizontal_flip: whether to mirror half of the pictures, chosen anew each epoch.
-        seed: of the choice of negatives and of mirrored pictures.
+        augmentation: how pictures are varied, anew each time.
+        seed: of the choice of negatives and of the variation.
     """
 
     def __init__(
@@ -81,7 +72,7 @@ class PromptedImages(Dataset[Sample]):
         image_size: int,
         max_negatives: int,
         extra_negatives: Sequence[str],
-        horizontal_flip: bool,
+        augmentation: Augmentation,
         seed: int,
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
@@ -94,80 +85,60 @@ class PromptedImages(Dataset[Sample]):
         self.extra_negatives = tuple(
             prompt for prompt in extra_negatives if prompt.strip().casefold() not in known
         )
-        self.horizontal_flip = horizontal_flip
+        self.augmentation = augmentation
         self.classes = [category.id for category in split.categories]
         self.images = [image for image in split.images if self._offers_a_prompt(image)]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        epoch, index = item
-        image = self.images[index]
+    def __getitem__(self, item: tuple[int, int, int]) -> Sample:
+        epoch, index, occurrence = item
+        rng = np.random.default_rng([self.seed, epoch, index, occurrence])
+        side = self.augmentation.drawn_side(self.image_size, rng)
+        negatives = self._negatives(index, epoch + occurrence)
+        sample = self.sample(self.images[index], negatives, side)
+        return self.augmentation.varied(sample, self.image_size, rng)
+
+    def sample(self, image: Image, negatives: Sequence[int | str], side: int) -> Sample:
+        """A picture of `side` pixels, prompted with what it shows and with `negatives`."""
         objects = self._objects(image)
-        present = {annotation.category_id for annotation in objects}
-        rng = np.random.default_rng([self.seed, epoch, index])
-        # A class that is there as a crowd alone is no target, and not absent either.
-        shown = {annotation.category_id for annotation in self.split.annotations[image.id]}
-        prompts = [*sorted(present), *self._negatives(shown, rng)]
+        prompts = [*sorted({a.category_id for a in objects}), *negatives]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
         prompt_of = self.split.prompts(image)
-        masks = [_masks(anns, image, self.image_size) for anns in found]
-        sample = Sample(
+        masks = [_masks(anns, image, side) for anns in found]
+        return Sample(
             name=image.file_name,
-            image=load_image(self.split.image_path(image), self.image_size)[0],
+            image=load_image(self.split.image_path(image), side)[0],
             prompts=tuple(prompt_of[p] if isinstance(p, int) else p for p in prompts),
             boxes_cxcywh=tuple(_boxes_cxcywh(anns, image) for anns in found),
             masks=tuple(masks),
             has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
         )
-        return mirrored(sample) if self.horizontal_flip and rng.random() < 0.5 else sample
+
+    def shown(self, image: Image) -> frozenset[int]:
+        """The classes on a picture, those that it shows as a crowd alone among them."""
+        return frozenset(a.category_id for a in self.split.annotations[image.id])
 
     def _objects(self, image: Image) -> list[Annotation]:
         # A crowd region is no single object, so it cannot be a target.
         return [a for a in self.split.annotations[image.id] if not a.iscrowd]
 
+    def absent(self, image: Image) -> list[int | str]:
+        """The prompts of which a picture shows nothing: category ids and extra negatives."""
+        # A class that is there as a crowd alone is no target, and not absent either.
+        shown = self.shown(image)
+        return [*(i for i in self.classes if i not in shown), *self.extra_negatives]
+
     def _offers_a_prompt(self, image: Image) -> bool:
-        objects = self._objects(image)
-        shown = {annotation.category_id for annotation in self.split.annotations[image.id]}
-        absent = len(self.classes) - len(shown) + len(self.extra_negatives)
-        return bool(objects) or (self.max_negatives > 0 and absent > 0)
+        return bool(self._objects(image)) or (self.max_negatives > 0 and bool(self.absent(image)))
 
-    def _negatives(self, shown: set[int], rng: np.random.Generator) -> list[int | str]:
-        absent = [*(i for i in self.classes if i not in shown), *self.extra_negatives]
-        count = self.max_negatives
-        # A permutation of nothing is fine, a choice from nothing is an error.
-        return [absent[i] for i in sorted(rng.permutation(len(absent))[:count])]
-
-
-def mirrored(sample: Sample) -> Sample:
-    """The sample with left and right exchanged: picture, boxes and masks."""
-    right = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    opposite = torch.tensor([-1.0, 1.0, 1.0, 1.0])
-    return replace(
-        sample,
-        image=sample.image.flip(-1),
-        boxes_cxcywh=tuple(right + boxes * opposite for boxes in sample.boxes_cxcywh),
-        masks=tuple(masks.flip(-1) for masks in sample.masks),
-    )
-
-
-def local_steps(
-    images: int, batch_size: int, rank: int, processes: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """The pictures that one process sees in each optimiser step of an epoch.
-
-    The global order is a seeded permutation; its last batch is filled up from its
-    beginning, so that every step sees `batch_size` pictures and every picture is seen.
-
-    Returns:
-        Per step, batch_size / processes indices.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(images)
-    steps = -(-images // batch_size)
-    padded = np.resize(order, steps * batch_size).reshape(steps, batch_size)
-    return [step[rank::processes].tolist() for step in padded]
+    def _negatives(self, index: int, turn: int) -> list[int | str]:
+        """The next few of a picture's absent prompts, in a seeded order of its own."""
+        absent = self.absent(self.images[index])
+        count = min(self.max_negatives, len(absent))
+        order = np.random.default_rng([self.seed, index]).permutation(len(absent))
+        return [absent[i] for i in sorted(np.roll(order, -turn * count)[:count])]
 
 
 def collate(samples: Sequence[Sample], with_masks: bool) -> Batch:
@@ -192,7 +163,7 @@ def collate(samples: Sequence[Sample], with_masks: bool) -> Batch:
 
 def training_batches(
     dataset: PromptedImages,
-    steps: Sequence[Sequence[int]],
+    steps: Sequence[Sequence[Item]],
     epoch: int,
     micro_batch_size: int,
     workers: int,
@@ -208,8 +179,8 @@ def training_batches(
         return [collate(chunk, with_masks) for chunk in chunks]
 
     loader: DataLoader[list[Batch]] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # asked for by (epoch, index)
-        batch_sampler=[[(epoch, index) for index in step] for step in steps],
+        dataset,  # type: ignore[arg-type]  # asked for by (epoch, index, occurrence)
+        batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_step,
         num_workers=workers,
         # Each loader draws a seed; from the global generator, a resumed run would differ.

@@ -1,5 +1,7 @@
 """Two functions that training and prediction share: one epoch, and predictions."""
 
+import math
+import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segtune.coco import mask_to_rle
 from segtune.dataset import Batch, Size
 from segtune.distributed import Processes
-from segtune.losses import prompted_loss, require_finite
+from segtune.losses import not_finite, prompted_loss
 from segtune.model import (
     encode_images,
     encode_prompts,
@@ -42,6 +44,7 @@ class StepReport:
     images: int
     seconds: float
     waiting_seconds: float  # of them, for data
+    peak_memory_gb: float  # of this process so far; of its GPU where it has one
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,20 @@ def train_one_epoch(
         if stops:
             raise Interrupted
         optimizer.zero_grad()
-        total, terms = _accumulate(model, loss, batches, processes, step_boxes, step_prompts)
+        total, terms = accumulate(model, loss, batches, processes, step_boxes, step_prompts)
         norm = nn.utils.clip_grad_norm_(_trainable(optimizer), clip_norm)
         names = [name for batch in batches for name in batch.names]
         summed = processes.sum([total, *terms.values()])
-        _require_finite(summed[0] + float(norm), names, processes)
+        # The sums are the same everywhere, so all processes take the same branch.
+        if not math.isfinite(summed[0] + float(norm)):
+            everyone = processes.gather(names)
+            raise not_finite(summed[0], float(norm), [n for names in everyone for n in names])
         optimizer.step()
         now = time.perf_counter()
         images = len(names) * processes.count
         reported = dict(zip(terms, summed[1:], strict=True))
-        after_step(StepReport(summed[0], reported, float(norm), images, now - began, waited))
+        spent = (now - began, waited, _peak_memory_gb(processes.device))
+        after_step(StepReport(summed[0], reported, float(norm), images, *spent))
         began = time.perf_counter()
 
 
@@ -161,7 +168,7 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _accumulate(
+def accumulate(
     model: Sam3Image | DistributedDataParallel,
     loss: nn.Module,
     batches: Sequence[Batch],
@@ -169,7 +176,19 @@ def _accumulate(
     step_boxes: float,
     step_prompts: float,
 ) -> tuple[float, dict[str, float]]:
-    """Gradients of the step's whole loss; this process's share of its value and terms."""
+    """Add the gradients of the step's whole loss to the parameters'.
+
+    Args:
+        model: as in `train_one_epoch`, also `loss` and `processes`.
+        loss: from `losses.build_loss`.
+        batches: this process's micro-batches.
+        processes: this process among the others.
+        step_boxes: objects in the whole step, over all processes.
+        step_prompts: prompts in the whole step, over all processes.
+
+    Returns:
+        This process's share of the loss and of its terms.
+    """
     plain = model.module if isinstance(model, DistributedDataParallel) else model
     total, terms = 0.0, dict[str, float]()
     for index, batch in enumerate(batches):
@@ -198,11 +217,10 @@ def _trainable(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _require_finite(value: float, names: list[str], processes: Processes) -> None:
-    # The sum is the same everywhere, so all processes take the same branch.
-    if not torch.isfinite(torch.tensor(value)):
-        everyone = processes.gather(names)
-        require_finite(value, [name for names in everyone for name in names])
+def _peak_memory_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _best(

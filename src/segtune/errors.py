@@ -58,6 +58,10 @@ class AdapterError(SegtuneError):
     """A LoRA recipe or adapter file that does not fit the model."""
 
 
+class ResourceError(SegtuneError):
+    """A machine that is too small for what the settings ask of it."""
+
+
 class TrainingError(SegtuneError):
     """A training run that cannot go on."""
 

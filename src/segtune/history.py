@@ -2,10 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -28,14 +31,31 @@ class History:
 
     def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Record numbers of one kind ("train", "valid") at an optimiser step."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        record = json.dumps({"kind": kind, "step": step, **values}, allow_nan=False)
+        self._file.write(record + "\n")
         self._file.flush()
         self.lines += 1
-        for name, value in values.items():
+        for name, value in _flat(values):
             if isinstance(value, int | float) and math.isfinite(value):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Bring all lines to the disk, so that a checkpoint can count on them."""
+        os.fsync(self._file.fileno())
+
+    def picture(self, name: str, step: int, pixels: npt.NDArray[np.uint8]) -> None:
+        """Show a picture (height, width, 3) in TensorBoard."""
+        self._board.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
         self._board.close()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value

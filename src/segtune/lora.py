@@ -12,8 +12,8 @@ This file knows torch and nothing of SAM 3.
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -36,12 +36,20 @@ class LoraSpec:
         dropout: probability, on the input of A while training.
         projections: of "q", "k", "v" for a linear that fuses them, and "out" too for
             attention; empty for a plain linear, which is adapted whole.
+        rank_stabilised: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "A Rank
+            Stabilization Scaling Factor for Fine-Tuning with LoRA").
     """
 
     rank: int
     alpha: float
     dropout: float = 0.0
     projections: tuple[str, ...] = ()
+    rank_stabilised: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What B A x is multiplied with."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
 class _Adapters(nn.Module):
@@ -49,30 +57,39 @@ class _Adapters(nn.Module):
 
     def __init__(self, weight: Tensor, spec: LoraSpec, blocks: tuple[str, ...]) -> None:
         super().__init__()
-        self.scale = spec.alpha / spec.rank
+        self.scale, self.blocks = spec.scale, blocks
         self.dropout = nn.Dropout(spec.dropout)
         self.block_rows = weight.shape[0] // (1 if blocks == ("all",) else len(FUSED))
-        # new_empty and new_zeros keep the weight's device and dtype.
-        self.lora_A = nn.ParameterDict(
-            {name: weight.new_empty(spec.rank, weight.shape[1]) for name in blocks}
-        )
-        self.lora_B = nn.ParameterDict(
-            {name: weight.new_zeros(self.block_rows, spec.rank) for name in blocks}
-        )
-        for matrix in self.lora_A.values():
-            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+        for name in blocks:
+            # new_empty and new_zeros keep the weight's device and dtype.
+            down = weight.new_empty(spec.rank, weight.shape[1])
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+            # Not in a ParameterDict, which nn.DataParallel leaves empty in its replicas.
+            self.register_parameter(f"lora_A_{name}", nn.Parameter(down))
+            up = weight.new_zeros(self.block_rows, spec.rank)
+            self.register_parameter(f"lora_B_{name}", nn.Parameter(up))
+
+    @property
+    def lora_A(self) -> dict[str, Tensor]:  # noqa: N802
+        """A of each adapted block: (rank, in)."""
+        return {name: getattr(self, f"lora_A_{name}") for name in self.blocks}
+
+    @property
+    def lora_B(self) -> dict[str, Tensor]:  # noqa: N802
+        """B of each adapted block: (block_rows, rank)."""
+        return {name: getattr(self, f"lora_B_{name}") for name in self.blocks}
 
     def block(self, name: str, x: Tensor) -> Tensor:
         """The update of one block: (..., in) -> (..., block_rows)."""
-        low_rank = F.linear(self.dropout(x), self.lora_A[name])
-        return F.linear(low_rank, self.lora_B[name]) * self.scale
+        low_rank = F.linear(self.dropout(x), getattr(self, f"lora_A_{name}"))
+        return F.linear(low_rank, getattr(self, f"lora_B_{name}")) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
         """The update of the whole matrix: (..., in) -> (..., out)."""
-        if "all" in self.lora_A:
+        if self.blocks == ("all",):
             return self.block("all", x)
         zeros = x.new_zeros(*x.shape[:-1], self.block_rows)
-        parts = [self.block(name, x) if name in self.lora_A else zeros for name in FUSED]
+        parts = [self.block(name, x) if name in self.blocks else zeros for name in FUSED]
         return torch.cat(parts, dim=-1)
 
     def delta(self) -> Tensor:
@@ -83,9 +100,9 @@ class _Adapters(nn.Module):
     def stacked(self) -> tuple[Tensor, Tensor]:
         """All blocks as one A (n * rank, in) and one block-structured B (out, n * rank)."""
         down = torch.cat(list(self.lora_A.values()))
-        if "all" in self.lora_A:
+        if self.blocks == ("all",):
             return down, self.lora_B["all"]
-        rank = next(iter(self.lora_A.values())).shape[0]
+        rank = len(down) // len(self.blocks)
         up = down.new_zeros(len(FUSED) * self.block_rows, len(down))
         for column, (name, matrix) in enumerate(self.lora_B.items()):
             up[self._rows(name), column * rank : (column + 1) * rank] = matrix
@@ -101,10 +118,10 @@ class _Adapters(nn.Module):
                 record=name,
                 remedy="Use the recipe that the adapter was trained with",
             )
-        rank = len(down) // len(self.lora_A)
+        rank = len(down) // len(self.blocks)
         rest = up.detach().clone()
         with torch.no_grad():
-            for column, block in enumerate(self.lora_A):
+            for column, block in enumerate(self.blocks):
                 columns = slice(column * rank, (column + 1) * rank)
                 self.lora_A[block].copy_(down[columns])
                 self.lora_B[block].copy_(up[self._rows(block), columns])
@@ -142,6 +159,11 @@ class LoraLinear(nn.Linear):
             base.weight.add_(self.lora.delta())
         return base
 
+    def unmerge(self) -> None:
+        """Take the update off the base weight again."""
+        with torch.no_grad():
+            self.weight.sub_(self.lora.delta())
+
 
 class LoraMultiheadAttention(nn.MultiheadAttention):
     """Multi-head attention with low-rank updates of q, k, v and the output projection.
@@ -158,7 +180,7 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         self._replaced = (base,)
         self.out_proj = base.out_proj
         if "out" in spec.projections:
-            whole = LoraSpec(spec.rank, spec.alpha, spec.dropout)
+            whole = replace(spec, projections=())
             self.out_proj = LoraLinear(base.out_proj, whole)  # type: ignore[assignment]
         fused = tuple(name for name in FUSED if name in spec.projections)
         self.lora = _Adapters(base.in_proj_weight, spec, fused) if fused else None
@@ -191,7 +213,7 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         rows = slice(index * self.embed_dim, (index + 1) * self.embed_dim)
         bias = self.in_proj_bias[rows] if self.in_proj_bias is not None else None
         projected = F.linear(x, self.in_proj_weight[rows], bias)
-        if self.lora is not None and FUSED[index] in self.lora.lora_A:
+        if self.lora is not None and FUSED[index] in self.lora.blocks:
             projected = projected + self.lora.block(FUSED[index], x)
         return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
@@ -204,6 +226,17 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
             with torch.no_grad():
                 base.in_proj_weight.add_(self.lora.delta())
         return base
+
+    def unmerge(self) -> None:
+        """Take the updates off the base weights again."""
+        if isinstance(self.out_proj, LoraLinear):
+            self.out_proj.unmerge()
+        if self.lora is not None:
+            with torch.no_grad():
+                self.in_proj_weight.sub_(self.lora.delta())
+
+
+LoraModule = LoraLinear | LoraMultiheadAttention
 
 
 def inject_lora(
@@ -273,36 +306,45 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         _load_module(name, module, state)
 
 
-def peft_config(specs: Mapping[str, LoraSpec], base_model: str) -> dict[str, Any]:
-    """The `adapter_config.json` with which PEFT reads `lora_state_dict`'s output.
+def merge_lora(model: nn.Module) -> dict[str, LoraModule]:
+    """Add every update to its base weight and put the base modules back, in place.
+
+    Returns:
+        The adapted modules that were taken out, by qualified name, for `unmerge_lora`.
+    """
+    taken_out = dict(_adapted_modules(model))
+    for name, module in taken_out.items():
+        _replace(model, name, module.merged())
+    return taken_out
+
+
+def unmerge_lora(model: nn.Module, taken_out: Mapping[str, LoraModule]) -> None:
+    """Undo `merge_lora`, in place: the base weights come back but for rounding.
 
     Args:
-        specs: as returned by `inject_lora`.
-        base_model: name of the model that was adapted.
+        model: the merged model.
+        taken_out: what `merge_lora` returned.
     """
-    ranks = {name: spec.rank * _stacked_blocks(spec) for name, spec in specs.items()}
-    alphas = {name: spec.alpha * _stacked_blocks(spec) for name, spec in specs.items()}
-    first = next(iter(specs))
-    return {
-        "peft_type": "LORA",
-        "base_model_name_or_path": base_model,
-        "r": ranks[first],
-        "lora_alpha": alphas[first],
-        "lora_dropout": specs[first].dropout,
-        "rank_pattern": ranks,
-        "alpha_pattern": alphas,
-        "target_modules": sorted(specs),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "task_type": None,
-    }
+    for name, module in taken_out.items():
+        module.unmerge()
+        _replace(model, name, module)
 
 
-def merge_lora(model: nn.Module) -> None:
-    """Add every update to its base weight and put the base modules back, in place."""
-    for name, module in list(_adapted_modules(model)):
-        _replace(model, name, module.merged())
+def count_parameters(
+    model: nn.Module, group_of: Callable[[str], str] = lambda name: ""
+) -> dict[str, tuple[int, int]]:
+    """Trainable and all parameters: group -> (trainable, all), groups in the model's order.
+
+    Args:
+        model: adapted or not.
+        group_of: the group that a parameter's qualified name belongs to.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        trainable, every = counts.get(group_of(name), (0, 0))
+        size = parameter.numel()
+        counts[group_of(name)] = (trainable + size * parameter.requires_grad, every + size)
+    return counts
 
 
 def specs_to_json(specs: Mapping[str, LoraSpec]) -> dict[str, dict[str, Any]]:
@@ -354,7 +396,7 @@ def _matching(model: nn.Module, pattern: str) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     found = [name for name in names if re.fullmatch(pattern, name)]
     if not found:
-        plain = pattern.replace("\\", "")
+        plain = re.sub(r"\\(\W)", r"\1", pattern)  # of an exact name, without its escapes
         near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
         raise AdapterError(
             f"LoRA target {plain!r} matches no module",
@@ -395,7 +437,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _adapted_modules(
     model: nn.Module,
-) -> Iterator[tuple[str, LoraLinear | LoraMultiheadAttention]]:
+) -> Iterator[tuple[str, LoraModule]]:
     attention = [m for m in model.modules() if isinstance(m, LoraMultiheadAttention)]
     inside_attention = {id(module.out_proj) for module in attention}
     for name, module in model.named_modules():
@@ -405,13 +447,7 @@ def _adapted_modules(
             yield name, module
 
 
-def _stacked_blocks(spec: LoraSpec) -> int:
-    return max(1, len(set(spec.projections) & set(FUSED)))
-
-
-def _peft_pairs(
-    name: str, module: LoraLinear | LoraMultiheadAttention
-) -> dict[str, tuple[Tensor, Tensor]]:
+def _peft_pairs(name: str, module: LoraModule) -> dict[str, tuple[Tensor, Tensor]]:
     """PEFT's names and (A, B) of one module; PEFT adapts all of an attention at one rank."""
     if isinstance(module, LoraLinear):
         return {name: module.lora.stacked()}
@@ -429,9 +465,7 @@ def _peft_pairs(
     return {name: fused, f"{name}.base_layer.out_proj": (down, up)}
 
 
-def _load_module(
-    name: str, module: LoraLinear | LoraMultiheadAttention, state: Mapping[str, Tensor]
-) -> None:
+def _load_module(name: str, module: LoraModule, state: Mapping[str, Tensor]) -> None:
     def pair(key: str) -> tuple[Tensor, Tensor]:
         prefix = f"{PEFT_PREFIX}{key}.lora_"
         return state[f"{prefix}A.weight"], state[f"{prefix}B.weight"]

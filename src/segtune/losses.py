@@ -5,6 +5,7 @@ SAM 3. The package's wrapper averages per process; here every process divides by
 numbers of the whole step, so that processes and accumulation add up to one big batch.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -100,18 +101,20 @@ def prompted_loss(
     return computed[loss_fns.CORE_LOSS_KEY] * share, terms
 
 
-def require_finite(total: float, names: list[str]) -> None:
-    """Stop on a loss that is NaN or infinite.
+def not_finite(loss: float, gradient_norm: float, names: list[str]) -> TrainingError:
+    """What is wrong with a step whose loss or gradient is NaN or infinite.
 
-    Raises:
-        TrainingError: naming the pictures of the step.
+    Args:
+        loss: of the step.
+        gradient_norm: of the step, before clipping.
+        names: the pictures of the step.
     """
-    if not torch.isfinite(torch.tensor(total)):
-        raise TrainingError(
-            f"the loss became {total}",
-            record=", ".join(names),
-            remedy="Lower train.learning_rate, or look at the labels of these pictures",
-        )
+    found = f"loss became {loss}" if not math.isfinite(loss) else f"gradient became {gradient_norm}"
+    return TrainingError(
+        f"the {found}",
+        record=", ".join(names),
+        remedy="Lower train.learning_rate, or look at the labels of these pictures",
+    )
 
 
 def _float32(value: Any) -> Any:

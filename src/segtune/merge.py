@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _require_same_base(recipe: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _require_same_base(recipe: dict[str, Any] | None, arguments: argparse.Namespace) -> None:
+    if recipe is None:  # PEFT's own files say nothing that could be compared
+        return
     trained_on = (recipe["model"], recipe["weights"])
     if trained_on != (arguments.model, arguments.weights):
         raise AdapterError(
@@ -131,16 +133,27 @@ def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
     return len(detector) + len(rest)
 
 
-def _write_model_card(path: Path, arguments: argparse.Namespace, recipe: dict[str, Any]) -> None:
+def _history_of(recipe: dict[str, Any] | None) -> str:
+    if recipe is None:
+        return "- LoRA adapters trained with PEFT, merged\n"
+    result, image_size = recipe["result"], recipe["image_size"]
+    return (
+        f"- AP on the valid split: {result['best_score']:.4f} after epoch "
+        f"{result['best_epoch']}; {result['base_score']:.4f} before training\n"
+        f"- LoRA on {len(recipe['adapted'])} modules, merged; segtune {recipe['segtune']}\n"
+        + (f"- Trained on pictures of {image_size} pixels, not 1008\n" if image_size else "")
+    )
+
+
+def _write_model_card(
+    path: Path, arguments: argparse.Namespace, recipe: dict[str, Any] | None
+) -> None:
     licence = distribution("sam3").read_text("licenses/LICENSE")
-    result = recipe["result"]
     with atomic_path(path) as temporary:
         temporary.write_text(
             "# SAM 3, fine-tuned with segtune\n\n"
             f"- Base: `{arguments.model}`, weights `{arguments.weights}`\n"
-            f"- AP on the valid split: {result['best_score']:.4f} after epoch "
-            f"{result['best_epoch']}; {result['base_score']:.4f} before training\n"
-            f"- LoRA on {len(recipe['adapted'])} modules, merged; segtune {recipe['segtune']}\n"
+            f"{_history_of(recipe)}"
             '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
             f"{'' if arguments.model == 'full' else ' only at size `full`; this is not'}\n\n"
             "SAM 3 and what derives from it are under the SAM License, which must travel "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segtune.dataset import Batch
+from segtune.errors import ConfigError
 from segtune.sam3_package import (
     MLP,
     BatchedDatapoint,
@@ -179,6 +180,41 @@ def build_model(size: str, seed: int = 0) -> Sam3Image:
         )
         _initialise_text(model)
     return model
+
+
+def set_image_size(model: Sam3Image, size: str, image_size: int | None) -> int:
+    """Let a model on the CPU see pictures of another size, in place.
+
+    The rotary positions of the blocks with global attention are computed anew, as the
+    package does for an input of that size; everything else follows its input.
+
+    Args:
+        model: of `size`.
+        size: "tiny" or "full".
+        image_size: pixels, a multiple of 336 (`full`) or 48 (`tiny`); None keeps it.
+
+    Returns:
+        The size in pixels.
+
+    Raises:
+        ConfigError: for a size that attention windows do not tile.
+    """
+    arch = ARCHITECTURES[size]
+    unit = arch.patch_size * arch.vit_window
+    if image_size is None or image_size == arch.image_size:
+        return arch.image_size
+    if image_size < unit or image_size % unit:
+        raise ConfigError(
+            f"image_size {image_size} is no multiple of {unit}: the {size} model attends in "
+            f"windows of {arch.vit_window} patches of {arch.patch_size} pixels",
+            remedy=f"Choose {', '.join(str(n * unit) for n in range(1, 5))}, …",
+        )
+    side = image_size // arch.patch_size
+    for number in arch.vit_global_blocks:
+        attention = model.backbone.vision_backbone.trunk.blocks[number].attn
+        attention.input_size = (side, side)
+        attention._setup_rope_freqs()
+    return image_size
 
 
 def matcher() -> BinaryHungarianMatcherV2:

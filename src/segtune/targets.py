@@ -1,7 +1,9 @@
 """Where LoRA goes in SAM 3: the modules of each component, by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from segtune.errors import ConfigError
 from segtune.lora import LoraSpec
 
 # Where LoRA goes, per component and projection. Only modules that every text-prompted
@@ -38,22 +40,36 @@ LORA_PATTERNS: Mapping[str, Mapping[tuple[str, ...], str]] = {
 
 
 def lora_specs(
-    component: str, rank: int, alpha: float, dropout: float, targets: tuple[str, ...]
+    component: str, spec: LoraSpec, targets: tuple[str, ...], blocks: Sequence[int] = ()
 ) -> dict[str, LoraSpec]:
     """Patterns of module names -> how to adapt them, for one component.
 
     Args:
         component: a key of `LORA_PATTERNS`.
-        rank: see `LoraSpec`, also for `alpha` and `dropout`.
-        alpha: of the scale alpha / rank.
-        dropout: on the input of A.
+        spec: rank, alpha, dropout and scaling; its projections are chosen here.
         targets: of "q", "k", "v", "out" (attention) and "mlp" (both its linears).
+        blocks: of the vision trunk, counted from 0; empty for all.
+
+    Raises:
+        ConfigError: where the component has none of the targets.
     """
-    return {
-        pattern: LoraSpec(rank, alpha, dropout, _projections(offered, targets))
+    chosen = {
+        at_block: replace(spec, projections=_projections(offered, targets))
         for offered, pattern in LORA_PATTERNS[component].items()
         if set(offered) & set(targets)
+        for at_block in _at_blocks(pattern, blocks)
     }
+    if not chosen:
+        offered_here = sorted({name for names in LORA_PATTERNS[component] for name in names})
+        raise ConfigError(
+            f"train.lora.{component}.targets {list(targets)} name nothing there",
+            remedy=f"Choose from {offered_here}",
+        )
+    return chosen
+
+
+def _at_blocks(pattern: str, blocks: Sequence[int]) -> list[str]:
+    return [pattern.replace(r"\d+", str(number), 1) for number in blocks] or [pattern]
 
 
 def _projections(offered: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:

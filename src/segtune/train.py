@@ -1,83 +1,78 @@
 """Fine-tune SAM 3 with LoRA on the training split; select the adapter on the valid split.
 
 Runs alone or under torchrun. Stopped by SIGINT or SIGTERM it finishes its optimiser step,
-saves its state and exits; the same command then goes on where it stopped.
+saves its state and exits; killed at any moment, it has the state of a little earlier. The
+same command then goes on, and ends with the same adapter.
 """
 
 import argparse
 import hashlib
 import json
-import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from segtune import __version__
 from segtune.adapter import save_adapter
-from segtune.atomic import atomic_path
-from segtune.checkpoint import changes_since, forget, load_state, locked, run_folder, save_state
+from segtune.atomic import atomic_path, write_json
+from segtune.augment import Augmentation
+from segtune.checkpoint import (
+    changes_since,
+    forget,
+    load_state,
+    locked,
+    remove_damaged,
+    run_folder,
+)
 from segtune.coco import Split, read_split
-from segtune.config import PredictSettings, TrainSettings, parse_section
-from segtune.dataset import Batch, PromptedImages, has_masks, local_steps, training_batches
+from segtune.config import (
+    LoraSettings,
+    PredictSettings,
+    TrainSettings,
+    block_numbers,
+    parse_section,
+    weights_file,
+)
+from segtune.dataset import Batch, PromptedImages, has_masks, training_batches
 from segtune.distributed import Processes, joined
 from segtune.engine import Interrupted, StepReport, train_one_epoch
-from segtune.errors import ConfigError, DatasetError, exit_on_error
+from segtune.errors import ConfigError, DatasetError, TrainingError, exit_on_error
 from segtune.history import History
 from segtune.inference import predict_split
-from segtune.lora import LoraSpec, inject_lora, lora_parameters, lora_state_dict
+from segtune.lora import LoraSpec, count_parameters, inject_lora, lora_state_dict
 from segtune.losses import build_loss
-from segtune.metrics import average_precision
-from segtune.model import ARCHITECTURES
+from segtune.model import ARCHITECTURES, set_image_size
+from segtune.preflight import require_memory
 from segtune.provenance import code_fingerprints
 from segtune.reporting import progress, say
-from segtune.sam3_package import Sam3Image
+from segtune.sampling import local_steps
+from segtune.selection import keep_best, valid_scores
+from segtune.summary import write_summary
 from segtune.targets import component_of, lora_specs
+from segtune.training import (
+    Position,
+    Run,
+    adapter_values,
+    averaged,
+    build_optimizer,
+    load_adapter_values,
+    picture_factors,
+    random_state,
+    restore,
+    save,
+    set_learning_rates,
+    set_random_state,
+    update_average,
+)
 from segtune.weights import HUB_MODEL, load_base_model
 
 INTERRUPTED_STATUS = 130  # of a shell command that Ctrl-C ended
-
-
-@dataclass
-class Position:
-    """Where a run stands."""
-
-    step: int = 0  # optimiser steps done
-    epoch: int = 0  # epochs done
-    step_in_epoch: int = 0
-    validated_epoch: int = -1  # 0 is the base model
-    base_score: float = 0.0
-    best_score: float = -1.0
-    best_epoch: int = 0
-
-
-@dataclass
-class Run:
-    """A training run in this process."""
-
-    settings: TrainSettings
-    processes: Processes
-    model: Sam3Image
-    adapted: dict[str, LoraSpec]
-    dataset: PromptedImages
-    valid: Split
-    workers: int
-    optimizer: torch.optim.Optimizer
-    folder: Path  # of the unfinished run
-    history: History | None  # of the main process
-    position: Position
-    best_adapter: dict[str, Tensor]
-    stop: "StopSignal"
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.dataset) // self.settings.batch_size)
 
 
 class StopSignal:
@@ -96,7 +91,7 @@ class StopSignal:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, or go on training; then write the adapter and its history."""
+    """Train, or go on training; then write the adapter, its history and a summary."""
     arguments = _parser().parse_args(argv)
     with exit_on_error("train"):
         settings = parse_section(TrainSettings, arguments.settings)
@@ -115,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
     parser.add_argument("--weights", default="default", help="see config.yaml")
+    parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
     parser.add_argument("--settings", default="{}", help="the train section, as JSON")
     parser.add_argument("--workers", type=int, default=0, help="data processes per device")
     return parser
@@ -144,19 +140,24 @@ def _require_divisible(batch_size: int, processes: int) -> None:
 def _train_and_write(
     arguments: argparse.Namespace, settings: TrainSettings, processes: Processes, parent: Path
 ) -> None:
-    fingerprint = _fingerprint(arguments, settings)
+    # Files of many GB are in it: one process reads them.
+    found = processes.gather(_fingerprint(arguments, settings) if processes.is_main else None)
+    fingerprint = found[0]
     folder = run_folder(parent, fingerprint)
     if processes.is_main:
         for name, changes in changes_since(parent, fingerprint).items():
             say(f"not continuing the interrupted run {name}: {'; '.join(changes)}")
+    stop = StopSignal()
     run = _prepare(arguments, settings, processes, folder)
     try:
-        _train(run)
+        _train(run, stop, arguments.out)
     except Interrupted:
-        _save(run)
+        save(run)
         if processes.is_main:
             say(f"stopped after step {run.position.step}; the same command goes on from there")
         raise SystemExit(INTERRUPTED_STATUS) from None
+    except TrainingError as error:
+        raise _reproducible(run, error) from None
     finally:
         if run.history:
             run.history.close()
@@ -168,22 +169,24 @@ def _train_and_write(
 def _fingerprint(arguments: argparse.Namespace, settings: TrainSettings) -> dict[str, Any]:
     """Whatever a run must not change on the way; the number of processes is not in it."""
     names = ("train.json", "valid.json", "manifest.json")
+    weights = weights_file(arguments.model, arguments.weights)
     return {
         "settings": settings.model_dump(mode="json"),
         "model": arguments.model,
+        "image_size": arguments.image_size,
         "weights": arguments.weights,
-        "data": {name: _sha256(arguments.coco / name) for name in names},
+        "weights_sha256": _sha256(weights, "Check `weights`") if weights else None,
+        "data": {n: _sha256(arguments.coco / n, "Run segtune.convert first") for n in names},
         "code": dict(item.split("@") for item in code_fingerprints("train")),
     }
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, remedy: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise DatasetError(
-            f"cannot be read ({error.strerror})", file=path, remedy="Run segtune.convert first"
-        ) from None
+        raise DatasetError(f"cannot be read ({error.strerror})", file=path, remedy=remedy) from None
 
 
 def _prepare(
@@ -191,34 +194,60 @@ def _prepare(
 ) -> Run:
     """Model, data and optimiser, as they were when an interrupted run was saved."""
     train = read_split(arguments.coco / "train.json")
-    size = ARCHITECTURES[arguments.model].image_size
-    prompted = (settings.max_negatives, settings.extra_negatives, settings.horizontal_flip)
-    model = load_base_model(arguments.model, arguments.weights).to(processes.device)
+    model = load_base_model(arguments.model, arguments.weights)
+    image_size = set_image_size(model, arguments.model, arguments.image_size)
+    model.to(processes.device)
     adapted = inject_lora(model, _specs(settings, train, processes.is_main), settings.seed)
-    parameters = list(lora_parameters(model).values())
-    state = load_state(folder)
+    dataset = _dataset(train, image_size, settings)
+    state = _saved_state(folder, processes)
     position = Position(**state["position"]) if state else Position()
+    torch.manual_seed(settings.seed + processes.rank)  # LoRA's dropout draws from it
     run = Run(
         settings=settings,
         processes=processes,
         model=model,
         adapted=adapted,
-        dataset=PromptedImages(train, size, *prompted, settings.seed),
+        dataset=dataset,
         valid=read_split(arguments.coco / "valid.json"),
         workers=arguments.workers,
-        optimizer=torch.optim.AdamW(parameters, weight_decay=settings.weight_decay),
+        optimizer=build_optimizer(model, settings),
         folder=folder,
         history=_history(arguments.out, folder, state, position) if processes.is_main else None,
         position=position,
+        factors=picture_factors(dataset, settings),
+        average=adapter_values(model) if settings.ema_decay else {},
         best_adapter={},
-        stop=StopSignal(),
+        random_state=random_state(),
     )
-    torch.manual_seed(settings.seed + processes.rank)  # LoRA's dropout draws from it
-    if state:
-        _restore(run, state)
     if processes.is_main:
         _describe(run)
+    require_memory(run)
+    set_random_state(run.random_state)
+    if state:
+        restore(run, state)
     return run
+
+
+def _saved_state(folder: Path, processes: Processes) -> dict[str, Any] | None:
+    state, damaged = load_state(folder)
+    processes.gather(None)  # nobody reads any more
+    if processes.is_main:
+        for path in damaged:
+            earlier = "the one before it is used" if state else "nothing else is there"
+            say(f"WARNING: {path.name} is damaged: {earlier}")
+        remove_damaged(folder, damaged)
+    return state
+
+
+def _dataset(train: Split, image_size: int, settings: TrainSettings) -> PromptedImages:
+    augmentation = Augmentation(
+        settings.horizontal_flip,
+        settings.smallest_scale,
+        settings.colour_jitter,
+        settings.box_noise,
+    )
+    prompted = (settings.max_negatives, settings.extra_negatives)
+    return PromptedImages(train, image_size, *prompted, augmentation, settings.seed)
 
 
 def _specs(settings: TrainSettings, train: Split, is_main: bool) -> dict[str, LoraSpec]:
@@ -235,8 +264,12 @@ def _specs(settings: TrainSettings, train: Split, is_main: bool) -> dict[str, Lo
         )
     specs: dict[str, LoraSpec] = {}
     for name, lora in components.items():
-        specs |= lora_specs(name, lora.rank, lora.alpha, lora.dropout, lora.targets)
+        specs |= lora_specs(name, _spec(lora), lora.targets, block_numbers(lora.blocks))
     return specs
+
+
+def _spec(lora: LoraSettings) -> LoraSpec:
+    return LoraSpec(lora.rank, lora.alpha, lora.dropout, (), lora.rank_stabilised)
 
 
 def _history(
@@ -247,30 +280,29 @@ def _history(
 
 
 def _describe(run: Run) -> None:
-    trainable: dict[str, int] = {}
-    for name, parameter in lora_parameters(run.model).items():
-        component = component_of(name)
-        trainable[component] = trainable.get(component, 0) + parameter.numel()
-    total = sum(parameter.numel() for parameter in run.model.parameters())
+    """Print what is trained, component by component."""
+    counts = count_parameters(run.model, component_of)
     say(f"LoRA on {len(run.adapted)} modules; trainable parameters:")
-    for component, count in trainable.items():
-        say(f"  {component:<14}{count:>12,}")
-    count = sum(trainable.values())
-    say(f"  {'together':<14}{count:>12,}  ({100 * count / total:.2f} % of {total:,})")
+    for component, (trainable, every) in counts.items():
+        if trainable:
+            say(f"  {component:<14}{trainable:>12,}  of {every:>13,}")
+    trainable, every = (sum(column) for column in zip(*counts.values(), strict=True))
+    share = 100 * trainable / every
+    say(f"  {'together':<14}{trainable:>12,}  of {every:>13,}  ({share:.2f} %)")
     if run.position.step:
         say(f"going on after step {run.position.step}")
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, stop: StopSignal, out: Path) -> None:
     settings, position = run.settings, run.position
     loss = build_loss(run.model.matcher, has_masks(run.dataset.split))
     model = _data_parallel(run)
     while True:
         if _validation_is_due(run):
-            _validate(run)
-        if position.epoch == settings.epochs:
+            _validate(run, stop, out)
+        if run.is_over:
             return
-        _set_learning_rate(run)
+        set_learning_rates(run)
         with _epoch_progress(run) as after_step:
             train_one_epoch(
                 model,
@@ -279,14 +311,14 @@ def _train(run: Run) -> None:
                 _remaining_steps(run),
                 run.processes,
                 settings.clip_norm,
-                run.stop,
+                stop,
                 after_step,
             )
         position.epoch, position.step_in_epoch = position.epoch + 1, 0
-        _save(run)
+        save(run)
 
 
-def _data_parallel(run: Run) -> Sam3Image | DistributedDataParallel:
+def _data_parallel(run: Run) -> Any:
     if run.processes.count == 1:
         return run.model
     # Every process has loaded the same weights and drawn the same adapters.
@@ -295,9 +327,8 @@ def _data_parallel(run: Run) -> Sam3Image | DistributedDataParallel:
 
 def _remaining_steps(run: Run) -> Iterator[list[Batch]]:
     settings, position, processes = run.settings, run.position, run.processes
-    images = len(run.dataset)
     sharing = (processes.rank, processes.count, settings.seed, position.epoch)
-    steps = local_steps(images, settings.batch_size, *sharing)[position.step_in_epoch :]
+    steps = local_steps(run.factors, settings.batch_size, *sharing)[position.step_in_epoch :]
     micro = settings.micro_batch_size
     return training_batches(run.dataset, steps, position.epoch, micro, run.workers)
 
@@ -312,47 +343,31 @@ def _epoch_progress(run: Run) -> Iterator[Callable[[StepReport], None]]:
         def after_step(report: StepReport) -> None:
             position.step += 1
             position.step_in_epoch += 1
+            position.seconds += report.seconds
+            update_average(run)
             if run.history:
                 run.history.add("train", position.step, _train_record(run, report))
             advance(note=f"loss {report.loss:.3f}  {report.images / report.seconds:.1f} images/s")
-            _set_learning_rate(run)
+            set_learning_rates(run)
+            run.random_state = random_state()
             if position.step % settings.checkpoint_every == 0:
-                _save(run)
+                save(run)
 
         yield after_step
 
 
-def _train_record(run: Run, report: StepReport) -> dict[str, float]:
+def _train_record(run: Run, report: StepReport) -> dict[str, Any]:
+    rates = {group["component"]: group["lr"] for group in run.optimizer.param_groups}
     return {
         "epoch": run.position.epoch + 1,
         "loss": report.loss,
         **report.terms,
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "learning_rate": rates,
         "gradient_norm": report.gradient_norm,
         "images_per_second": report.images / report.seconds,
         "data_wait_share": report.waiting_seconds / report.seconds,
+        "peak_memory_gb": report.peak_memory_gb,
     }
-
-
-def _set_learning_rate(run: Run) -> None:
-    total = run.steps_per_epoch * run.settings.epochs
-    factor = learning_rate_factor(
-        run.position.step, total, run.settings.warmup_steps, run.settings.schedule
-    )
-    for group in run.optimizer.param_groups:
-        group["lr"] = run.settings.learning_rate * factor
-
-
-def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """What the peak learning rate is multiplied with in a step, counted from 0.
-
-    Linear warm-up, then constant or a half cosine that would reach 0 after the last step.
-    """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def _validation_is_due(run: Run) -> bool:
@@ -362,100 +377,53 @@ def _validation_is_due(run: Run) -> bool:
     return due and at_end_of_epoch and run.position.validated_epoch < epoch
 
 
-def _validate(run: Run) -> None:
+def _validate(run: Run, stop: StopSignal, out: Path) -> None:
     """Score the adapter on the valid split and keep it if none was better."""
-    position, processes = run.position, run.processes
+    processes = run.processes
     share = slice(processes.rank, None, processes.count)
     total = len(run.valid.images[share])
-    with progress("valid picture", total, visible=processes.is_main) as advance:
+    with progress("valid picture", total, visible=processes.is_main) as advance, averaged(run):
         size, device = run.dataset.image_size, processes.device
         mine = predict_split(
-            run.model, run.valid, size, device, PredictSettings(), advance, share, run.stop
+            run.model, run.valid, size, device, PredictSettings(), advance, share, stop
         )
-    if any(processes.sum([float(run.stop())])):
+    if any(processes.sum([float(stop())])):
         raise Interrupted
     everyones = [result for results in processes.gather(mine) for result in results]
     # By picture, so that ties are broken alike for every number of processes.
-    _keep_best(run, _scores(run.valid, sorted(everyones, key=lambda r: r["image_id"])))
-    position.validated_epoch = position.epoch
-    _save(run)
+    results = sorted(everyones, key=lambda result: result["image_id"])
+    keep_best(run, valid_scores(run.valid, results), results, out)
+    run.position.validated_epoch = run.position.epoch
+    save(run)
 
 
-def _scores(valid: Split, results: list[dict[str, Any]]) -> dict[str, float]:
-    scores = {"box_AP": average_precision(valid, results, "bbox")["AP"] or 0.0}
-    if has_masks(valid):
-        scores["mask_AP"] = average_precision(valid, results, "segm")["AP"] or 0.0
-    return scores
-
-
-def _keep_best(run: Run, scores: dict[str, float]) -> None:
-    position = run.position
-    score = scores.get("mask_AP", scores["box_AP"])
-    if position.epoch == 0:
-        position.base_score = score
-    elif score >= position.best_score:
-        position.best_score, position.best_epoch = score, position.epoch
-        run.best_adapter = _parameters(run.model)
-    if run.history:
-        run.history.add("valid", position.step, {"epoch": position.epoch, **scores})
-        told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        say(f"valid after epoch {position.epoch}: {told}")
-
-
-def _parameters(model: Sam3Image) -> dict[str, Tensor]:
-    return {name: p.detach().cpu().clone() for name, p in lora_parameters(model).items()}
-
-
-def _load_parameters(model: Sam3Image, values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in lora_parameters(model).items():
-            parameter.copy_(values[name])
-
-
-def _save(run: Run) -> None:
-    """Save everything that the next optimiser step depends on; all processes take part."""
-    random_states = run.processes.gather(_random_state())
-    if run.history:
-        state = {
-            "position": asdict(run.position),
-            "adapter": _parameters(run.model),
-            "best_adapter": run.best_adapter,
-            "optimizer": run.optimizer.state_dict(),
-            "random_states": random_states,
-            "history_lines": run.history.lines,
-        }
-        save_state(run.folder, state)
-
-
-def _restore(run: Run, state: Mapping[str, Any]) -> None:
-    _load_parameters(run.model, state["adapter"])
-    run.best_adapter = state["best_adapter"]
-    run.optimizer.load_state_dict(state["optimizer"])
-    if run.processes.rank < len(state["random_states"]):
-        _set_random_state(state["random_states"][run.processes.rank])
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def _reproducible(run: Run, error: TrainingError) -> TrainingError:
+    """Save the state before the failed step, so that the same command repeats it."""
+    save(run)
+    path = run.folder / "failure.json"
+    if run.processes.is_main:
+        failed = {"step": run.position.step + 1, "epoch": run.position.epoch + 1}
+        write_json(path, {**failed, "problem": error.problem, "pictures": error.record})
+    return TrainingError(
+        error.problem,
+        record=f"step {run.position.step + 1}, {error.record}",
+        remedy=f"{error.remedy}. The same command repeats this step; see {path}",
+    )
 
 
 def _write_results(run: Run, arguments: argparse.Namespace, fingerprint: Mapping[str, Any]) -> None:
-    position = run.position
-    _load_parameters(run.model, run.best_adapter)
+    position, out = run.position, arguments.out
+    load_adapter_values(run.model, run.best_adapter)
     recipe = {"segtune": __version__, **fingerprint, "result": asdict(position)}
     base = f"segtune/{arguments.model}" if arguments.model == "tiny" else HUB_MODEL
     adapter = lora_state_dict(run.model)
-    save_adapter(arguments.out / "adapter", adapter, run.adapted, base, recipe)
-    with atomic_path(arguments.out / "history.jsonl") as temporary:
+    save_adapter(out / "adapter", adapter, run.adapted, base, recipe)
+    with atomic_path(out / "history.jsonl") as temporary:
         temporary.write_bytes((run.folder / "history.jsonl").read_bytes())
+    write_summary(out, recipe, count_parameters(run.model, component_of))
     say(f"kept epoch {position.best_epoch}, with AP {position.best_score:.4f} on valid")
+    if position.epoch < run.settings.epochs:
+        say(f"stopped after epoch {position.epoch}: no better score for a while (train.patience)")
     if position.best_score < position.base_score:
         say(
             f"WARNING: this adapter is worse than the base model, which scored "

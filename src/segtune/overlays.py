@@ -1,0 +1,89 @@
+"""Pictures with the outlines of what is there and of what was found."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PilImage
+from PIL import ImageDraw, ImageFilter, ImageOps
+
+from segtune.atomic import atomic_path
+from segtune.coco import Image, Segmentation, Split, segmentation_to_mask
+
+TILE = 320  # pixels
+COLUMNS = 4
+SCORE = 0.5  # detections below it are not drawn
+# Colours that people with a colour vision deficiency tell apart (Okabe and Ito 2008).
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+TRUTH = "#ffffff"
+
+Pixels = npt.NDArray[np.uint8]  # (height, width, 3)
+
+
+def spread_out(images: Sequence[Image], count: int) -> list[Image]:
+    """At most `count` pictures from the beginning to the end, the same every time."""
+    places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    return [images[place] for place in places]
+
+
+def contact_sheet(
+    split: Split, images: Sequence[Image], results: Sequence[Mapping[str, Any]]
+) -> Pixels:
+    """One picture of tiles: ground truth in white, detections in the colour of their class.
+
+    Args:
+        split: the ground truth.
+        images: of the split, one per tile.
+        results: detections in COCO's results format.
+    """
+    rows = -(-len(images) // COLUMNS)
+    sheet = PilImage.new("RGB", (COLUMNS * TILE, rows * TILE))
+    for number, image in enumerate(images):
+        mine = [r for r in results if r["image_id"] == image.id and r["score"] >= SCORE]
+        place = (number % COLUMNS * TILE, number // COLUMNS * TILE)
+        sheet.paste(_tile(split, image, mine), place)
+    return np.asarray(sheet)
+
+
+def save_sheet(path: Path, sheet: Pixels) -> None:
+    """Write a sheet as JPEG."""
+    with atomic_path(path) as temporary:
+        PilImage.fromarray(sheet).save(temporary, "JPEG", quality=85)
+
+
+def _tile(split: Split, image: Image, results: Sequence[Mapping[str, Any]]) -> PilImage.Image:
+    with PilImage.open(split.image_path(image)) as opened:
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
+    tile = ImageOps.contain(picture, (TILE, TILE))
+    for annotation in split.annotations[image.id]:
+        _outline(tile, image, annotation.segmentation, annotation.bbox_xywh, TRUTH)
+    places = {category.id: place for place, category in enumerate(split.categories)}
+    names = {category.id: category.name for category in split.categories}
+    for result in sorted(results, key=lambda r: r["score"]):
+        colour = COLOURS[places[result["category_id"]] % len(COLOURS)]
+        _outline(tile, image, result["segmentation"], result["bbox"], colour)
+        x, y = (value * tile.width / image.width for value in result["bbox"][:2])
+        text = f"{names[result['category_id']]} {result['score']:.2f}"
+        ImageDraw.Draw(tile).text((x, y), text, colour, stroke_width=2, stroke_fill="#000000")
+    return tile
+
+
+def _outline(
+    tile: PilImage.Image,
+    image: Image,
+    segmentation: Segmentation | None,
+    bbox_xywh: Sequence[float],
+    colour: str,
+) -> None:
+    scale = tile.width / image.width
+    if not segmentation:
+        x, y, width, height = (value * scale for value in bbox_xywh)
+        ImageDraw.Draw(tile).rectangle((x, y, x + width, y + height), outline=colour)
+        return
+    mask = segmentation_to_mask(segmentation, image.height, image.width)
+    shape = PilImage.fromarray(mask.astype(np.uint8) * 255).resize(tile.size)
+    inner = shape.filter(ImageFilter.MinFilter(3))
+    edge = np.asarray(shape) > np.maximum(np.asarray(inner), 127)
+    tile.paste(colour, (0, 0), PilImage.fromarray(edge.astype(np.uint8) * 255))

@@ -1,0 +1,55 @@
+"""Which adapter is kept: the one with the best score on the valid split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segtune.coco import Split
+from segtune.dataset import has_masks
+from segtune.metrics import average_precision
+from segtune.overlays import contact_sheet, save_sheet, spread_out
+from segtune.reporting import say
+from segtune.training import Run, adapter_values, averaged
+
+PICTURES = 8  # of the valid split, drawn at each validation
+
+
+def valid_scores(valid: Split, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Box and mask AP of predictions on the valid split, and AP per class.
+
+    What cannot be measured is 0 over all classes, and left out per class.
+    """
+    found = {"box_AP": average_precision(valid, results, "bbox")}
+    if has_masks(valid):
+        found["mask_AP"] = average_precision(valid, results, "segm")
+    per_class = found.get("mask_AP", found["box_AP"])["per_class"]
+    return {
+        **{name: summary["AP"] or 0.0 for name, summary in found.items()},
+        "per_class": {name: value for name, value in per_class.items() if value is not None},
+    }
+
+
+def keep_best(
+    run: Run, scores: dict[str, Any], results: Sequence[dict[str, Any]], out: Path
+) -> None:
+    """Keep the adapters if none was better; record and draw what was found."""
+    position = run.position
+    score = scores.get("mask_AP", scores["box_AP"])
+    if position.epoch == 0:
+        position.base_score = score
+    else:
+        position.validations_since_best += 1
+        if score > position.best_score:
+            position.validations_since_best = 0
+        if score >= position.best_score:
+            position.best_score, position.best_epoch = score, position.epoch
+            with averaged(run):
+                run.best_adapter = adapter_values(run.model)
+    if run.history:
+        run.history.add("valid", position.step, {"epoch": position.epoch, **scores})
+        sheet = contact_sheet(run.valid, spread_out(run.valid.images, PICTURES), results)
+        save_sheet(out / "valid_pictures" / f"epoch_{position.epoch:04d}.jpg", sheet)
+        run.history.picture("valid/pictures", position.step, sheet)
+        totals = {name: value for name, value in scores.items() if name != "per_class"}
+        told = "  ".join(f"{name} {value:.4f}" for name, value in totals.items())
+        say(f"valid after epoch {position.epoch}: {told}")
