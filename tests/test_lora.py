@@ -311,8 +311,8 @@ def test_a_users_own_data_parallel_loop_reaches_every_adapter(
     model.zero_grad()
     replicas = replication.replicate(model, [0, 1])
     parts = [replica(part) for replica, part in zip(replicas, x.split(2), strict=True)]
-    assert_close(torch.cat(parts), model(x), **EXACT)
-    torch.cat(parts).square().sum().backward()
+    assert_close(torch.cat(parts, dim=1), model(x), **EXACT)
+    torch.cat(parts, dim=1).square().sum().backward()
     for name, parameter in lora_parameters(model).items():
         assert_close(parameter.grad, expected[name], **EXACT)
 

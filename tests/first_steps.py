@@ -1,0 +1,75 @@
+"""Three optimiser steps in double precision, saved; run alone and under torchrun."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from segtune.augment import Augmentation
+from segtune.coco import read_split
+from segtune.dataset import PromptedImages, training_batches
+from segtune.distributed import joined
+from segtune.engine import train_one_epoch
+from segtune.lora import inject_lora, lora_parameters
+from segtune.losses import build_loss
+from segtune.model import build_model
+from segtune.sampling import local_steps
+from tests.batches import all_specs, randomise_lora
+
+STEPS = 3
+
+
+def main(coco: Path, out: Path, micro_batch_size: int) -> None:
+    """Save the losses, and after each step the gradients and the adapters' values."""
+    losses, gradients, values = [], [], []
+    with joined() as processes, double_precision():
+        model = build_model("tiny").double()
+        inject_lora(model, all_specs(without=("text",)))
+        randomise_lora(model)
+        parameters = lora_parameters(model)
+        dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), Augmentation(), seed=0)
+        steps = [
+            step
+            for epoch in range(STEPS)
+            for step in local_steps(
+                [1.0] * len(dataset), 4, processes.rank, processes.count, 0, epoch
+            )
+        ][:STEPS]
+
+        def after_step(report: object) -> None:
+            losses.append(report.loss)  # type: ignore[attr-defined]
+            gradients.append({name: p.grad.clone() for name, p in parameters.items()})  # type: ignore[union-attr]
+            values.append({name: p.detach().clone() for name, p in parameters.items()})
+
+        train_one_epoch(
+            DistributedDataParallel(model, forward_sync_buffers=False)
+            if processes.count > 1
+            else model,
+            build_loss(model.matcher, with_masks=True),
+            torch.optim.AdamW(parameters.values(), lr=1e-3),
+            training_batches(dataset, steps, 0, micro_batch_size, workers=0),
+            processes,
+            clip_norm=0.1,
+            stop_wanted=lambda: False,
+            after_step=after_step,
+        )
+    if processes.is_main:
+        torch.save({"losses": losses, "gradients": gradients, "values": values}, out)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Let what the package calls single precision by name be double precision."""
+    torch.set_default_dtype(torch.float64)
+    names = {"float": torch.float64, "float32": torch.float64}
+    with patch.multiple(torch, **names), patch.object(torch.Tensor, "float", torch.Tensor.double):
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
