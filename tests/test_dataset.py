@@ -1,7 +1,6 @@
 """From pictures and annotations to batches: exact boxes and masks, repeatable prompts."""
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from segtune.augment import Augmentation, Sample
 from segtune.coco import (
     Annotation,
     Category,
@@ -27,14 +25,13 @@ from segtune.coco import Image as Picture
 from segtune.dataset import (
     Batch,
     PromptedImages,
-    Sample,
     collate,
     has_masks,
     load_image,
-    local_steps,
     training_batches,
 )
 from segtune.model import ARCHITECTURES
+from segtune.sampling import local_steps
 from tests.converted import SIDE, write_converted
 
 
@@ -45,7 +42,8 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prompted(split: Split, **changes: Any) -> PromptedImages:
     options: dict[str, Any] = {"image_size": 96, "max_negatives": 2, "seed": 0, **changes}
-    options = {"extra_negatives": (), "horizontal_flip": False, **options}
+    flips = Augmentation(horizontal_flip=options.pop("horizontal_flip", False))
+    options = {"extra_negatives": (), "augmentation": flips, **options}
     return PromptedImages(split, **options)
 
 
@@ -82,7 +80,7 @@ def positives(sample: Sample) -> list[int]:
 
 def test_boxes_and_masks_of_a_sample_are_exact(coco: Path) -> None:
     data = dataset(coco)
-    sample = data[(0, 0)]
+    sample = data[(0, 0, 0)]
     (annotation,) = data.split.annotations[1]
     (row,) = positives(sample)
     assert sample.prompts[row] == "disc"
@@ -95,7 +93,7 @@ def test_boxes_and_masks_of_a_sample_are_exact(coco: Path) -> None:
 
 
 def test_a_mask_follows_the_picture_to_another_size(coco: Path) -> None:
-    small, large = dataset(coco)[(0, 0)], dataset(coco, image_size=2 * SIDE)[(0, 0)]
+    small, large = dataset(coco)[(0, 0, 0)], dataset(coco, image_size=2 * SIDE)[(0, 0, 0)]
     (row,) = positives(small)
     grown = small.masks[row][0].repeat_interleave(2, 0).repeat_interleave(2, 1)
     union = (grown | large.masks[row][0]).sum()
@@ -146,7 +144,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 def test_each_prompt_has_its_own_objects(busy: Split) -> None:
-    sample = prompted(busy)[(0, 0)]
+    sample = prompted(busy)[(0, 0, 0)]
     rows = {sample.prompts[row]: row for row in positives(sample)}
     assert rows.keys() == {"disc", "square"}
     height, width = BUSY_SIZE
@@ -162,7 +160,7 @@ def test_each_prompt_has_its_own_objects(busy: Split) -> None:
 
 @pytest.mark.parametrize("image_size", [48, 96, 240])
 def test_masks_agree_with_pycocotools_at_the_input_size(busy: Split, image_size: int) -> None:
-    sample = prompted(busy, image_size=image_size)[(0, 0)]
+    sample = prompted(busy, image_size=image_size)[(0, 0, 0)]
     masks = sample.masks[sample.prompts.index("disc")]
     x, y = image_size / BUSY_SIZE[1], image_size / BUSY_SIZE[0]
     for row, (cx, cy) in ((0, (30, 20)), (2, (85, 55))):
@@ -178,7 +176,7 @@ def test_a_mask_too_fine_for_the_input_counts_as_none(busy: Split) -> None:
     hair[:, 7] = 1
     found = (Annotation(1, 1, 1, (7.0, 0.0, 1.0, 80.0), 80.0, mask_to_rle(hair), 0),)
     split = replace(busy, annotations={1: found, 2: ()})
-    sample = prompted(split, image_size=24)[(0, 0)]
+    sample = prompted(split, image_size=24)[(0, 0, 0)]
     (row,) = positives(sample)
     assert sample.has_mask[row].tolist() == [False]
     assert not sample.masks[row].any()
@@ -193,22 +191,22 @@ def edited(tmp_path: Path, **changes: Any) -> Path:
 
 
 def test_an_object_with_a_box_alone_has_no_mask(tmp_path: Path) -> None:
-    sample = dataset(edited(tmp_path, segmentation=[]))[(0, 0)]
+    sample = dataset(edited(tmp_path, segmentation=[]))[(0, 0, 0)]
     (row,) = positives(sample)
     assert sample.has_mask[row].tolist() == [False]
     assert not sample.masks[row].any()
 
 
 def test_a_crowd_is_no_target(tmp_path: Path) -> None:
-    assert positives(dataset(edited(tmp_path, iscrowd=1))[(0, 0)]) == []
+    assert positives(dataset(edited(tmp_path, iscrowd=1))[(0, 0, 0)]) == []
 
 
 def test_a_class_that_is_there_as_a_crowd_is_no_negative(busy: Split) -> None:
-    assert "cross" not in prompted(busy, max_negatives=9)[(0, 0)].prompts
+    assert "cross" not in prompted(busy, max_negatives=9)[(0, 0, 0)].prompts
 
 
 def test_an_extra_negative_is_never_asked_where_it_is_shown(busy: Split) -> None:
-    sample = prompted(busy, max_negatives=9, extra_negatives=("disc", "unicorn"))[(0, 0)]
+    sample = prompted(busy, max_negatives=9, extra_negatives=("disc", "unicorn"))[(0, 0, 0)]
     assert sample.prompts.count("disc") == 1
     assert "unicorn" in sample.prompts
 
@@ -217,32 +215,13 @@ def test_negatives_are_absent_and_as_many_as_allowed(coco: Path) -> None:
     for cap in (0, 1, 2, 3, 9):
         data = dataset(coco, max_negatives=cap, extra_negatives=("unicorn",))
         for index, image in enumerate(data.images):
-            sample = data[(0, index)]
+            sample = data[(0, index, 0)]
             asked = data.split.prompts(image)
             present = {asked[a.category_id] for a in data.split.annotations[image.id]}
             assert {sample.prompts[row] for row in positives(sample)} == present
             assert len(set(sample.prompts)) == len(sample.prompts)
             absent = len({"disc", "square", "cross", "unicorn"} - present)
             assert len(sample.prompts) == len(present) + min(cap, absent)
-
-
-def test_half_of_the_pictures_are_mirrored_exactly(coco: Path) -> None:
-    plain, flipping = dataset(coco), dataset(coco, horizontal_flip=True)
-    turned = 0
-    for epoch in range(20):
-        one, other = plain[(epoch, 0)], flipping[(epoch, 0)]
-        assert one.prompts == other.prompts
-        if not torch.equal(one.image, other.image):
-            turned += 1
-            assert torch.equal(one.image.flip(-1), other.image)
-            (row,) = positives(one)
-            assert torch.equal(one.masks[row].flip(-1), other.masks[row])
-            columns = other.masks[row][0].any(0).nonzero()
-            cx, _, w, _ = (other.boxes_cxcywh[row][0] * SIDE).tolist()
-            assert cx - w / 2 == pytest.approx(columns.min().item(), abs=0.6)
-            assert cx + w / 2 == pytest.approx(columns.max().item() + 1, abs=0.6)
-            assert torch.equal(one.boxes_cxcywh[row][:, 1:], other.boxes_cxcywh[row][:, 1:])
-    assert 4 <= turned <= 16
 
 
 def test_without_negatives_empty_pictures_offer_nothing(coco: Path) -> None:
@@ -253,62 +232,60 @@ def test_without_negatives_empty_pictures_offer_nothing(coco: Path) -> None:
 def test_negatives_vary_by_epoch_and_repeat_for_a_seed(coco: Path) -> None:
     def prompts(seed: int, epoch: int) -> list[tuple[str, ...]]:
         data = dataset(coco, max_negatives=1, seed=seed)
-        return [data[(epoch, index)].prompts for index in range(len(data))]
+        return [data[(epoch, index, 0)].prompts for index in range(len(data))]
 
     assert prompts(0, 0) == prompts(0, 0)
     assert len({tuple(prompts(0, epoch)) for epoch in range(6)}) > 1
     assert len({tuple(prompts(seed, 0)) for seed in range(6)}) > 1
 
 
-def test_negatives_vary_by_picture(coco: Path) -> None:
+def test_every_absent_class_is_asked_within_a_few_epochs(coco: Path) -> None:
+    extra = tuple(f"thing {number}" for number in range(11))
+    data = dataset(coco, max_negatives=4, extra_negatives=extra)
+    for index, image in enumerate(data.images):
+        absent = data.absent(image)
+        epochs = -(-len(absent) // 4)
+        for first in (0, 5):
+            asked = [data[(first + n, index, 0)] for n in range(epochs)]
+            negatives = [
+                sample.prompts[row]
+                for sample in asked
+                for row in range(len(sample.prompts))
+                if row not in positives(sample)
+            ]
+            assert len(negatives) == 4 * epochs
+            assert len(set(negatives)) == len(absent)
+
+
+def test_a_picture_seen_again_in_an_epoch_is_varied_anew(coco: Path) -> None:
     extra = tuple(f"thing {number}" for number in range(20))
+    data = dataset(coco, max_negatives=2, extra_negatives=extra, horizontal_flip=True)
+    samples = [data[(0, 0, occurrence)] for occurrence in range(8)]
+    assert len({sample.prompts for sample in samples}) == 8
+    assert len({sample.image.sum(0)[:, 0].sum().item() for sample in samples}) == 2
+
+
+def test_negatives_vary_by_picture(coco: Path) -> None:
+    extra = tuple(f"thing {number}" for number in range(60))
     data = dataset(coco, max_negatives=2, extra_negatives=extra)
     # Pictures 0, 3 and 6 show the same class, so they could have the same negatives.
-    assert len({data[(0, index)].prompts for index in (0, 3, 6)}) == 3
+    assert len({data[(0, index, 0)].prompts for index in (0, 3, 6)}) == 3
 
 
 def test_a_sample_does_not_depend_on_what_was_asked_before(coco: Path) -> None:
     options: dict[str, Any] = {"max_negatives": 1, "horizontal_flip": True}
     used, fresh = dataset(coco, **options), dataset(coco, **options)
-    for item in ((0, 0), (3, 5), (1, 2)):
+    for item in ((0, 0, 0), (3, 5, 0), (1, 2, 1)):
         used[item]
-    for item in ((2, 4), (1, 2)):
+    for item in ((2, 4, 0), (1, 2, 1)):
         one, other = used[item], fresh[item]
         assert one.prompts == other.prompts
         assert torch.equal(one.image, other.image)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    images=st.integers(1, 40),
-    per_process=st.integers(1, 4),
-    processes=st.integers(1, 4),
-    epoch=st.integers(0, 3),
-)
-def test_processes_share_every_step(
-    images: int, per_process: int, processes: int, epoch: int
-) -> None:
-    batch = per_process * processes
-    alone = local_steps(images, batch, 0, 1, 7, epoch)
-    shares = [local_steps(images, batch, rank, processes, 7, epoch) for rank in range(processes)]
-    assert all(len(step) == per_process for share in shares for step in share)
-    for number, step in enumerate(alone):
-        together = [index for share in shares for index in share[number]]
-        assert sorted(together) == sorted(step)
-    seen = Counter(index for step in alone for index in step)
-    assert seen.keys() == set(range(images))
-    assert max(seen.values()) - min(seen.values()) <= 1
-    assert local_steps(images, batch, 0, 1, 7, epoch) == alone
-
-
-def test_the_order_differs_by_epoch_and_seed() -> None:
-    orders = [local_steps(30, 5, 0, 1, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
-    assert all(orders.count(order) == 1 for order in orders)
-
-
 def test_a_batch_points_at_its_pictures_and_texts(coco: Path) -> None:
     data = dataset(coco, max_negatives=3)
-    samples = [data[(0, index)] for index in range(3)]
+    samples = [data[(0, index, 0)] for index in range(3)]
     batch = collate(samples, with_masks=True)
     assert len(set(batch.captions)) == len(batch.captions) == 3
     asked = [(i, prompt) for i, sample in enumerate(samples) for prompt in sample.prompts]
@@ -335,7 +312,7 @@ def require_packed_like_padded(batch: Batch) -> None:
 
 def test_objects_stay_with_their_prompts(busy: Split) -> None:
     data = prompted(busy, max_negatives=1)
-    samples = [data[(0, 1)], data[(0, 0)]]
+    samples = [data[(0, 1, 0)], data[(0, 0, 0)]]
     batch = collate(samples, with_masks=True)
     assert batch.num_boxes.tolist()[0] == 0
     assert sorted(batch.num_boxes.tolist()) == [0, 0, 1, 3]
@@ -351,7 +328,7 @@ def test_objects_stay_with_their_prompts(busy: Split) -> None:
 
 
 def test_a_batch_of_negatives_alone_has_no_objects(busy: Split) -> None:
-    batch = collate([prompted(busy)[(0, 1)]], with_masks=True)
+    batch = collate([prompted(busy)[(0, 1, 0)]], with_masks=True)
     assert batch.num_boxes.tolist() == [0, 0]
     assert batch.boxes_cxcywh.shape == (0, 4)
     assert batch.boxes_padded.shape == (2, 0, 4)
@@ -362,7 +339,7 @@ def test_a_batch_of_negatives_alone_has_no_objects(busy: Split) -> None:
 
 
 def test_a_batch_moves_as_a_whole(busy: Split) -> None:
-    moved = collate([prompted(busy)[(0, 0)]], with_masks=True).to(torch.device("meta"))
+    moved = collate([prompted(busy)[(0, 0, 0)]], with_masks=True).to(torch.device("meta"))
     assert len(tensors(moved)) == 9
     assert {value.device.type for value in tensors(moved).values()} == {"meta"}
 
@@ -373,7 +350,7 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
 
 def test_the_number_of_workers_changes_no_bit(coco: Path) -> None:
     data = dataset(coco, max_negatives=1, horizontal_flip=True)
-    steps = local_steps(len(data), 4, 0, 1, 0, 1)
+    steps = local_steps([1.0] * len(data), 4, 0, 1, 0, 1)
     alone, helped = (list(training_batches(data, steps, 1, 3, workers)) for workers in (0, 2))
     assert [len(step) for step in alone] == [2, 2]
     assert [len(batch.names) for batch in alone[0]] == [3, 1]
@@ -387,9 +364,9 @@ def test_the_number_of_workers_changes_no_bit(coco: Path) -> None:
 def test_batches_show_the_steps_of_their_epoch(coco: Path) -> None:
     data = dataset(coco, max_negatives=1, horizontal_flip=True)
     for epoch in (0, 1, 2):
-        ((one, other),) = training_batches(data, [[5, 0, 3]], epoch, 2, workers=0)
+        ((one, other),) = training_batches(data, [[(5, 0), (0, 0), (3, 0)]], epoch, 2, workers=0)
         for batch, indices in ((one, (5, 0)), (other, (3,))):
-            expected = collate([data[(epoch, index)] for index in indices], with_masks=True)
+            expected = collate([data[(epoch, index, 0)] for index in indices], with_masks=True)
             assert batch.names == expected.names
             assert batch.captions == expected.captions
             assert torch.equal(batch.images, expected.images)
@@ -397,7 +374,7 @@ def test_batches_show_the_steps_of_their_epoch(coco: Path) -> None:
 
 def test_batches_of_a_split_without_masks_have_none(tmp_path: Path) -> None:
     data = dataset(write_converted(tmp_path, masks=False))
-    ((batch,),) = training_batches(data, [[0, 1]], 0, 2, workers=0)
+    ((batch,),) = training_batches(data, [[(0, 0), (1, 0)]], 0, 2, workers=0)
     assert batch.masks is None
     assert batch.has_mask.tolist() == [False, False]
 
@@ -406,7 +383,7 @@ def test_drawing_batches_leaves_the_global_generator_alone(coco: Path) -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    list(training_batches(dataset(coco), [[0, 1]], 0, 2, workers=0))
+    list(training_batches(dataset(coco), [[(0, 0), (1, 0)]], 0, 2, workers=0))
     assert torch.equal(torch.rand(1), expected)
 
 

@@ -65,7 +65,7 @@ def history(out: Path) -> list[dict[str, Any]]:
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = {"images_per_second", "data_wait_share"}
+    timed = {"images_per_second", "data_wait_share", "peak_memory_gb"}
     return [{k: v for k, v in record.items() if k not in timed} for record in records]
 
 
@@ -88,7 +88,10 @@ def test_a_run_leaves_adapter_recipe_and_history(uninterrupted: tuple[Path, str]
     records = history(out)
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4]
     assert [r["epoch"] for r in records if r["kind"] == "valid"] == [0, 1, 2]
-    assert {"loss_mask", "learning_rate", "gradient_norm"} <= records[1].keys()
+    assert {"loss_mask", "learning_rate", "gradient_norm", "peak_memory_gb"} <= records[1].keys()
+    assert records[0]["per_class"].keys() == {"disc", "square"}  # no cross is there to be found
+    sheets = sorted(path.name for path in (out / "valid_pictures").iterdir())
+    assert sheets == [f"epoch_000{number}.jpg" for number in (0, 1, 2)]
     assert list((out / "tensorboard").glob("events*"))
     assert not list((out / "checkpoints").glob("*/state.pt"))
 
