@@ -1,7 +1,10 @@
 """Training as a command: interrupted and resumed, alone and in two processes."""
 
+import contextlib
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +54,7 @@ def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> "subproc
         command = [*launch, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes["start_new_session"] = True  # so that it can be killed as a group
     return subprocess.Popen([sys.executable, *command], env=environment, **pipes)  # type: ignore[call-overload]
 
 
@@ -96,9 +100,11 @@ def test_a_run_leaves_adapter_recipe_and_history(uninterrupted: tuple[Path, str]
     assert not list((out / "checkpoints").glob("*/state.pt"))
 
 
-def wait_for_steps(out: Path, steps: int) -> None:
+def wait_for_steps(out: Path, steps: int, process: "subprocess.Popen[str] | None" = None) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
+        if process and process.poll() is not None:
+            return
         for path in (out / "checkpoints").glob("*/history.jsonl"):
             if sum('"train"' in line for line in path.read_text().splitlines()) >= steps:
                 return
@@ -140,6 +146,99 @@ def test_two_processes_stopped_by_a_signal_go_on_bit_for_bit(coco: Path, tmp_pat
     assert "the same command goes on from there" in output
     finish(start(coco, stopped, processes=2))
     compare(whole, stopped)
+
+
+LONGER = {"epochs": 6, "validate_every": 3}
+
+
+@pytest.fixture(scope="module")
+def longer(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("longer")
+    finish(start(coco, out, **LONGER))
+    return out
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """SIGKILL to every process of the group: nobody can save anything any more."""
+    with contextlib.suppress(ProcessLookupError):  # it was faster
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def survives(coco: Path, out: Path, processes: int, kills: int, seed: int) -> int:
+    """Kill a training at random moments until it is done; how many times it was killed."""
+    rng, killed = random.Random(seed), 0
+    for _ in range(kills):
+        process = start(coco, out, processes, **LONGER)
+        wait_for_steps(out, rng.randint(0, 11), process)
+        time.sleep(rng.uniform(0, 0.4))
+        killed += process.poll() is None
+        kill(process)
+    finish(start(coco, out, processes, **LONGER))
+    return killed
+
+
+def test_a_killed_run_goes_on_bit_for_bit(coco: Path, longer: Path, tmp_path: Path) -> None:
+    assert survives(coco, tmp_path, processes=1, kills=2, seed=1)
+    compare(longer, tmp_path)
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on(
+    coco: Path, longer: Path, tmp_path: Path
+) -> None:
+    process = start(coco, tmp_path, **LONGER)
+    wait_for_steps(tmp_path, 3, process)
+    while process.poll() is None and not list(tmp_path.glob("checkpoints/*/.state-*")):
+        pass
+    assert process.poll() is None
+    kill(process)
+    finish(start(coco, tmp_path, **LONGER))
+    compare(longer, tmp_path)
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_twenty_kills_change_no_bit(coco: Path, tmp_path: Path, processes: int) -> None:
+    whole = tmp_path / "whole"
+    finish(start(coco, whole, processes, **LONGER))
+    killed = 0
+    for seed in range(5):
+        out = tmp_path / str(seed)
+        killed += survives(coco, out, processes, kills=4, seed=seed)
+        compare(whole, out)
+    assert killed >= 15
+
+
+def test_a_damaged_checkpoint_is_passed_over(coco: Path, longer: Path, tmp_path: Path) -> None:
+    process = start(coco, tmp_path, **LONGER)
+    wait_for_steps(tmp_path, 4, process)
+    kill(process)
+    last = max(tmp_path.glob("checkpoints/*/state-*.pt"))
+    last.write_bytes(last.read_bytes()[:-100])
+    output = finish(start(coco, tmp_path, **LONGER))
+    assert f"{last.name} is damaged: the one before it is used" in output
+    assert "going on after step" in output
+    compare(longer, tmp_path)
+
+
+def test_a_step_that_is_not_finite_can_be_repeated(coco: Path, tmp_path: Path) -> None:
+    # The adapters overflow after the first step.
+    lora = {"detr_decoder": {"dropout": 0.1}}
+    changes = {"lora": lora, "learning_rate": 1e30, "warmup_steps": 0}
+    process = start(coco, tmp_path, **changes)
+    first, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in first
+    found = re.search(r"step (\d+), (train/.*): the (loss|gradient) became (nan|inf)", first)
+    assert found, first
+    (failure,) = tmp_path.glob("checkpoints/*/failure.json")
+    assert json.loads(failure.read_text())["pictures"] == found[2]
+    process = start(coco, tmp_path, **changes)
+    again, _ = process.communicate(timeout=120)
+    assert f"going on after step {int(found[1]) - 1}" in again
+    assert found[0] in again
 
 
 def test_the_number_of_processes_hardly_changes_the_result(
