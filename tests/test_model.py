@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from segtune.errors import ConfigError
 from segtune.lora import LoraSpec, inject_lora, lora_parameters, merge_lora
 from segtune.losses import build_loss, prompted_loss
 from segtune.model import (
@@ -19,6 +22,7 @@ from segtune.model import (
     evaluating,
     ground,
     grounding_outputs,
+    set_image_size,
     targets_of,
 )
 from segtune.targets import LORA_PATTERNS, component_of, lora_specs
@@ -208,3 +212,36 @@ def test_the_input_is_a_whole_number_of_windows() -> None:
         patches = arch.image_size // arch.patch_size
         assert patches * arch.patch_size == arch.image_size
         assert patches % arch.vit_window == 0
+
+
+@pytest.mark.parametrize("image_size", [48, 144])
+def test_another_input_size_computes_the_positions_that_the_package_would(image_size: int) -> None:
+    model, arch = build_model("tiny"), ARCHITECTURES["tiny"]
+    assert set_image_size(model, "tiny", image_size) == image_size
+    with patch.dict(ARCHITECTURES, tiny=replace(arch, image_size=image_size)):
+        built = build_model("tiny")
+    assert model.state_dict().keys() == built.state_dict().keys()
+    for name, value in built.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    picture = torch.randn(1, 3, image_size, image_size)
+    with evaluating(model), evaluating(built), torch.inference_mode():
+        one, other = (encode_images(m, picture)["backbone_fpn"] for m in (model, built))
+    side = image_size // arch.patch_size
+    assert one[-1].shape[-2:] == (side, side)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("image_size", [None, 1008, 336, 672, 1344])
+def test_full_size_takes_multiples_of_336(image_size: int | None) -> None:
+    with on_meta():
+        model = build_model("full")
+        assert set_image_size(model, "full", image_size) == (image_size or 1008)
+
+
+@pytest.mark.parametrize("image_size", [0, 100, 518, 1024])
+def test_full_size_takes_nothing_else_and_says_why(image_size: int) -> None:
+    with on_meta():
+        model = build_model("full")
+        message = f"image_size {image_size} is no multiple of 336.*windows of 24 patches of 14"
+        with pytest.raises(ConfigError, match=message):
+            set_image_size(model, "full", image_size)

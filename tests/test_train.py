@@ -97,7 +97,10 @@ def test_a_run_leaves_adapter_recipe_and_history(uninterrupted: tuple[Path, str]
     sheets = sorted(path.name for path in (out / "valid_pictures").iterdir())
     assert sheets == [f"epoch_000{number}.jpg" for number in (0, 1, 2)]
     assert list((out / "tensorboard").glob("events*"))
-    assert not list((out / "checkpoints").glob("*/state.pt"))
+    summary = (out / "summary.html").read_text()
+    assert f"Epoch {recipe['result']['best_epoch']} was kept" in summary
+    assert "4 optimiser steps" in summary
+    assert not list((out / "checkpoints").glob("*/state-*.pt"))
 
 
 def wait_for_steps(out: Path, steps: int, process: "subprocess.Popen[str] | None" = None) -> None:

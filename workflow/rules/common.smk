@@ -44,6 +44,9 @@ WEIGHTS_INPUT = [
     str(file) for file in [weights_file(CONFIG.model, CONFIG.weights)] if file
 ]
 
+# Part of a command line, for the stages that look at pictures.
+IMAGE_SIZE = f"--image-size {CONFIG.image_size}" if CONFIG.image_size else ""
+
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
 # mistyped path would seem to work.
 EXPORT_INPUT = [] if REMOTE else [CONFIG.export]

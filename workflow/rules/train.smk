@@ -10,10 +10,11 @@
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors (PEFT's
 #                                     format) and recipe.json
 #   <results>/train/history.jsonl     one line per optimiser step and validation
+#   <results>/train/summary.html      one page of it, for people
 #
 # Undeclared, so that Snakemake does not delete them when a run is interrupted:
-# <results>/train/checkpoints/, from which the next run goes on, and
-# <results>/train/tensorboard/.
+# <results>/train/checkpoints/, from which the next run goes on,
+# <results>/train/valid_pictures/ and <results>/train/tensorboard/.
 
 
 rule train:
@@ -31,6 +32,11 @@ rule train:
         tensors="<results>/train/adapter/adapter_model.safetensors",
         recipe="<results>/train/adapter/recipe.json",
         history="<results>/train/history.jsonl",
+        summary=report(
+            "<results>/train/summary.html",
+            caption="../report/train.rst",
+            category="Training",
+        ),
     log:
         "<logs>/train.log",
     benchmark:
@@ -46,6 +52,7 @@ rule train:
         out=subpath(output.history, parent=True),
         model=CONFIG.model,
         weights=CONFIG.weights,
+        image_size=IMAGE_SIZE,
         settings=settings("train"),
         code=code("train"),
     message:
@@ -57,6 +64,6 @@ rule train:
         python3 -m segtune.distributed --devices {resources.gpu} --torchrun -- \
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
             --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
-            --settings {params.settings:q} --workers $(({threads} / 4)) \
+            {params.image_size} --settings {params.settings:q} --workers $(({threads} / 4)) \
             2>&1 | tee -i {log:q}
         """
