@@ -1,0 +1,210 @@
+"""What one training step of full SAM 3 holds in memory, counted tensor by tensor.
+
+`python -m benchmarks.memory` runs the forward and backward pass of one picture at 1008 x
+1008 in bfloat16 autocast with the LoRA of a preset, on tensors that have a shape and no
+content (torch's FakeTensorMode), and counts the storage of every tensor that lives. The
+matching, whose result needs content, is a fixed one, and the loss is counted for itself on
+real tensors. Not in it: the CUDA context (about 0.5 GB), workspaces of kernels, and what
+the allocator loses by fragmentation.
+"""
+
+import argparse
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MethodType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from segtune.config import Config, TrainSettings
+from segtune.dataset import Batch
+from segtune.lora import LoraSpec, inject_lora, lora_parameters
+from segtune.losses import build_loss, prompted_loss
+from segtune.model import ARCHITECTURES, build_model, encode_images, grounding_outputs, targets_of
+from segtune.sam3_package import Sam3Image
+from segtune.targets import lora_specs
+
+ROOT = Path(__file__).parent.parent
+COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "aux_outputs", "presence_logit_dec")
+GB = 1e9
+
+
+class LivingStorage(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations inside it have made and that live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.peak = 0, 0
+        self._living: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, once."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._living and self._living[key]() is storage:
+            return
+
+        def forget(_: object) -> None:
+            self.bytes -= size
+            self._living.pop(key, None)
+
+        self._living[key] = weakref.ref(storage, forget)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for value in tree_leaves(made):
+            if isinstance(value, Tensor):
+                self.add(value)
+        return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Count, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", type=Path, default=ROOT / "presets/2x24gb.yaml")
+    parser.add_argument("--prompts", type=int, default=10, help="of the picture")
+    parser.add_argument("--objects", type=int, default=20, help="of the picture")
+    arguments = parser.parse_args(argv)
+    settings = preset_settings(arguments.preset)
+    table = Table("", "living GB", "peak GB", title=f"{arguments.prompts} prompts on one picture")
+    peak = 0.0
+    for title, living, highest in step_account(settings, arguments.prompts, arguments.objects):
+        table.add_row(title, f"{living:.2f}", f"{highest:.2f}")
+        peak = max(peak, highest)
+    loss = loss_account(arguments.prompts, arguments.objects)
+    table.add_row(f"loss of {arguments.objects} objects", "", f"{loss:.2f}")
+    table.add_row("together at most", "", f"{peak + loss:.2f}")
+    Console().print(table)
+
+
+def preset_settings(path: Path) -> TrainSettings:
+    """The train section of a preset on top of the shipped one."""
+    shipped, preset = (yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / "config.yaml", path))
+    return Config.model_validate(_laid_over(shipped, preset)).train
+
+
+def step_account(
+    settings: TrainSettings, prompts: int, objects: int
+) -> Iterator[tuple[str, float, float]]:
+    """(what was done, GB that live after it, peak GB while it was done)."""
+    model = build_model("full")
+    mode, count = FakeTensorMode(allow_non_fake_inputs=True), LivingStorage()
+    with mode, count:
+        model.to_empty(device="cpu")  # its content is of no use here
+        for component, lora in settings.lora.items():
+            spec = LoraSpec(lora.rank, lora.alpha, lora.dropout)
+            inject_lora(model, lora_specs(component, spec, lora.targets))
+        for parameter in lora_parameters(model).values():
+            parameter.requires_grad_(True)
+        _without_content(model, objects)
+        batch = picture(prompts, objects)
+        yield "weights, adapters and picture", count.bytes / GB, count.bytes / GB
+        optimizer = torch.optim.AdamW(lora_parameters(model).values())
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encode_images(model.train(), batch.images)
+        yield "forward pass of the image encoder", count.bytes / GB, count.peak / GB
+        del features
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = grounding_outputs(model, batch)
+        yield "whole forward pass", count.bytes / GB, count.peak / GB
+        total = sum(v.float().mean() for name in COMPARED for v in _leaves(outputs.get(name)))
+        assert isinstance(total, Tensor)
+        total.backward()
+        del outputs, total
+        yield "backward pass", count.bytes / GB, count.peak / GB
+        optimizer.step()
+        yield "optimiser step", count.bytes / GB, count.peak / GB
+
+
+def loss_account(prompts: int, objects: int) -> float:
+    """Peak GB of the loss and its gradient, on real tensors.
+
+    A tiny model with as many queries as the full one gives everything but the masks.
+    """
+    full, tiny = ARCHITECTURES["full"], ARCHITECTURES["tiny"]
+    with patch.dict(ARCHITECTURES, tiny=replace(tiny, queries=full.queries)):
+        model = build_model("tiny").train()
+    batch = picture(prompts, objects)
+    small = replace(batch, images=torch.randn(1, 3, tiny.image_size, tiny.image_size))
+    outputs = grounding_outputs(model, small)
+    side = 4 * full.image_size // full.patch_size
+    with LivingStorage() as count:
+        for name in [name for name in outputs if name.startswith("pred_masks")]:
+            shape = (*outputs[name].shape[:2], side, side)
+            outputs[name] = torch.zeros(shape, dtype=torch.bfloat16).requires_grad_()
+        before = count.bytes  # the model's own, counted with the forward pass
+        loss = build_loss(model.matcher, with_masks=True)
+        shared = (float(objects), float(prompts))
+        share, _ = prompted_loss(loss, outputs, targets_of(model, batch), *shared)
+        share.backward()
+    return (count.peak - before) / GB
+
+
+def picture(prompts: int, objects: int) -> Batch:
+    """One picture of which the first prompt finds all objects."""
+    side = ARCHITECTURES["full"].image_size
+    counts = torch.tensor([objects] + [0] * (prompts - 1))
+    boxes = torch.rand(objects, 4) * 0.3 + 0.3
+    padded = torch.zeros(prompts, objects, 4)
+    ids = torch.full((prompts, objects), -1)
+    padded[0], ids[0] = boxes, torch.arange(objects)
+    return Batch(
+        names=("picture",),
+        captions=tuple(f"thing {number}" for number in range(prompts)),
+        images=torch.randn(1, 3, side, side),
+        image_ids=torch.zeros(prompts, dtype=torch.long),
+        text_ids=torch.arange(prompts),
+        num_boxes=counts,
+        boxes_cxcywh=boxes,
+        boxes_padded=padded,
+        object_ids_padded=ids,
+        masks=torch.zeros(objects, side, side, dtype=torch.bool),
+        has_mask=torch.ones(objects, dtype=torch.bool),
+    )
+
+
+def _without_content(model: Sam3Image, objects: int) -> None:
+    """Replace what reads a tensor's content: the matching, and the size of the feature map."""
+    decoder = model.transformer.decoder
+    side = ARCHITECTURES["full"].image_size // ARCHITECTURES["full"].patch_size
+    relative_positions = decoder._get_rpb_matrix
+    decoder._get_rpb_matrix = lambda boxes, size: relative_positions(boxes, (side, side))
+    matched = torch.arange(objects)
+
+    def match(self: Sam3Image, outputs: dict[str, Any], targets: Mapping[str, Any]) -> None:
+        for layer in (outputs, *outputs.get("aux_outputs", ())):
+            layer["indices"] = (torch.zeros_like(matched), matched, matched)
+
+    model._compute_matching = MethodType(match, model)
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    found = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in found if leaf.requires_grad and leaf.is_floating_point()]
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {
+            key: _laid_over(below.get(key), above[key]) if key in above else below[key]
+            for key in {**below, **above}
+        }
+    return above
+
+
+if __name__ == "__main__":
+    main()
