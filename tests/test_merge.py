@@ -20,7 +20,8 @@ RESULT = {"best_score": 0.5, "best_epoch": 2, "base_score": 0.1}
 def save(folder: Path, weights: str, scale: float = 1.0) -> None:
     model, adapted = adapted_tiny()
     state = {name: value * scale for name, value in lora_state_dict(model).items()}
-    recipe = {"segtune": "0", "model": "tiny", "weights": weights, "result": RESULT}
+    told = {"segtune": "0", "model": "tiny", "image_size": 96}
+    recipe = {**told, "weights": weights, "result": RESULT}
     save_adapter(folder, state, adapted, "segtune/tiny", recipe)
 
 

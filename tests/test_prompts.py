@@ -60,8 +60,8 @@ def test_training_asks_each_picture_in_its_own_words(tmp_path: Path) -> None:
     convert(export, tmp_path / "out", template=TEMPLATE, fields="views.csv")
     split = read_split(tmp_path / "out" / "train.json")
     dataset = PromptedImages(split, 96, 5, (), Augmentation(), 0)
-    assert set(dataset[0, 0].prompts) == {"big dog, from 0 view", "cat, from 0 view"}
-    assert set(dataset[0, 1].prompts) == {"big dog, from 1 view", "cat, from 1 view"}
+    assert set(dataset[0, 0, 0].prompts) == {"big dog, from 0 view", "cat, from 0 view"}
+    assert set(dataset[0, 1, 0].prompts) == {"big dog, from 1 view", "cat, from 1 view"}
 
 
 def test_the_record_of_a_picture_has_fields_too(tmp_path: Path) -> None:

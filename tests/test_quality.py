@@ -12,6 +12,8 @@ import torch
 import yaml
 
 from pretraining.train_tiny import measure
+from segtune.coco import read_split
+from segtune.metrics import false_alarms
 from segtune.weights import load_base_model
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = ("--base", folder / "base.json", "--tuned", folder / "tuned.json")
     run("evaluate", "--coco", test, *files, "--out", folder)
     values: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return {**values, "merged": folder / "sam3.pt"}
+    return {**values, "folder": folder, "settings": config["train"]}
 
 
 def test_zero_shot_does_not_know_the_demo(metrics: dict[str, Any]) -> None:
@@ -61,10 +63,26 @@ def test_fine_tuning_teaches_it(metrics: dict[str, Any]) -> None:
 def test_it_does_not_fire_on_what_is_absent(metrics: dict[str, Any]) -> None:
     alarms = metrics["tuned"]["false_alarms"].values()
     assert sum(alarms) / len(alarms) <= 0.10
+    assert sum(alarms) <= sum(metrics["base"]["false_alarms"].values())
+
+
+def test_without_negatives_it_fires_on_everything(metrics: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**metrics["settings"], "max_negatives": 0, "epochs": 1}
+    coco, test = metrics["folder"] / "coco", metrics["folder"] / "coco" / "test.json"
+    paths = ("--coco", coco, "--report", metrics["folder"] / "report.json", "--out", tmp_path)
+    run("train", *paths, "--settings", json.dumps(settings))
+    run("merge", "--adapter", tmp_path / "adapter", "--out", tmp_path)
+    weights = ("--weights", tmp_path / "sam3.pt")
+    run("predict", "--coco", test, "--out", tmp_path / "tuned.json", *weights)
+    found = json.loads((tmp_path / "tuned.json").read_text())
+    alarms = false_alarms(read_split(test), found, 0.5)
+    assert sum(alarms.values()) > 2 * sum(metrics["base"]["false_alarms"].values())
 
 
 def test_it_keeps_most_of_what_it_knew(metrics: dict[str, Any]) -> None:
     cpu, pictures = torch.device("cpu"), 80
     before = measure(load_base_model("tiny", "default"), cpu, pictures)["mask_AP"]
-    after = measure(load_base_model("tiny", str(metrics["merged"])), cpu, pictures)["mask_AP"]
+    after = measure(load_base_model("tiny", str(metrics["folder"] / "sam3.pt")), cpu, pictures)[
+        "mask_AP"
+    ]
     assert after >= 0.65 * before

@@ -30,8 +30,11 @@ class History:
         self._board = SummaryWriter(tensorboard, purge_step=step + 1)
 
     def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Record numbers of one kind ("train", "valid") at an optimiser step."""
-        record = json.dumps({"kind": kind, "step": step, **values}, allow_nan=False)
+        """Record numbers of one kind ("train", "valid") at an optimiser step.
+
+        JSON has no NaN and no infinity; they are null there.
+        """
+        record = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
         self._file.write(record + "\n")
         self._file.flush()
         self.lines += 1
@@ -51,6 +54,15 @@ class History:
         """Flush and close both."""
         self._file.close()
         self._board.close()
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    def kept(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _finite(value)
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {name: kept(value) for name, value in values.items()}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
