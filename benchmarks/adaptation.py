@@ -29,7 +29,7 @@ from segtune.config import PredictSettings, TrainSettings
 from segtune.dataset import PromptedImages, training_batches
 from segtune.distributed import Processes
 from segtune.engine import StepReport, train_one_epoch
-from segtune.inference import predict_split
+from segtune.inference import predict_pictures
 from segtune.lora import lora_parameters
 from segtune.losses import build_loss
 from segtune.metrics import average_precision, false_alarms
@@ -159,9 +159,8 @@ def tested(model: Sam3Image, coco: Path, parameters: int) -> Result:
 
 def mask_ap(model: Sam3Image, split: Split) -> tuple[float, float]:
     """Mask AP, and the mean share of absent prompts that fire."""
-    results = predict_split(
-        model, split, SIZE, CPU, PredictSettings(), lambda done=1, note="": None
-    )
+    found = predict_pictures(model, split, split.images, SIZE, CPU, PredictSettings())
+    results = [result for _, mine in found for result in mine]
     alarms = false_alarms(split, results, 0.5).values()
     return average_precision(split, results, "segm")["AP"], sum(alarms) / len(alarms)
 

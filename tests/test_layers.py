@@ -55,6 +55,8 @@ FLOORS = {
         "augment",
         "overlays",
         "summary",
+        "mask_decoding",
+        "partial",
     },
     "engine": {"engine", "inference", "training", "preflight", "selection"},
     "stages": {"download", "convert", "validate", "train", "merge", "predict", "evaluate"},

@@ -3,6 +3,10 @@
 import contextlib
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from PIL import Image as PilImage
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from segtune import engine
+from segtune import engine, inference
 from segtune.dataset import load_image
 from segtune.model import encode_images, encode_prompts, evaluating, ground
 from segtune.predict import main
@@ -137,6 +141,131 @@ def test_the_size_of_a_pass_changes_no_result(
             assert mine["category_id"] == theirs["category_id"]
             assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
             assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=0.01)
+
+
+def test_masks_are_decoded_for_what_is_kept_alone(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = predict(coco, tmp_path / "all.json", score_threshold=0.0)
+    threshold = sorted(r["score"] for r in everything)[-5]
+    decoded: list[tuple[int, ...]] = []
+    predictor = type(load_base_model("tiny", "random:0").segmentation_head.mask_predictor)
+    stock = predictor.forward
+
+    def counted(self: Any, queries: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        decoded.append(tuple(queries.shape[:2]))
+        return stock(self, queries, pixels)
+
+    monkeypatch.setattr(predictor, "forward", counted)
+    best = predict(coco, tmp_path / "best.json", score_threshold=threshold)
+    per_prompt = {pair: len(found) for pair, found in scores_by_prompt(best).items()}
+    pictures = {image for image, _ in per_prompt}
+    assert len(best) == 5
+    assert decoded == [
+        (len(counts), max(counts))
+        for image in sorted(pictures)
+        for counts in [[n for (i, _), n in per_prompt.items() if i == image]]
+    ]
+    for mine, theirs in zip(best, [r for r in everything if r["score"] >= threshold], strict=True):
+        assert (mine["image_id"], mine["score"]) == (theirs["image_id"], theirs["score"])
+        masks = [mask_utils.decode(r["segmentation"]) for r in (mine, theirs)]
+        assert (masks[0] != masks[1]).mean() < 1e-3
+
+
+KILLED = """
+import os, signal, sys
+from segtune import predict
+
+def killing(part, image_id, results, add=predict.add):
+    add(part, image_id, results)
+    if image_id == 2:
+        part.write('[3, [{"image_id": 3, "categ')  # the kill comes in the middle of a line
+        part.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+predict.add = killing
+predict.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_prediction_goes_on(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = tmp_path / "whole.json", tmp_path / "out.json"
+    predict(coco, whole)
+    source = ["--coco", str(coco / "test.json"), *RANDOM, "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *source], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    read: list[Path] = []
+
+    def counted(path: Path, side: int) -> Any:
+        read.append(path)
+        return load_image(path, side)
+
+    monkeypatch.setattr(inference, "load_image", counted)
+    capsys.readouterr()
+    predict(coco, out)
+    assert "2 of 4 pictures were finished before" in capsys.readouterr().out
+    assert [path.name for path in read] == ["3.png", "4.png"]
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "whole.json"]
+
+
+@pytest.mark.parametrize("change", ["settings", "weights", "picture"])
+def test_unfinished_work_of_another_prediction_is_not_used(tmp_path: Path, change: str) -> None:
+    coco = write_converted(tmp_path)
+    out = tmp_path / "out.json"
+    source = ["--coco", str(coco / "test.json"), "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *source, *RANDOM], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    changed = {"settings": [*RANDOM, "--settings", '{"max_detections": 1}']}
+    if change == "picture":
+        PilImage.new("RGB", (SIDE, SIDE)).save(tmp_path / "test" / "1.png")
+    again = [*source, *changed.get(change, ["--weights", f"random:{int(change == 'weights')}"])]
+    main(again)
+    fresh = tmp_path / "fresh.json"
+    main([*again, "--out", str(fresh)])
+    assert out.read_bytes() == fresh.read_bytes()
+
+
+def test_processes_share_the_pictures(coco: Path, tmp_path: Path) -> None:
+    source = ["-m", "segtune.predict", "--coco", str(coco / "test.json"), *RANDOM]
+    for processes in ("1", "2"):
+        launch = ["-m", "segtune.distributed", "--devices", processes, "--torchrun", "--"]
+        command = [sys.executable, *launch, *source, "--out", str(tmp_path / processes)]
+        environment = {**os.environ, "OMP_NUM_THREADS": processes}
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_other_words_are_asked_of_a_split(coco: Path, tmp_path: Path) -> None:
+    # Words among which there is a class answer as that class does.
+    classes = predict(coco, tmp_path / "classes.json", score_threshold=0.0)
+    source = ["--coco", str(coco / "test.json"), *RANDOM, "--out", str(tmp_path / "x.json")]
+    main([*source, "--prompt", "disc", "horse", "--settings", '{"score_threshold": 0}'])
+    values = json.loads((tmp_path / "x.json").read_text())
+    assert [c["name"] for c in values["categories"]] == ["disc", "horse"]
+    assert [i["id"] for i in values["images"]] == [1, 2, 3, 4]
+    found, expected = scores_by_prompt(values["annotations"]), scores_by_prompt(classes)
+    for image in (1, 2, 3, 4):
+        assert found[image, 1] == pytest.approx(expected[image, 1], abs=1e-5)
+        assert found[image, 2] != pytest.approx(expected[image, 1], abs=1e-5)
+
+
+def test_pictures_are_seen_at_the_size_that_was_asked_for(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+
+    def seen(path: Path, side: int) -> Any:
+        sides.append(side)
+        return load_image(path, side)
+
+    monkeypatch.setattr(inference, "load_image", seen)
+    source = ["--coco", str(coco / "test.json"), *RANDOM, "--out", str(tmp_path / "x.json")]
+    main([*source, "--image-size", "144"])
+    assert set(sides) == {144}
 
 
 def test_classes_are_prompted_with_their_prompts(coco: Path, tmp_path: Path) -> None:
@@ -271,7 +400,7 @@ def test_a_picture_that_is_gone_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "no.pt"], "WeightsError: no.pt: no such file"),
+        (["--weights", "no.pt"], "WeightsError: no.pt: cannot be read (No such file"),
         (["--settings", '{"max_detection": 3}'], "ConfigError: --settings: max_detection: "),
         (["--settings", '{"score_threshold": 2}'], "ConfigError: --settings: score_threshold: "),
     ],

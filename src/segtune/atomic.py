@@ -1,6 +1,5 @@
 """Files that appear whole or not at all."""
 
-import glob
 import json
 import os
 import tempfile
@@ -38,6 +37,15 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
+def write_records(path: Path, records: Iterable[Any]) -> None:
+    """Write records as one JSON list, a line for each, without a copy of them all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for number, record in enumerate(records):
+            file.write(f"{',' if number else ''}\n{json.dumps(record, allow_nan=False)}")
+        file.write("\n]\n")
+
+
 def write_tables(path: Path, tables: Mapping[str, Iterable[Any]]) -> None:
     """Write tables as one JSON object, a line for each record, without a copy of it all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -49,12 +57,6 @@ def write_tables(path: Path, tables: Mapping[str, Iterable[Any]]) -> None:
                 file.write(f"{',' if line else ''}\n{text}")
             file.write("]")
         file.write("}\n")
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; no other may be at work."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        temporary.unlink()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -196,6 +196,10 @@ class EvaluateSettings(Section):
     resamples: PositiveInt = Field(
         1000, description="draws of pictures behind the intervals of differences"
     )
+    outside_prompts: tuple[str, ...] = Field(
+        ("circle", "square", "star", "red", "blue"),
+        description="things beyond the data, asked for before and after: what is forgotten",
+    )
 
 
 class Config(Section):

@@ -2,8 +2,9 @@
 
 As a command, `python -m segtune.distributed --devices N -- COMMAND ...` leases N CUDA
 devices for as long as COMMAND lives, so that two jobs of one workflow never share a card.
-With `--torchrun`, COMMAND is a module's name and arguments, run by torchrun in N processes
-that share the job's threads. Without CUDA nothing is leased; the processes are the same.
+With `--torchrun`, COMMAND is what follows `python`, run by torchrun in N processes that share
+the job's threads, or plainly where N is 1. Without CUDA nothing is leased; the processes are
+the same.
 """
 
 import argparse
@@ -106,10 +107,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         processes = wanted if arguments.torchrun else 1
         os.environ["OMP_NUM_THREADS"] = str(threads_per_process(processes))
     sys.stdout.flush()
-    if arguments.torchrun:
-        _torchrun(wanted, arguments.command)
-    else:
+    if not arguments.torchrun:
         os.execvp(arguments.command[0], arguments.command)
+    elif wanted == 1:
+        os.execv(sys.executable, [sys.executable, *arguments.command])
+    else:
+        _torchrun(wanted, arguments.command)
 
 
 def _torchrun(processes: int, command: list[str]) -> None:

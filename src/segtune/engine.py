@@ -19,6 +19,7 @@ from segtune.coco import mask_to_rle
 from segtune.dataset import Batch, Size
 from segtune.distributed import Processes
 from segtune.losses import not_finite, prompted_loss
+from segtune.mask_decoding import detection_scores, keeping
 from segtune.model import (
     encode_images,
     encode_prompts,
@@ -131,7 +132,8 @@ def predict(
 ) -> Iterator[tuple[int, list[Detection]]]:
     """Find every prompt in every picture.
 
-    The text is encoded once and each picture once, whatever the number of prompts.
+    The text is encoded once and each picture once, whatever the number of prompts, and
+    masks are decoded for the detections that are kept.
 
     Args:
         model: on `device`.
@@ -145,7 +147,8 @@ def predict(
     Yields:
         The id of each picture and its detections, prompt after prompt, best score first.
     """
-    with evaluating(model), torch.inference_mode(), mixed_precision(device):
+    kept = keeping(model, score_threshold, max_detections)
+    with evaluating(model), torch.inference_mode(), mixed_precision(device), kept:
         text = encode_prompts(model, list(texts), device)
         for picture in pictures:
             features = {**encode_images(model, picture.image[None].to(device)), **text}
@@ -156,8 +159,7 @@ def predict(
                 outputs = ground(model, features, torch.zeros_like(ids), ids)
                 for row in range(len(ids)):
                     prompt = start + row  # of the picture's own
-                    kept = _best(outputs, row, score_threshold, max_detections)
-                    found += _detections(prompt, *kept, picture.size)
+                    found += _detections(prompt, outputs, row, picture.size)
             yield picture.id, found
 
 
@@ -223,29 +225,20 @@ def _peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _best(
-    outputs: Mapping[str, Any], row: int, score_threshold: float, max_detections: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (n,), boxes_cxcywh (n, 4) and mask logits (n, h, w) of one prompt."""
-    presence = outputs["presence_logit_dec"][row].float().sigmoid()
-    scores = outputs["pred_logits"][row].float().sigmoid().squeeze(-1) * presence
-    scores, order = scores.sort(descending=True, stable=True)
-    order = order[scores >= score_threshold][:max_detections]
-    boxes_cxcywh = outputs["pred_boxes"][row][order].float()
-    return scores[: len(order)], boxes_cxcywh, outputs["pred_masks"][row][order].float()
-
-
-def _detections(
-    prompt: int, scores: Tensor, boxes_cxcywh: Tensor, mask_logits: Tensor, size: Size
-) -> list[Detection]:
-    if not len(scores):
+def _detections(prompt: int, outputs: dict[str, Any], row: int, size: Size) -> list[Detection]:
+    kept, mask_logits = outputs["kept"][row], outputs["kept_masks"][row]
+    if mask_logits is None:
         return []
     height, width = size
-    boxes = boxes_cxcywh.cpu() * torch.tensor([width, height, width, height])
+    scores = detection_scores(outputs)[row][kept].tolist()
+    boxes_cxcywh = outputs["pred_boxes"][row][kept].float().cpu()
+    boxes = boxes_cxcywh * torch.tensor([width, height, width, height])
     boxes[:, :2] -= boxes[:, 2:] / 2  # cxcywh -> xywh
     return [
-        Detection(prompt, score, (box[0], box[1], box[2], box[3]), mask_to_rle(_mask(logits, size)))
-        for score, box, logits in zip(scores.tolist(), boxes.tolist(), mask_logits, strict=True)
+        Detection(prompt, score, (x, y, w, h), mask_to_rle(_mask(logits, size)))
+        for score, (x, y, w, h), logits in zip(
+            scores, boxes.tolist(), mask_logits.float(), strict=True
+        )
     ]
 
 

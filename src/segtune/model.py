@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segtune.dataset import Batch
 from segtune.errors import ConfigError
+from segtune.mask_decoding import KeptMasksSam3
 from segtune.sam3_package import (
     MLP,
     BatchedDatapoint,
@@ -166,7 +167,7 @@ def build_model(size: str, seed: int = 0) -> Sam3Image:
     arch = ARCHITECTURES[size]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Sam3Image(
+        model = KeptMasksSam3(
             backbone=SAM3VLBackbone(visual=_vision(arch), text=_text(arch), scalp=1),
             transformer=_transformer(arch),
             input_geometry_encoder=_geometry_encoder(arch),

@@ -13,6 +13,8 @@ import os
 import zipfile
 from pathlib import Path
 
+from segtune.errors import SegtuneError
+
 SOURCE = Path(__file__).parent
 # Settings are compared by value; the others decide when and in what words, not what.
 WITHOUT_EFFECT = {"config", "errors", "provenance", "reporting"}
@@ -43,6 +45,19 @@ def export_fingerprint(export: Path) -> str:
     for line in _export_lines(export):
         digest.update(line.encode())
     return f"{export}@{digest.hexdigest()[:16]}"
+
+
+def file_digest(path: Path, kind: type[SegtuneError], remedy: str) -> str:
+    """A short hash of a file's content.
+
+    Raises:
+        SegtuneError: of this kind and with this remedy, when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise kind(f"cannot be read ({error.strerror})", file=path, remedy=remedy) from None
 
 
 def json_digest(value: object) -> str:

@@ -6,11 +6,10 @@ same command then goes on, and ends with the same adapter.
 """
 
 import argparse
-import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,20 @@ from segtune.config import (
 from segtune.dataset import Batch, PromptedImages, has_masks, training_batches
 from segtune.distributed import Processes, joined
 from segtune.engine import Interrupted, StepReport, train_one_epoch
-from segtune.errors import ConfigError, DatasetError, TrainingError, exit_on_error
+from segtune.errors import (
+    ConfigError,
+    DatasetError,
+    TrainingError,
+    WeightsError,
+    exit_on_error,
+)
 from segtune.history import History
-from segtune.inference import predict_split
+from segtune.inference import Results, predict_pictures
 from segtune.lora import LoraSpec, count_parameters, inject_lora, lora_state_dict
 from segtune.losses import build_loss
 from segtune.model import ARCHITECTURES, set_image_size
 from segtune.preflight import require_memory
-from segtune.provenance import code_fingerprints
+from segtune.provenance import code_fingerprints, file_digest
 from segtune.reporting import progress, say
 from segtune.sampling import local_steps
 from segtune.selection import keep_best, valid_scores
@@ -175,18 +180,13 @@ def _fingerprint(arguments: argparse.Namespace, settings: TrainSettings) -> dict
         "model": arguments.model,
         "image_size": arguments.image_size,
         "weights": arguments.weights,
-        "weights_sha256": _sha256(weights, "Check `weights`") if weights else None,
-        "data": {n: _sha256(arguments.coco / n, "Run segtune.convert first") for n in names},
+        "weights_sha256": weights and file_digest(weights, WeightsError, "Check --weights"),
+        "data": {
+            n: file_digest(arguments.coco / n, DatasetError, "Run segtune.convert first")
+            for n in names
+        },
         "code": dict(item.split("@") for item in code_fingerprints("train")),
     }
-
-
-def _sha256(path: Path, remedy: str) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise DatasetError(f"cannot be read ({error.strerror})", file=path, remedy=remedy) from None
 
 
 def _prepare(
@@ -381,18 +381,23 @@ def _validate(run: Run, stop: StopSignal, out: Path) -> None:
     """Score the adapter on the valid split and keep it if none was better."""
     processes = run.processes
     share = slice(processes.rank, None, processes.count)
-    total = len(run.valid.images[share])
-    with progress("valid picture", total, visible=processes.is_main) as advance, averaged(run):
-        size, device = run.dataset.image_size, processes.device
-        mine = predict_split(
-            run.model, run.valid, size, device, PredictSettings(), advance, share, stop
-        )
+    pictures = run.valid.images[share]
+    size, device = run.dataset.image_size, processes.device
+    found = predict_pictures(run.model, run.valid, pictures, size, device, PredictSettings())
+    shown = progress("valid picture", len(pictures), visible=processes.is_main)
+    mine: Results = []
+    with shown as advance, averaged(run), closing(found):
+        for _, results in found:
+            mine += results
+            advance()
+            if stop():
+                break
     if any(processes.sum([float(stop())])):
         raise Interrupted
     everyones = [result for results in processes.gather(mine) for result in results]
     # By picture, so that ties are broken alike for every number of processes.
-    results = sorted(everyones, key=lambda result: result["image_id"])
-    keep_best(run, valid_scores(run.valid, results), results, out)
+    everyones.sort(key=lambda result: result["image_id"])
+    keep_best(run, valid_scores(run.valid, everyones), everyones, out)
     run.position.validated_epoch = run.position.epoch
     save(run)
 

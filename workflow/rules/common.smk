@@ -2,6 +2,7 @@
 # reruns, and the environment in which the stages start.
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -46,6 +47,14 @@ WEIGHTS_INPUT = [
 
 # Part of a command line, for the stages that look at pictures.
 IMAGE_SIZE = f"--image-size {CONFIG.image_size}" if CONFIG.image_size else ""
+
+# Words asked for beyond the classes; without any, nothing is predicted for them.
+OUTSIDE_PROMPTS = " ".join(
+    ["--prompt", *map(shlex.quote, CONFIG.evaluate.outside_prompts)]
+)
+OUTSIDE = (
+    ["<results>/predict/{model}_outside.json"] if CONFIG.evaluate.outside_prompts else []
+)
 
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
 # mistyped path would seem to work.

@@ -1,13 +1,16 @@
-# Predict: prompt every class on every picture of the test split, before and after.
+# Predict: prompt every class on every picture of the test split, before and after; on the valid
+# split too, for thresholds; and words beyond the data, for what is forgotten.
 #
 # REQUIRED INPUTS
-#   <results>/coco/test.json
+#   <results>/coco/{test,valid}.json
 #   <results>/coco/manifest.json
-#   base weights                      config key `weights`, for {model} = base
-#   <results>/merge/sam3.pt           for {model} = tuned
+#   base weights                              config key `weights`, for {model} = base
+#   <results>/merge/sam3.pt                   for {model} = tuned
 #
 # OUTPUTS
-#   <results>/predict/{model}.json    COCO results, and what cgF1 needs
+#   <results>/predict/{model}.json            COCO results on the test split
+#   <results>/predict/{model}_valid.json      COCO results on the valid split
+#   <results>/predict/{model}_outside.json    config key `evaluate: outside_prompts`, on test
 
 
 rule predict_model:
@@ -35,21 +38,53 @@ rule predict_model:
         weights=lambda wildcards, input: (
             input.weights if wildcards.model == "tuned" else CONFIG.weights
         ),
+        image_size=IMAGE_SIZE,
+        prompts="",
         settings=settings("predict"),
         code=code("predict"),
     message:
-        "Predicting with the {wildcards.model} model"
+        "Predicting {output} with the {wildcards.model} model"
+    # The number of processes is no param, because it does not change the result.
     shell:
         """
-        python3 -m segtune.distributed --devices {resources.gpu} -- \
-            python3 -m segtune.predict --coco {input.coco:q} --out {output:q} \
-            --model {params.model:q} --weights {params.weights:q} \
+        python3 -m segtune.distributed --devices {resources.gpu} --torchrun -- \
+            -m segtune.predict --coco {input.coco:q} {params.prompts} --out {output:q} \
+            --model {params.model:q} --weights {params.weights:q} {params.image_size} \
             --settings {params.settings:q} 2>&1 | tee -i {log:q}
         """
 
 
+use rule predict_model as predict_valid with:
+    input:
+        manifest=rules.convert.output.manifest,
+        coco=rules.convert.output.valid,
+        weights=lambda wildcards: (
+            rules.merge.output.weights if wildcards.model == "tuned" else WEIGHTS_INPUT
+        ),
+    output:
+        "<results>/predict/{model}_valid.json",
+    log:
+        "<logs>/predict_{model}_valid.log",
+    benchmark:
+        "<benchmarks>/predict_{model}_valid.tsv"
+
+
+use rule predict_model as predict_outside with:
+    output:
+        "<results>/predict/{model}_outside.json",
+    log:
+        "<logs>/predict_{model}_outside.log",
+    benchmark:
+        "<benchmarks>/predict_{model}_outside.tsv"
+    params:
+        prompts=lambda wildcards: OUTSIDE_PROMPTS,
+
+
 # A rule with a wildcard cannot be asked for by its name.
 rule predict:
-    """Predict on the test split with both models."""
+    """Predict with both models."""
     input:
-        expand(rules.predict_model.output, model=["base", "tuned"]),
+        expand(
+            rules.predict_model.output + rules.predict_valid.output + OUTSIDE,
+            model=["base", "tuned"],
+        ),

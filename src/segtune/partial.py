@@ -1,0 +1,71 @@
+"""Work that outlives its process: one JSON line per finished picture, beside the output.
+
+Each process appends to a file of its own, so that a process that is killed in the middle of
+a line harms no other. What was begun with other settings, weights, data or code is thrown
+away.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+FINGERPRINT = "fingerprint.json"
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the unfinished work for an output lies."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def finished(folder: Path, fingerprint: dict[str, Any]) -> set[int]:
+    """The ids of pictures that earlier processes have finished; makes the folder.
+
+    Args:
+        folder: from `partial_folder`.
+        fingerprint: whatever the results depend on; a folder with another is emptied.
+    """
+    path = folder / FINGERPRINT
+    if not path.exists() or json.loads(path.read_text("utf-8")) != fingerprint:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        temporary = folder / "fingerprint"
+        temporary.write_text(json.dumps(fingerprint), "utf-8")
+        temporary.replace(path)
+    return {image_id for image_id, _, _ in _lines(folder)}
+
+
+def new_part(folder: Path) -> IO[str]:
+    """A file for the lines of this process."""
+    return tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=folder, suffix=".jsonl", delete=False
+    )
+
+
+def add(part: IO[str], image_id: int, results: list[dict[str, Any]]) -> None:
+    """Write down what was found on a picture."""
+    part.write(json.dumps([image_id, results]) + "\n")
+    part.flush()
+
+
+def gathered(folder: Path, image_ids: list[int]) -> Iterator[dict[str, Any]]:
+    """The results of all processes in the order of the pictures, read one picture at a time."""
+    places = {image_id: (path, offset) for image_id, path, offset in _lines(folder)}
+    for image_id in image_ids:
+        path, offset = places[image_id]
+        with path.open("rb") as file:
+            file.seek(offset)
+            yield from json.loads(file.readline())[1]
+
+
+def _lines(folder: Path) -> Iterator[tuple[int, Path, int]]:
+    """Image id, file and offset of every complete line."""
+    for path in sorted(folder.glob("*.jsonl")):
+        offset = 0
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)[0], path, offset
+                offset += len(line)
