@@ -102,6 +102,7 @@ def simulated(
         all_found = np.concatenate([found, np.zeros((10, len(stray)), bool)], axis=1)
         models.append(
             ClassMatches(
+                score=scores[order],
                 picture=np.concatenate([np.repeat(np.arange(pictures), 2), stray])[order],
                 found=all_found[:, order],
                 counted=np.ones_like(all_found),

@@ -29,6 +29,7 @@ class ClassMatches:
     whether it counts at all (what meets a crowd does not).
     """
 
+    score: Array  # (N,)
     picture: Array  # (N,) position of the picture
     found: Array  # (T, N) bool
     counted: Array  # (T, N) bool
@@ -68,7 +69,8 @@ def paired_differences(
 def drawn_counts(pictures: int, resamples: int) -> Array:
     """(resamples, pictures): how often each picture was drawn."""
     rng = np.random.default_rng(SEED)
-    return rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples)
+    counts = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples)
+    return counts.astype(np.int32)
 
 
 def precisions(classes: Sequence[ClassMatches], draws: Array) -> Array:
@@ -84,25 +86,32 @@ def _class_precisions(matches: ClassMatches, draws: Array) -> Array:
 def _chunk_precisions(matches: ClassMatches, draws: Array) -> Array:
     objects = draws @ matches.objects  # (R,)
     weights = draws[:, matches.picture]  # (R, N)
+    former, all_counted = None, weights
+    per_threshold = []
     with np.errstate(invalid="ignore", divide="ignore"):
-        per_threshold = [
-            _interpolated(weights, found, counted, objects)
-            for found, counted in zip(matches.found, matches.counted, strict=True)
-        ]
+        for found, counted in zip(matches.found, matches.counted, strict=True):
+            # Few detections meet a crowd, so this is mostly the same at all thresholds.
+            if former is None or not np.array_equal(counted, former):
+                former, all_counted = counted, np.cumsum(weights * counted, axis=1)
+            hits = np.flatnonzero(found & counted)
+            per_threshold.append(_interpolated(weights[:, hits], all_counted[:, hits], objects))
     values: Array = np.mean(per_threshold, axis=0)
     return np.where(objects > 0, values, np.nan)
 
 
-def _interpolated(weights: Array, found: Array, counted: Array, objects: Array) -> Array:
+def _interpolated(weights: Array, all_counted: Array, objects: Array) -> Array:
     """(R,) precision averaged over the 101 recalls, at one IoU threshold.
 
     Precision is highest right at a hit, so the hits alone decide.
+
+    Args:
+        weights: (R, hits), how often each hit was drawn.
+        all_counted: (R, hits), detections drawn from the best score to each hit.
+        objects: (R,) drawn objects.
     """
-    hits = np.flatnonzero(found & counted)
-    if not len(hits):
+    if not weights.shape[1]:
         return np.zeros(len(weights))
-    true = np.cumsum(weights[:, hits], axis=1)  # (R, hits)
-    all_counted = np.cumsum(weights * counted, axis=1)[:, hits]
+    true = np.cumsum(weights, axis=1)
     precision = true / np.maximum(all_counted, 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     padded = np.concatenate([envelope, np.zeros((len(weights), 1))], axis=1)

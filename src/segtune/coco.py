@@ -103,6 +103,11 @@ def read_split(path: Path) -> Split:
         ) from None
 
 
+def has_masks(split: Split) -> bool:
+    """Whether any object of a split has a mask."""
+    return any(a.segmentation for anns in split.annotations.values() for a in anns)
+
+
 def read_json(path: Path) -> Any:
     """Read a file of the converted dataset.
 

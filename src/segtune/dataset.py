@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from segtune.augment import Augmentation, Sample
-from segtune.coco import Annotation, Image, Split, segmentation_to_mask
+from segtune.coco import Annotation, Image, Split, has_masks, segmentation_to_mask
 from segtune.errors import DatasetError
 from segtune.sampling import Item
 
@@ -187,11 +187,6 @@ def training_batches(
         generator=torch.Generator(),
     )
     yield from loader
-
-
-def has_masks(split: Split) -> bool:
-    """Whether any object of a split has a mask."""
-    return any(a.segmentation for anns in split.annotations.values() for a in anns)
 
 
 def load_image(path: Path, image_size: int) -> tuple[Tensor, Size]:

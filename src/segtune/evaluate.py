@@ -12,9 +12,8 @@ from typing import Any
 
 from segtune.atomic import atomic_path, write_json
 from segtune.bootstrap import paired_differences
-from segtune.coco import Split, read_split
+from segtune.coco import Split, has_masks, read_split
 from segtune.config import EvaluateSettings, parse_section
-from segtune.dataset import has_masks
 from segtune.errors import DatasetError, exit_on_error
 from segtune.metrics import SUMMARY, IouType, Result, Scored, false_alarms, score
 from segtune.reporting import say

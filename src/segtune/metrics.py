@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -19,12 +20,15 @@ from segtune.bootstrap import ClassMatches
 from segtune.coco import Annotation, Split, rle_area, rle_bbox_xywh, segmentation_to_rle
 
 IouType = Literal["bbox", "segm"]
+Array = npt.NDArray[Any]
+Records = list[dict[str, Any]]
 Result = Mapping[str, Any]  # COCO results format: image_id, category_id, bbox, segmentation, score
 
 SUMMARY = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
+SIZES = ("small", "medium", "large")  # below 32 x 32 pixels, below 96 x 96, and beyond
 THRESHOLDS = np.arange(0.5, 1, 0.05)  # of IoU, as COCO averages over them
 
 
@@ -45,25 +49,29 @@ def score(split: Split, results: Sequence[Result], iou_type: IouType) -> Scored:
         iou_type: "bbox" or "segm".
 
     Returns:
-        As `summary` the twelve COCO numbers and `per_class` {name: AP}, None where there is
-        nothing to measure; `ignored` counts the box-only objects that mask metrics leave
-        out. As `matches` what the bootstrap needs.
+        As `summary` the twelve COCO numbers, `per_class` {name: AP} and `per_class_and_size`
+        {name: {size: AP}} by the area of the object's mask, None where there is nothing to
+        measure; `ignored` counts the box-only objects that mask metrics leave out. As
+        `matches` what the bootstrap needs.
     """
-    evaluator = COCOeval(_truth(split, iou_type), _detected(split, results, iou_type), iou_type)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, classes)
+    objects, detections = _by_class(split, iou_type, results)
+    classes = [
+        _evaluated(split, c.id, objects.pop(c.id, []), detections.pop(c.id, []), iou_type)
+        for c in split.categories
+    ]
+    precision = np.concatenate([found.precision for found in classes], axis=2)
+    recall = np.concatenate([found.recall for found in classes], axis=1)
+    names = [category.name for category in split.categories]
     summary = {
-        **{name: _known(value) for name, value in zip(SUMMARY, evaluator.stats, strict=True)},
-        "per_class": {
-            category.name: _known(_mean(precision[:, :, index]))
-            for index, category in enumerate(split.categories)
+        **_summary(precision, recall, iou_type),
+        "per_class": {n: _ap(precision, place, 0) for place, n in enumerate(names)},
+        "per_class_and_size": {
+            n: {size: _ap(precision, place, area) for area, size in enumerate(SIZES, start=1)}
+            for place, n in enumerate(names)
         },
         "ignored": sum(not a.segmentation for a in _annotations(split)) * (iou_type == "segm"),
     }
-    return Scored(summary, _matches(evaluator))
+    return Scored(summary, tuple(found.matches for found in classes))
 
 
 def average_precision(split: Split, results: Sequence[Result], iou_type: IouType) -> dict[str, Any]:
@@ -71,13 +79,52 @@ def average_precision(split: Split, results: Sequence[Result], iou_type: IouType
     return score(split, results, iou_type).summary
 
 
-def _matches(evaluator: Any) -> tuple[ClassMatches, ...]:
-    """Per class, from pycocotools' own matching at all sizes."""
-    areas, pictures = len(evaluator.params.areaRng), len(evaluator.params.imgIds)
-    return tuple(
-        _class_matches(evaluator.evalImgs[index * areas * pictures :][:pictures])
-        for index in range(len(evaluator.params.catIds))
-    )
+@dataclass(frozen=True)
+class _Evaluated:
+    precision: Array  # (thresholds, recalls, 1, sizes, limits of detections)
+    recall: Array  # (thresholds, 1, sizes, limits of detections)
+    matches: ClassMatches
+
+
+class _Evaluator(COCOeval):
+    """pycocotools', passing over pictures where nothing of a size lies: they add nothing."""
+
+    def evaluateImg(  # noqa: N802
+        self, image: int, category: int, areas: Sequence[float], most: int
+    ) -> Any:
+        things = (*self._gts[image, category], *self._dts[image, category])
+        if not any(areas[0] <= thing["area"] <= areas[1] for thing in things):
+            return None
+        return super().evaluateImg(image, category, areas, most)
+
+
+def _evaluated(
+    split: Split, category: int, objects: Records, detections: Records, iou_type: IouType
+) -> _Evaluated:
+    """One class at a time, because what pycocotools keeps of each picture is large."""
+    evaluator = _Evaluator(_indexed(split, objects), _indexed(split, detections), iou_type)
+    evaluator.params.catIds = [category]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.evaluate()
+        evaluator.accumulate()
+    found = evaluator.eval
+    all_sizes = evaluator.evalImgs[: len(split.images)]
+    return _Evaluated(found["precision"], found["recall"], _class_matches(all_sizes))
+
+
+def _summary(precision: Array, recall: Array, iou_type: IouType) -> dict[str, float | None]:
+    """The twelve numbers by pycocotools' own formula, over all classes."""
+    evaluator = COCOeval(iouType=iou_type)
+    evaluator.eval = {"precision": precision, "recall": recall}
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.summarize()
+    return {name: _known(value) for name, value in zip(SUMMARY, evaluator.stats, strict=True)}
+
+
+def _ap(precision: Array, place: int, area: int) -> float | None:
+    values = precision[:, :, place, area, -1]
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None
 
 
 def _class_matches(per_picture: Sequence[Mapping[str, Any] | None]) -> ClassMatches:
@@ -90,6 +137,7 @@ def _class_matches(per_picture: Sequence[Mapping[str, Any] | None]) -> ClassMatc
     scores = np.array([value for _, e in met for value in e["dtScores"]])
     order = np.argsort(-scores, kind="mergesort")  # as pycocotools breaks ties
     return ClassMatches(
+        score=scores[order],
         picture=np.array([n for n, e in met for _ in e["dtScores"]], np.int64)[order],
         found=np.concatenate(found, axis=1)[:, order],
         counted=~np.concatenate(ignored, axis=1)[:, order],
@@ -97,14 +145,19 @@ def _class_matches(per_picture: Sequence[Mapping[str, Any] | None]) -> ClassMatc
     )
 
 
-def _truth(split: Split, iou_type: IouType) -> COCO:
-    records = [
-        _truth_record(a, iou_type, size)
-        for image in split.images
-        for size in [(image.height, image.width)]
-        for a in split.annotations[image.id]
-    ]
-    return _indexed(split, records)
+def _by_class(
+    split: Split, iou_type: IouType, results: Sequence[Result]
+) -> tuple[dict[int, Records], dict[int, Records]]:
+    objects: dict[int, Records] = {}
+    for image in split.images:
+        for a in split.annotations[image.id]:
+            record = _truth_record(a, iou_type, (image.height, image.width))
+            objects.setdefault(a.category_id, []).append(record)
+    detections: dict[int, Records] = {}
+    for number, result in enumerate(results, start=1):
+        record = {**_detected_record(result, iou_type), "id": number, "iscrowd": 0}
+        detections.setdefault(result["category_id"], []).append(record)
+    return objects, detections
 
 
 def _truth_record(a: Annotation, iou_type: IouType, size: tuple[int, int]) -> dict[str, Any]:
@@ -124,18 +177,13 @@ def _truth_record(a: Annotation, iou_type: IouType, size: tuple[int, int]) -> di
     return record
 
 
-def _detected(split: Split, results: Sequence[Result], iou_type: IouType) -> COCO:
+def _detected_record(result: Result, iou_type: IouType) -> dict[str, Any]:
     # COCO.loadRes raises on an empty list and takes a mask's size from its box.
-    records = []
-    for number, result in enumerate(results, start=1):
-        record = {key: result[key] for key in ("image_id", "category_id", "score")}
-        if iou_type == "segm":
-            rle = result["segmentation"]
-            record |= {"segmentation": rle, "bbox": rle_bbox_xywh(rle), "area": rle_area(rle)}
-        else:
-            record |= {"bbox": result["bbox"], "area": result["bbox"][2] * result["bbox"][3]}
-        records.append({**record, "id": number, "iscrowd": 0})
-    return _indexed(split, records)
+    record = {key: result[key] for key in ("image_id", "category_id", "score")}
+    if iou_type == "bbox":
+        return {**record, "bbox": result["bbox"], "area": result["bbox"][2] * result["bbox"][3]}
+    rle = result["segmentation"]
+    return {**record, "segmentation": rle, "bbox": rle_bbox_xywh(rle), "area": rle_area(rle)}
 
 
 def _indexed(split: Split, annotations: list[dict[str, Any]]) -> COCO:
@@ -157,11 +205,6 @@ def _annotations(split: Split) -> list[Annotation]:
 def _rectangle(bbox_xywh: tuple[float, float, float, float]) -> list[float]:
     x, y, w, h = bbox_xywh
     return [x, y, x + w, y, x + w, y + h, x, y + h]
-
-
-def _mean(values: np.ndarray[Any, Any]) -> float:
-    known = values[values > -1]
-    return float(known.mean()) if known.size else -1.0
 
 
 def _known(value: float) -> float | None:

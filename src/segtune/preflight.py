@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from segtune.coco import Image
-from segtune.dataset import Batch, PromptedImages, collate, has_masks
+from segtune.coco import Image, has_masks
+from segtune.dataset import Batch, PromptedImages, collate
 from segtune.engine import accumulate
 from segtune.errors import ResourceError
 from segtune.lora import lora_parameters

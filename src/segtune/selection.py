@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segtune.coco import Split
-from segtune.dataset import has_masks
+from segtune.coco import Split, has_masks
 from segtune.metrics import average_precision
 from segtune.overlays import contact_sheet, save_sheet, spread_out
 from segtune.reporting import say

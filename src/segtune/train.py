@@ -29,7 +29,7 @@ from segtune.checkpoint import (
     remove_damaged,
     run_folder,
 )
-from segtune.coco import Split, read_split
+from segtune.coco import Split, has_masks, read_split
 from segtune.config import (
     LoraSettings,
     PredictSettings,
@@ -38,7 +38,7 @@ from segtune.config import (
     parse_section,
     weights_file,
 )
-from segtune.dataset import Batch, PromptedImages, has_masks, training_batches
+from segtune.dataset import Batch, PromptedImages, training_batches
 from segtune.distributed import Processes, joined
 from segtune.engine import Interrupted, StepReport, train_one_epoch
 from segtune.errors import (

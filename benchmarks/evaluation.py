@@ -1,0 +1,159 @@
+"""Evaluating 5,000 pictures, 30,000 objects and 50,000 detections: seconds and peak memory.
+
+`python -m benchmarks.evaluation` writes a converted split with random blobs, predictions of
+two models with 50,000 detections each, and a valid split of a fifth of that size, and runs
+`segtune.evaluate` on them as users do.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from segtune.coco import rle_area, rle_bbox_xywh, segmentation_to_rle
+
+WIDTH, HEIGHT = 640, 480  # pixels
+CLASSES = [f"thing {letter}" for letter in "abcdefgh"]
+OBJECTS_PER_PICTURE = 6
+DETECTIONS_PER_PICTURE = 10
+POINTS = 40  # of each outline
+FOUND = {"base": 0.5, "tuned": 0.8}  # share of the objects
+MIB = 2**20
+
+Random = np.random.Generator
+Blob = tuple[float, float, float]  # centre x, y and radius, in pixels
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the splits and predictions, evaluate, print one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=5_000)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_data(folder, {"test": arguments.pictures, "valid": arguments.pictures // 5})
+        seconds, peak_mib = evaluate(folder)
+        size = sum(path.stat().st_size for path in (folder / "evaluate").rglob("*.html")) / MIB
+    print(
+        f"{arguments.pictures} pictures, {arguments.pictures * OBJECTS_PER_PICTURE} objects, twice "
+        f"{arguments.pictures * DETECTIONS_PER_PICTURE} detections: {seconds:.1f} s, "
+        f"{peak_mib:.0f} MiB; report.html {size:.1f} MiB"
+    )
+
+
+def write_data(folder: Path, pictures: dict[str, int]) -> None:
+    """Converted splits with their predictions in `folder`."""
+    (folder / "coco").mkdir()
+    (folder / "coco/manifest.json").write_text(json.dumps({"root": str(folder), "images": []}))
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(folder / "picture.jpg")
+    for split, count in pictures.items():
+        objects = [
+            (picture, int(rng.integers(len(CLASSES))), _blob(rng))
+            for picture in range(1, count + 1)
+            for _ in range(OBJECTS_PER_PICTURE)
+        ]
+        (folder / f"coco/{split}.json").write_text(json.dumps(_split(count, objects, rng)))
+        for model, share in FOUND.items():
+            results = _results(count, objects, share, rng)
+            name = model if split == "test" else f"{model}_{split}"
+            (folder / f"{name}.json").write_text(json.dumps(results))
+
+
+def evaluate(folder: Path) -> tuple[float, float]:
+    """Seconds and peak MiB of the command."""
+    command = [sys.executable, "-m", "segtune.evaluate", "--coco", folder / "coco/test.json"]
+    command += ["--base", folder / "base.json", "--tuned", folder / "tuned.json"]
+    command += ["--out", folder / "evaluate"]
+    began = time.perf_counter()
+    process = subprocess.Popen([str(part) for part in command])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"evaluate failed with status {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def _split(count: int, objects: list[tuple[int, int, Blob]], rng: Random) -> dict[str, Any]:
+    annotations = []
+    for number, (picture, place, blob) in enumerate(objects, start=1):
+        polygon = _outline(blob, rng)
+        rle = segmentation_to_rle([polygon], HEIGHT, WIDTH)
+        annotations.append(
+            {
+                "id": number,
+                "image_id": picture,
+                "category_id": place + 1,
+                "bbox": rle_bbox_xywh(rle),
+                "area": rle_area(rle),
+                "segmentation": [polygon],
+                "iscrowd": 0,
+            }
+        )
+    return {
+        "images": [
+            {"id": n, "file_name": "picture.jpg", "width": WIDTH, "height": HEIGHT}
+            for n in range(1, count + 1)
+        ],
+        "annotations": annotations,
+        "categories": [
+            {"id": n, "name": name, "prompt": name} for n, name in enumerate(CLASSES, start=1)
+        ],
+    }
+
+
+def _results(
+    count: int, objects: list[tuple[int, int, Blob]], share: float, rng: Random
+) -> list[dict[str, Any]]:
+    """Some of the objects, a little off, and blobs where there is nothing."""
+    found = [o for o in objects if rng.random() < share]
+    strays = count * DETECTIONS_PER_PICTURE - len(found)
+    records = [_result(o, float(rng.beta(4, 2)), rng) for o in found]
+    for _ in range(strays):
+        place = (int(rng.integers(1, count + 1)), int(rng.integers(len(CLASSES))), _blob(rng))
+        records.append(_result(place, float(rng.beta(1, 4)), rng))
+    return sorted(records, key=lambda record: record["image_id"])
+
+
+def _result(place: tuple[int, int, Blob], score: float, rng: Random) -> dict[str, Any]:
+    picture, category, (x, y, radius) = place
+    moved = (x + rng.normal(0, radius / 10), y + rng.normal(0, radius / 10), radius)
+    rle = segmentation_to_rle([_outline(moved, rng)], HEIGHT, WIDTH)
+    return {
+        "image_id": picture,
+        "category_id": category + 1,
+        "bbox": rle_bbox_xywh(rle),
+        "score": score,
+        "segmentation": rle,
+    }
+
+
+def _blob(rng: Random) -> Blob:
+    radius = float(rng.uniform(6, 70))
+    x, y = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
+    return (
+        float(np.clip(x, radius, WIDTH - radius)),
+        float(np.clip(y, radius, HEIGHT - radius)),
+        radius,
+    )
+
+
+def _outline(blob: Blob, rng: Random) -> list[float]:
+    x, y, radius = blob
+    turns = np.linspace(0, 2 * np.pi, POINTS, endpoint=False)
+    radii = radius * (1 + 0.05 * rng.standard_normal(POINTS))
+    points = np.stack([x + radii * np.cos(turns), y + radii * np.sin(turns)], axis=1)
+    return [float(value) for value in points.clip(0, (WIDTH, HEIGHT)).round(1).ravel()]
+
+
+if __name__ == "__main__":
+    main()
