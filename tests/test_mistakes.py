@@ -43,6 +43,10 @@ def test_each_mistake_is_called_by_its_name(
     assert kinds(split, results, with_masks) == expected
 
 
+def test_a_picture_with_nothing_on_it_has_room_for_mistakes() -> None:
+    assert kinds(split_of([], images=2), [detection(1, 1, OBJECT)]) == ["background"]
+
+
 def test_the_best_score_takes_the_object() -> None:
     split = split_of([(1, 1, OBJECT)])
     results = [detection(1, 1, OBJECT, 0.6), detection(1, 1, (10, 10, 40, 35), 0.9)]

@@ -6,7 +6,7 @@ detections come and go with their picture. Percentile intervals after Efron and 
 pycocotools computes on its pictures, without matching anything again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,35 @@ def paired_differences(
         _interval(_mean_over_classes(points), _mean_over_classes(spread)),
         [_interval(points[:, c], spread[:, c]) for c in range(len(base))],
     )
+
+
+def paired_statistics(
+    base: Array, tuned: Array, value: Callable[[Array], Mapping[str, Array]], resamples: int
+) -> dict[str, list[Interval]]:
+    """Tuned minus base, of statistics that follow from sums over pictures.
+
+    Args:
+        base: (pictures, ...) counts of one model.
+        tuned: those of the other on the same pictures.
+        value: from sums (draws, ...) to name -> (draws, statistics), NaN where unknown.
+        resamples: draws.
+
+    Returns:
+        Name -> the interval of each statistic.
+    """
+    draws = np.concatenate([np.ones((1, len(base)), np.int32), drawn_counts(len(base), resamples)])
+    values = [value(_sums(draws, counts)) for counts in (base, tuned)]
+    spread = {name: values[1][name] - values[0][name] for name in values[0]}
+    return {
+        name: [_interval(column[:1], column[1:]) for column in found.T]
+        for name, found in spread.items()
+    }
+
+
+def _sums(draws: Array, counts: Array) -> Array:
+    # Matrix products of integers are slow; doubles hold counts exactly.
+    flat = counts.reshape(len(counts), -1).astype(float)
+    return (draws.astype(float) @ flat).reshape(len(draws), *counts.shape[1:])
 
 
 def drawn_counts(pictures: int, resamples: int) -> Array:

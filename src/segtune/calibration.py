@@ -53,6 +53,16 @@ def at_threshold(matches: ClassMatches, threshold: float) -> AtThreshold:
     )
 
 
+def trust(matches: ClassMatches, score: float) -> float:
+    """Precision of a class's detections from a score on, or from a lower one if it is higher.
+
+    A higher score never deserves less trust, and the few highest tell little alone.
+    """
+    scores, hits, counted = _ranked(matches)
+    precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)
+    return float(precision[np.searchsorted(-scores, -score) :].max(initial=0.0))
+
+
 def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | None:
     """Highest precision at recalls from 0 to 1 in equal steps; None without objects."""
     _, hits, counted = _ranked(matches)

@@ -212,8 +212,8 @@ def _known(value: float) -> float | None:
     return None if value == -1 else float(value)
 
 
-def false_alarms(split: Split, results: Sequence[Result], score: float) -> dict[str, float]:
-    """Per class, the share of pictures without it in which it is detected all the same.
+def alarm_counts(split: Split, results: Sequence[Result], score: float) -> Array:
+    """(pictures, classes, 2): is the class absent, and is it detected all the same.
 
     Args:
         split: the ground truth.
@@ -221,13 +221,32 @@ def false_alarms(split: Split, results: Sequence[Result], score: float) -> dict[
         score: a detection counts from this score on.
     """
     fired = {(r["image_id"], r["category_id"]) for r in results if r["score"] >= score}
-    shares = {}
-    for category in split.categories:
-        absent = [
-            image.id
-            for image in split.images
-            if all(a.category_id != category.id for a in split.annotations[image.id])
-        ]
-        alarms = sum((image_id, category.id) in fired for image_id in absent)
-        shares[category.name] = alarms / len(absent) if absent else 0.0
+    counts = np.zeros((len(split.images), len(split.categories), 2), np.int64)
+    for row, image in zip(counts, split.images, strict=True):
+        present = {a.category_id for a in split.annotations[image.id]}
+        for place, category in enumerate(split.categories):
+            if category.id not in present:
+                row[place] = 1, (image.id, category.id) in fired
+    return counts
+
+
+def alarm_shares(counts: Array) -> Array:
+    """(..., classes) share of the pictures without a class in which it is detected.
+
+    Args:
+        counts: (..., classes, 2), sums over the pictures of `alarm_counts`.
+
+    Returns:
+        0 for a class that no picture lacks.
+    """
+    shares: Array = counts[..., 1] / np.maximum(counts[..., 0], 1)
     return shares
+
+
+def false_alarms(split: Split, results: Sequence[Result], score: float) -> dict[str, float]:
+    """Per class, the share of pictures without it in which it is detected all the same.
+
+    Args: as of `alarm_counts`.
+    """
+    shares = alarm_shares(alarm_counts(split, results, score).sum(0)).tolist()
+    return {c.name: share for c, share in zip(split.categories, shares, strict=True)}

@@ -104,7 +104,8 @@ def _judge_picture(
     objects = split.annotations[image.id]
     if not objects and not detections:
         return []
-    ignored = np.array([bool(a.iscrowd or (with_masks and not a.segmentation)) for a in objects])
+    unclear = [a.iscrowd or (with_masks and not a.segmentation) for a in objects]
+    ignored = np.array(unclear, bool)
     ious = _ious(image, objects, detections, ignored, with_masks)  # (detections, objects)
     taken: dict[int, int] = {}  # object -> detection
     explained: set[int] = set()
