@@ -12,6 +12,7 @@ from segtune.calibration import (
     precision_recall,
     reliability,
     thresholds_of,
+    trust,
 )
 from segtune.metrics import score
 from tests.test_metrics import random_case
@@ -67,6 +68,16 @@ def test_precision_and_recall_from_a_score_on() -> None:
     assert (found.precision, found.recall, found.f1) == (0.5, 0.25, pytest.approx(1 / 3))
     nothing = at_threshold(matches([0.3], [1], objects=0), 0.5)
     assert (nothing.precision, nothing.recall, nothing.f1) == (None, None, None)
+
+
+def test_a_higher_score_never_deserves_less_trust() -> None:
+    found = matches([0.9, 0.8, 0.7, 0.7, 0.2], [0, 1, 1, 1, 0], objects=4)
+    assert trust(found, 0.9) == trust(found, 0.7) == 3 / 4
+    assert trust(found, 0.2) == 3 / 5
+    assert trust(found, 0.1) == 0.0
+    equal = matches([0.7, 0.7], [1, 0], objects=1)
+    assert trust(equal, 0.7) == 1 / 2
+    assert trust(matches([], [], objects=1), 0.5) == 0.0
 
 
 def test_the_curve_holds_the_precision_at_each_recall() -> None:

@@ -29,9 +29,12 @@ EVERYTHING = {
     "train": 1,
     "merge": 1,
     "predict_model": 2,
+    "predict_valid": 2,
+    "predict_outside": 2,
     "evaluate": 1,
 }
-FROM_MERGE = {"merge": 1, "predict_model": 1, "evaluate": 1}
+PREDICT = dict.fromkeys(("predict_model", "predict_valid", "predict_outside"), 2)
+FROM_MERGE = {"merge": 1, **dict.fromkeys(PREDICT, 1), "evaluate": 1}
 FROM_TRAIN = {"train": 1, **FROM_MERGE}
 NOTHING: dict[str, int] = {}
 
@@ -160,10 +163,14 @@ def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
         ("validate", {"validate": 1, **FROM_TRAIN}),
         ("lora", FROM_TRAIN),
         ("train", FROM_TRAIN),
-        ("engine", {"train": 1, "merge": 1, "predict_model": 2, "evaluate": 1}),
+        ("engine", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
         ("merge", FROM_MERGE),
-        ("predict", {"predict_model": 2, "evaluate": 1}),
+        ("predict", {**PREDICT, "evaluate": 1}),
         ("evaluate", {"evaluate": 1}),
+        ("overlap", {"evaluate": 1}),
+        ("charts", {"evaluate": 1}),
+        ("gallery", {"evaluate": 1}),
+        ("report", {"evaluate": 1}),
     ],
 )
 def test_edited_code_replans_what_it_computes(
@@ -173,6 +180,21 @@ def test_edited_code_replans_what_it_computes(
         jobs, text = plan(finished)
     assert jobs == planned
     assert f"segtune/{module}.py@" in text
+
+
+@pytest.mark.parametrize("name", ["report.html.j2", "report.css", "report.js"])
+def test_an_edited_page_replans_the_evaluation_alone(finished: Path, name: str) -> None:
+    with edited(finished / "src" / "segtune" / name, "\n"):
+        jobs, text = plan(finished)
+    assert jobs == {"evaluate": 1}
+    assert "segtune/report.py@" in text
+
+
+def test_other_words_are_asked_without_predicting_the_rest(finished: Path) -> None:
+    setting = ("--config", "evaluate={outside_prompts: [horse]}")
+    assert plan(finished, *setting)[0] == {"predict_outside": 2, "evaluate": 1}
+    none = plan(finished, "--config", "evaluate={outside_prompts: []}")[0]
+    assert none == {"evaluate": 1}
 
 
 def test_a_comment_or_a_docstring_replans_nothing(finished: Path) -> None:
@@ -242,7 +264,7 @@ def test_a_mistyped_path_is_not_up_to_date(finished: Path, knob: str) -> None:
         ("validate", {"convert", "validate"}),
         ("train", {"convert", "validate", "train"}),
         ("merge", {"convert", "validate", "train", "merge"}),
-        ("predict", {"convert", "validate", "train", "merge", "predict_model"}),
+        ("predict", {"convert", "validate", "train", "merge", *PREDICT}),
         ("evaluate", set(EVERYTHING)),
     ],
 )

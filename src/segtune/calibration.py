@@ -30,12 +30,11 @@ class AtThreshold:
 def best_threshold(matches: ClassMatches) -> AtThreshold | None:
     """The score from which on F1 is highest; None for a class without objects or hits."""
     scores, hits, counted = _ranked(matches)
-    last = np.append(scores[1:] != scores[:-1], True)  # equal scores pass together
     objects = int(matches.objects.sum())
     if not objects or not hits.any():
         return None
     f1 = 2 * np.cumsum(hits) / (np.cumsum(counted) + objects)
-    best = int(np.argmax(np.where(last, f1, -1.0)))
+    best = int(np.argmax(np.where(_last_of_equals(scores), f1, -1.0)))
     return at_threshold(matches, float(scores[best]))
 
 
@@ -60,7 +59,8 @@ def trust(matches: ClassMatches, score: float) -> float:
     """
     scores, hits, counted = _ranked(matches)
     precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)
-    return float(precision[np.searchsorted(-scores, -score) :].max(initial=0.0))
+    together = np.where(_last_of_equals(scores), precision, 0.0)
+    return float(together[np.searchsorted(-scores, -score) :].max(initial=0.0))
 
 
 def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | None:
@@ -116,3 +116,8 @@ def thresholds_of(
 def _ranked(matches: ClassMatches) -> tuple[Array, Array, Array]:
     """Scores, hits and what counts, at an IoU of 0.5, best score first."""
     return matches.score, matches.found[0] & matches.counted[0], matches.counted[0]
+
+
+def _last_of_equals(scores: Array) -> Array:
+    # Equal scores pass a threshold together.
+    return np.append(scores[1:] != scores[:-1], True)[: len(scores)]

@@ -118,11 +118,16 @@ def _tree(module: str) -> ast.Module:
 
 def _code_hash(module: str) -> str:
     tree = _tree(module)
+    digest = hashlib.sha256()
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body.pop(0)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    digest.update(ast.dump(tree).encode())
+    # What lies beside a module under its name, such as a template, counts byte by byte.
+    for companion in sorted(set(SOURCE.glob(f"{module}.*")) - {SOURCE / f"{module}.py"}):
+        digest.update(companion.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -53,7 +53,9 @@ OUTSIDE_PROMPTS = " ".join(
     ["--prompt", *map(shlex.quote, CONFIG.evaluate.outside_prompts)]
 )
 OUTSIDE = (
-    ["<results>/predict/{model}_outside.json"] if CONFIG.evaluate.outside_prompts else []
+    ["<results>/predict/{model}_outside.json"]
+    if CONFIG.evaluate.outside_prompts
+    else []
 )
 
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
@@ -93,3 +95,11 @@ def code(stage):
     it: on which devices a stage runs does not change what it computes.
     """
     return code_fingerprints(stage)
+
+
+def outside_arguments(wildcards, input):
+    """How evaluate is given the answers to words beyond the classes, where there are any."""
+    return " ".join(
+        f"--{model}-outside {shlex.quote(path)}"
+        for model, path in zip(["base", "tuned"], input.outside)
+    )

@@ -1,8 +1,10 @@
 # Evaluate: compare the fine-tuned model with the base model on the test split.
 #
 # REQUIRED INPUTS
-#   <results>/coco/test.json
+#   <results>/coco/{test,valid}.json
 #   <results>/predict/{base,tuned}.json
+#   <results>/predict/{base,tuned}_valid.json
+#   <results>/predict/{base,tuned}_outside.json    where `outside_prompts` are asked
 #
 # OUTPUTS
 #   <results>/evaluate/metrics.json
@@ -16,6 +18,10 @@ rule evaluate:
         coco=rules.convert.output.test,
         base="<results>/predict/base.json",
         tuned="<results>/predict/tuned.json",
+        valid=rules.convert.output.valid,
+        base_valid="<results>/predict/base_valid.json",
+        tuned_valid="<results>/predict/tuned_valid.json",
+        outside=expand(OUTSIDE, model=["base", "tuned"]),
     output:
         metrics=report(
             "<results>/evaluate/metrics.json",
@@ -40,6 +46,7 @@ rule evaluate:
         "../envs/segtune.yaml"
     params:
         out=subpath(output.metrics, parent=True),
+        outside=outside_arguments,
         settings=settings("evaluate"),
         code=code("evaluate"),
     message:
@@ -47,6 +54,8 @@ rule evaluate:
     shell:
         """
         python3 -m segtune.evaluate --coco {input.coco:q} --base {input.base:q} \
-            --tuned {input.tuned:q} --out {params.out:q} \
-            --settings {params.settings:q} 2>&1 | tee -i {log:q}
+            --tuned {input.tuned:q} --valid {input.valid:q} \
+            --base-valid {input.base_valid:q} --tuned-valid {input.tuned_valid:q} \
+            {params.outside} --out {params.out:q} --settings {params.settings:q} \
+            2>&1 | tee -i {log:q}
         """
