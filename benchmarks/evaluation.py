@@ -6,9 +6,8 @@ two models with 50,000 detections each, and a valid split of a fifth of that siz
 """
 
 import argparse
+import contextlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from segtune.coco import rle_area, rle_bbox_xywh, segmentation_to_rle
@@ -28,6 +28,7 @@ DETECTIONS_PER_PICTURE = 10
 POINTS = 40  # of each outline
 FOUND = {"base": 0.5, "tuned": 0.8}  # share of the objects
 MIB = 2**20
+INTERVAL = 0.1  # seconds between looks at the memory
 
 Random = np.random.Generator
 Blob = tuple[float, float, float]  # centre x, y and radius, in pixels
@@ -71,16 +72,28 @@ def write_data(folder: Path, pictures: dict[str, int]) -> None:
 
 
 def evaluate(folder: Path) -> tuple[float, float]:
-    """Seconds and peak MiB of the command."""
+    """Seconds of the command, and peak MiB of all its processes together."""
     command = [sys.executable, "-m", "segtune.evaluate", "--coco", folder / "coco/test.json"]
-    command += ["--base", folder / "base.json", "--tuned", folder / "tuned.json"]
-    command += ["--out", folder / "evaluate"]
-    began = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"evaluate failed with status {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    command += ["--valid", folder / "coco/valid.json", "--out", folder / "evaluate"]
+    for name in ("base", "tuned", "base_valid", "tuned_valid"):
+        command += [f"--{name.replace('_', '-')}", folder / f"{name}.json"]
+    began, peak = time.perf_counter(), 0
+    process = psutil.Popen([str(part) for part in command])
+    while process.poll() is None:
+        peak = max(peak, memory(process))
+        time.sleep(INTERVAL)
+    if process.returncode:
+        raise SystemExit(f"evaluate failed with status {process.returncode}")
+    return time.perf_counter() - began, peak / MIB
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process and its descendants; what they share is counted once."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for member in (process, *process.children(recursive=True)):
+            total += member.memory_full_info().pss
+    return total
 
 
 def _split(count: int, objects: list[tuple[int, int, Blob]], rng: Random) -> dict[str, Any]:

@@ -325,6 +325,15 @@ def test_other_answers_are_checked_as_well(
     assert "tuned_outside.json: not COCO results" in line
 
 
+def test_another_process_gives_the_same_numbers(
+    coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, poor = perfect(coco), shifted(perfect(coco), 4)
+    alone = evaluate(coco, poor, good)
+    monkeypatch.setattr("segtune.evaluate.MANY", 0)
+    assert evaluate(coco, poor, good) == alone
+
+
 def test_an_empty_test_split_decides_nothing(coco: Path) -> None:
     values = json.loads((coco / "test.json").read_text())
     (coco / "test.json").write_text(json.dumps({**values, "annotations": []}))

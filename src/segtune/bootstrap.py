@@ -114,16 +114,16 @@ def _class_precisions(matches: ClassMatches, draws: Array) -> Array:
 
 def _chunk_precisions(matches: ClassMatches, draws: Array) -> Array:
     objects = draws @ matches.objects  # (R,)
-    weights = draws[:, matches.picture]  # (R, N)
+    weights = np.ascontiguousarray(draws.T)[matches.picture]  # (N, R)
     former, all_counted = None, weights
     per_threshold = []
     with np.errstate(invalid="ignore", divide="ignore"):
         for found, counted in zip(matches.found, matches.counted, strict=True):
             # Few detections meet a crowd, so this is mostly the same at all thresholds.
             if former is None or not np.array_equal(counted, former):
-                former, all_counted = counted, np.cumsum(weights * counted, axis=1)
+                former, all_counted = counted, np.cumsum(weights * counted[:, None], axis=0)
             hits = np.flatnonzero(found & counted)
-            per_threshold.append(_interpolated(weights[:, hits], all_counted[:, hits], objects))
+            per_threshold.append(_interpolated(weights[hits], all_counted[hits], objects))
     values: Array = np.mean(per_threshold, axis=0)
     return np.where(objects > 0, values, np.nan)
 
@@ -134,22 +134,22 @@ def _interpolated(weights: Array, all_counted: Array, objects: Array) -> Array:
     Precision is highest right at a hit, so the hits alone decide.
 
     Args:
-        weights: (R, hits), how often each hit was drawn.
-        all_counted: (R, hits), detections drawn from the best score to each hit.
+        weights: (hits, R), how often each hit was drawn.
+        all_counted: (hits, R), detections drawn from the best score to each hit.
         objects: (R,) drawn objects.
     """
-    if not weights.shape[1]:
-        return np.zeros(len(weights))
-    true = np.cumsum(weights, axis=1)
+    if not len(weights):
+        return np.zeros(weights.shape[1])
+    true = np.cumsum(weights, axis=0)
     precision = true / np.maximum(all_counted, 1)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    padded = np.concatenate([envelope, np.zeros((len(weights), 1))], axis=1)
-    recall = true / objects[:, None]
-    rows = [
-        row[np.searchsorted(reached, RECALLS)].mean()
-        for row, reached in zip(padded, recall, strict=True)
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    padded = np.concatenate([envelope, np.zeros((1, weights.shape[1]))])
+    recall = true / objects
+    columns = [
+        column[np.searchsorted(reached, RECALLS)].mean()
+        for column, reached in zip(padded.T, np.ascontiguousarray(recall.T), strict=True)
     ]
-    return np.array(rows)
+    return np.array(columns)
 
 
 def _mean_over_classes(values: Array) -> Array:

@@ -7,13 +7,15 @@ is chosen there. With their answers to other words, what was forgotten is measur
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from segtune.atomic import atomic_path, write_json
 from segtune.bootstrap import ClassMatches
-from segtune.coco import Split, read_split
+from segtune.coco import Split, rasterised, read_split
 from segtune.comparison import Assessment, Metrics, assess, differences, main_kind, matched
 from segtune.config import EvaluateSettings, parse_section
 from segtune.errors import exit_on_error
@@ -26,6 +28,7 @@ from segtune.suspects import Suspect, find_suspects
 
 MODELS = ("base", "tuned")
 SUSPECTS = 50  # listed per split
+MANY = 10_000  # detections; fewer are assessed before another process has started
 LOW_SCORE = 0.05  # from which a detection may speak for or against a label
 
 
@@ -44,13 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, settings: EvaluateSettings) -> None:
-    split = read_split(arguments.coco)
+    split = rasterised(read_split(arguments.coco))
     results = {model: read_results(vars(arguments)[model], split) for model in MODELS}
     valid, others, suspects = _on_valid(arguments, main_kind(split))
-    assessed = {
-        model: assess(split, results[model], valid[model], settings.false_alarm_score)
-        for model in MODELS
-    }
+    assessed = _assessed(split, results, valid, settings.false_alarm_score)
     tuned_matches = assessed["tuned"].matches[main_kind(split)]
     suspects = [*_suspects(split, results["tuned"], tuned_matches), *suspects]
     found = differences(split, assessed["base"], assessed["tuned"], settings.resamples)
@@ -68,6 +68,22 @@ def _evaluate(arguments: argparse.Namespace, settings: EvaluateSettings) -> None
     write_report(arguments.out / "report.html", split, metrics, judged, others)
     write_json(arguments.out / "metrics.json", metrics)
     say(metrics["verdict"])
+
+
+def _assessed(
+    split: Split,
+    results: Mapping[str, Records],
+    valid: Mapping[str, Sequence[ClassMatches] | None],
+    false_alarm_score: float,
+) -> dict[str, Assessment]:
+    """Both models, side by side where that is worth the start of a process."""
+    jobs = {model: (split, results[model], valid[model], false_alarm_score) for model in MODELS}
+    if sum(map(len, results.values())) < MANY:
+        return {model: assess(*job) for model, job in jobs.items()}
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        base = pool.submit(assess, *jobs["base"])
+        tuned = assess(*jobs["tuned"])
+        return {"base": base.result(), "tuned": tuned}
 
 
 def verdict(
@@ -108,7 +124,7 @@ def _on_valid(
     """Per model, what thresholds are chosen from; the valid split and its suspicious labels."""
     if not arguments.valid:
         return dict.fromkeys(MODELS), [], []
-    split = read_split(arguments.valid)
+    split = rasterised(read_split(arguments.valid))
     base, tuned = (read_results(vars(arguments)[f"{model}_valid"], split) for model in MODELS)
     found = {m: matched(split, r, kind).matches for m, r in (("base", base), ("tuned", tuned))}
     return dict(found), [split], _suspects(split, tuned, found["tuned"])

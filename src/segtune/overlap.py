@@ -111,7 +111,8 @@ def eroded(mask: Array, width: int) -> Array:
 def _eroded_rows(mask: Array, width: int) -> Array:
     # Windows are doubled until they are as long as asked: few passes, whatever the width.
     window, length = 2 * width + 1, 1
-    cut = np.pad(mask, ((0, 0), (width, width)))
+    cut = np.zeros((mask.shape[0], mask.shape[1] + 2 * width), bool)
+    cut[:, width:-width] = mask
     while 2 * length <= window:
         cut = cut[:, length:] & cut[:, :-length]
         length *= 2
