@@ -20,7 +20,7 @@ RESULT = {"best_score": 0.5, "best_epoch": 2, "base_score": 0.1}
 def save(folder: Path, weights: str, scale: float = 1.0) -> None:
     model, adapted = adapted_tiny()
     state = {name: value * scale for name, value in lora_state_dict(model).items()}
-    told = {"segtune": "0", "model": "tiny", "image_size": 96}
+    told = {"segtune": "0", "model": "tiny", "image_size": 96, "settings": {"select_by": "AP"}}
     recipe = {**told, "weights": weights, "result": RESULT}
     save_adapter(folder, state, adapted, "segtune/tiny", recipe)
 

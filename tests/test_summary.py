@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_says_what_happened(tmp_path: Path) -> None:
-    recipe = {"result": RESULT, "settings": {"epochs": 2, "note": "<script>"}}
+    recipe = {"result": RESULT, "settings": {"epochs": 2, "select_by": "AP", "note": "<script>"}}
     write_summary(folder_of_run(tmp_path), recipe, {"vision": (10, 1_000)})
     text = (tmp_path / "summary.html").read_text()
     assert "Epoch 2 was kept: AP 0.5000 on valid, better than the 0.1000 before" in text
@@ -59,4 +59,6 @@ def test_the_page_says_what_happened(tmp_path: Path) -> None:
     ("best", "word"), [(0.2, "better"), (0.1, "NOT better"), (0, "NOT better")]
 )
 def test_a_training_that_did_not_help_says_so(best: float, word: str) -> None:
-    assert f", {word} than the 0.1000" in headline({**RESULT, "best_score": best})
+    assert f", {word} than the 0.1000" in headline(
+        {"result": {**RESULT, "best_score": best}, "settings": {"select_by": "AP"}}
+    )

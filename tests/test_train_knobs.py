@@ -48,6 +48,7 @@ CHANGED: dict[str, Any] = {
     "schedule": "constant",
     "clip_norm": 0.01,
     "ema_decay": 0.9,
+    "select_by": "cgF1",
     "validate_every": 3,
     "patience": 1,
     "checkpoint_every": 1,
@@ -113,7 +114,9 @@ def traced(coco: Path, out: Path, settings: dict[str, Any], *more: str) -> Trace
     history = [{k: v for k, v in json.loads(line).items() if k not in UNSEEN} for line in lines]
     adapter = load_file(out / "adapter" / "adapter_model.safetensors")
     values = {name: value.tolist() for name, value in adapter.items()}
-    return {"history": history, "adapter": values, **counts}
+    result = json.loads((out / "adapter" / "recipe.json").read_text())["result"]
+    del result["seconds"]
+    return {"history": history, "adapter": values, "result": result, **counts}
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,9 @@ class TrainSettings(Section):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="per step, of the averaged adapters that are scored and kept"
     )
+    select_by: Literal["AP", "cgF1"] = Field(
+        "AP", description="score on the valid split by which the kept adapters are chosen"
+    )
     validate_every: PositiveInt = Field(2, description="epochs between validations")
     patience: int = Field(
         0, ge=0, description="validations without a better score until training stops; 0: never"

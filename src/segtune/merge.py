@@ -137,8 +137,9 @@ def _history_of(recipe: dict[str, Any] | None) -> str:
     if recipe is None:
         return "- LoRA adapters trained with PEFT, merged\n"
     result, image_size = recipe["result"], recipe["image_size"]
+    score = recipe["settings"]["select_by"]
     return (
-        f"- AP on the valid split: {result['best_score']:.4f} after epoch "
+        f"- {score} on the valid split: {result['best_score']:.4f} after epoch "
         f"{result['best_epoch']}; {result['base_score']:.4f} before training\n"
         f"- LoRA on {len(recipe['adapted'])} modules, merged; segtune {recipe['segtune']}\n"
         + (f"- Trained on pictures of {image_size} pixels, not 1008\n" if image_size else "")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segtune.cgf1 import concept_counts, concept_scores
 from segtune.coco import Split, has_masks
 from segtune.metrics import average_precision
 from segtune.overlays import contact_sheet, save_sheet, spread_out
@@ -14,16 +15,19 @@ PICTURES = 8  # of the valid split, drawn at each validation
 
 
 def valid_scores(valid: Split, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Box and mask AP of predictions on the valid split, and AP per class.
+    """Box and mask AP and cgF1 of predictions on the valid split, and AP per class.
 
-    What cannot be measured is 0 over all classes, and left out per class.
+    cgF1 and the AP per class are of masks where there are some. What cannot be measured is 0
+    over all classes, and left out per class.
     """
     found = {"box_AP": average_precision(valid, results, "bbox")}
     if has_masks(valid):
         found["mask_AP"] = average_precision(valid, results, "segm")
     per_class = found.get("mask_AP", found["box_AP"])["per_class"]
+    concepts = concept_counts(valid, results, has_masks(valid)).sum(0)
     return {
         **{name: summary["AP"] or 0.0 for name, summary in found.items()},
+        "cgF1": float(concept_scores(concepts)["cgF1"]),
         "per_class": {name: value for name, value in per_class.items() if value is not None},
     }
 
@@ -33,7 +37,8 @@ def keep_best(
 ) -> None:
     """Keep the adapters if none was better; record and draw what was found."""
     position = run.position
-    score = scores.get("mask_AP", scores["box_AP"])
+    average = scores.get("mask_AP", scores["box_AP"])
+    score = average if run.settings.select_by == "AP" else scores["cgF1"]
     if position.epoch == 0:
         position.base_score = score
     else:

@@ -37,7 +37,7 @@ def write_summary(
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'><title>segtune training</title>",
-        f"<style>{STYLE}</style><h1>{html.escape(headline(recipe['result']))}</h1>",
+        f"<style>{STYLE}</style><h1>{html.escape(headline(recipe))}</h1>",
         f"<p>{html.escape(_effort(steps, recipe['result']))}</p>",
         "<h2>Scores on the valid split</h2>",
         _validation_table(validations),
@@ -55,12 +55,13 @@ def write_summary(
         temporary.write_text("\n".join(parts), "utf-8")
 
 
-def headline(result: Mapping[str, Any]) -> str:
+def headline(recipe: Mapping[str, Any]) -> str:
     """The first line: which epoch was kept, and whether training helped."""
+    result, score = recipe["result"], recipe["settings"]["select_by"]
     best, base = result["best_score"], result["base_score"]
     helped = "better" if best > base else "NOT better"
     return (
-        f"Epoch {result['best_epoch']} was kept: AP {best:.4f} on valid, {helped} than the "
+        f"Epoch {result['best_epoch']} was kept: {score} {best:.4f} on valid, {helped} than the "
         f"{base:.4f} before training"
     )
 
@@ -95,8 +96,8 @@ def _validation_table(validations: Sequence[Record]) -> str:
         for record in validations
     )
     return (
-        "<table><caption>AP over all classes, then of each class; epoch 0 is the base model"
-        f"</caption><tr>{header}</tr>{rows}</table>"
+        "<table><caption>Scores over all classes, then the AP of each class; epoch 0 is the base "
+        f"model</caption><tr>{header}</tr>{rows}</table>"
     )
 
 

@@ -426,7 +426,8 @@ def _write_results(run: Run, arguments: argparse.Namespace, fingerprint: Mapping
     with atomic_path(out / "history.jsonl") as temporary:
         temporary.write_bytes((run.folder / "history.jsonl").read_bytes())
     write_summary(out, recipe, count_parameters(run.model, component_of))
-    say(f"kept epoch {position.best_epoch}, with AP {position.best_score:.4f} on valid")
+    score = f"{run.settings.select_by} {position.best_score:.4f} on valid"
+    say(f"kept epoch {position.best_epoch}, with {score}")
     if position.epoch < run.settings.epochs:
         say(f"stopped after epoch {position.epoch}: no better score for a while (train.patience)")
     if position.best_score < position.base_score:
