@@ -11,6 +11,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/learning_curve.smk"
 
 
 report: "workflow/report/workflow.rst"

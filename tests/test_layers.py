@@ -70,7 +70,17 @@ FLOORS = {
         "report",
     },
     "engine": {"engine", "inference", "training", "preflight", "selection"},
-    "stages": {"download", "convert", "validate", "train", "merge", "predict", "evaluate"},
+    "stages": {
+        "download",
+        "convert",
+        "validate",
+        "train",
+        "merge",
+        "predict",
+        "evaluate",
+        "subset",
+        "learning_curve",
+    },
 }
 LEVEL = {module: level for level, floor in enumerate(FLOORS.values()) for module in floor}
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")

@@ -190,6 +190,26 @@ def test_an_edited_page_replans_the_evaluation_alone(finished: Path, name: str) 
     assert "segtune/report.py@" in text
 
 
+@pytest.mark.parametrize(
+    ("change", "planned"),
+    [
+        ("convert={carve_seed: 1}", EVERYTHING),
+        ("validate={max_examples: 1}", {"validate": 1, **FROM_TRAIN}),
+        ("train={seed: 1}", FROM_TRAIN),
+        ("merge={tolerance: 0.1}", FROM_MERGE),
+        ("predict={max_detections: 1}", {**PREDICT, "evaluate": 1}),
+        ("evaluate={resamples: 10}", {"evaluate": 1}),
+        ("image_size=144", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
+        ("weights=random:1", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
+        ("model=full", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
+    ],
+)
+def test_every_section_reaches_its_stages(
+    finished: Path, change: str, planned: dict[str, int]
+) -> None:
+    assert plan(finished, "--config", change)[0] == planned
+
+
 def test_other_words_are_asked_without_predicting_the_rest(finished: Path) -> None:
     setting = ("--config", "evaluate={outside_prompts: [horse]}")
     assert plan(finished, *setting)[0] == {"predict_outside": 2, "evaluate": 1}

@@ -1,6 +1,7 @@
 """Plots as SVG for a page: no scripts, colours of the page, a description for those who listen."""
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 BASE, TUNED = "#e69f00", "#0072b2"  # zero-shot and fine-tuned, everywhere (Okabe and Ito 2008)
@@ -68,6 +69,34 @@ def reliability(bins: Mapping[str, Iterable[Mapping[str, float]]]) -> str:
     parts.append(_text(side / 2, side + 16, "score", "middle"))
     parts.append(_text(4, 14, "share that is right", "start"))
     return _svg(side, side + 20, "Share of right detections over their score", parts, pad=14)
+
+
+def learning_curve(points: Sequence[Mapping[str, float]], twice: Mapping[str, float]) -> str:
+    """Scores over the number of pictures on a logarithmic axis, and the fitted curve.
+
+    Args:
+        points: with `pictures`, `score` and `fitted`, from few pictures to many.
+        twice: with `pictures` and `fitted`, beyond the points.
+    """
+    width, height = 420, 220
+    first, last = (math.log(p["pictures"]) for p in (points[0], twice))
+
+    def place(pictures: float, score: float) -> tuple[float, float]:
+        return width * (math.log(pictures) - first) / (last - first), height * (1 - score)
+
+    curve = [place(p["pictures"], p["fitted"]) for p in [*points, twice]]
+    parts = [f"<rect width='{width}' height='{height}' class='frame'/>", _curve(curve, "base")]
+    for p in points:
+        x, y = place(p["pictures"], p["score"])
+        parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='5' fill='{TUNED}'/>")
+        parts.append(_text(x, height + 16, f"{p['pictures']}", "middle"))
+    x, y = curve[-1]
+    parts.append(
+        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='5' fill='none' stroke='{BASE}' stroke-width='2'/>"
+    )
+    parts.append(_text(x, height + 16, f"{twice['pictures']}", "middle"))
+    told = ", ".join(f"{p['score']:.3f} with {p['pictures']} pictures" for p in points)
+    return _svg(width, height + 20, f"Scores from 0 to 1: {told}", parts, pad=20)
 
 
 def _three(row: Interval) -> tuple[float, float, float]:

@@ -88,6 +88,17 @@ def settings(stage):
     return lambda wildcards: text
 
 
+def share_settings(wildcards):
+    """The train section for a share of the pictures: as many optimiser steps as with all."""
+    rounds = round(1 / float(wildcards.share))
+    changes = {
+        name: getattr(CONFIG.train, name) * rounds
+        for name in ("epochs", "validate_every")
+    }
+    train = CONFIG.train.model_copy(update=changes)
+    return CONFIG.model_copy(update={"train": train}).section_json("train")
+
+
 def code(stage):
     """`path@hash` of the code that a stage's results depend on.
 
