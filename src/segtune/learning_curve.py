@@ -83,16 +83,16 @@ def extrapolated(pictures: Sequence[int], scores: Sequence[float]) -> dict[str, 
         `points`, each with `pictures`, `score` and `fitted`; `twice`; the `gain` expected of
         it; and the `verdict` in words.
     """
-    counts = np.array(pictures, float)
-    errors = np.clip(1 - np.array(scores, float), 1e-6, None)
+    pairs = sorted(zip(pictures, scores, strict=True))
+    counts, values = np.array(pairs, float).T
+    errors = np.clip(1 - values, 1e-6, None)
     slope, level = np.polyfit(np.log(counts), np.log(errors), 1)
 
     def fitted(count: float) -> float:
         return 1 - math.exp(level + slope * math.log(count))
 
     points = [
-        {"pictures": count, "score": score, "fitted": fitted(count)}
-        for count, score in sorted(zip(pictures, scores, strict=True))
+        {"pictures": count, "score": score, "fitted": fitted(count)} for count, score in pairs
     ]
     most = max(pictures)
     gain = fitted(2 * most) - fitted(most)
