@@ -221,7 +221,14 @@ def test_swapping_the_models_turns_every_difference(coco: Path) -> None:
     there = evaluate(coco, poor, good)["difference"]
     assert evaluate(coco, good, poor)["difference"] == turned(there)
     assert there["mask"]["AP"]["difference"] > 0
-    assert there["false_alarms"]["cross"]["difference"] < 0
+    assert there["false_alarms"]["per_class"]["cross"]["difference"] < 0
+    assert there["false_alarms"]["mean"]["difference"] < 0
+    tuned_shares, base_shares = (
+        evaluate(coco, poor, good)[model]["overlap"]["iou"]["mean"] for model in ("tuned", "base")
+    )
+    assert there["overlap"]["iou"]["mean"]["difference"] == pytest.approx(
+        tuned_shares - base_shares
+    )
 
 
 def answers(coco: Path, prompts: list[str], results: list[dict[str, Any]]) -> str:

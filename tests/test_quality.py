@@ -13,8 +13,12 @@ import yaml
 
 from pretraining.train_tiny import measure
 from segtune.coco import read_split
+from segtune.comparison import matched
 from segtune.metrics import false_alarms
+from segtune.mistakes import judge
+from segtune.suspects import find_suspects
 from segtune.weights import load_base_model
+from tests.spoilt import OF_EACH_KIND, spoil
 
 ROOT = Path(__file__).parent.parent
 # Measured with three seeds, see benchmarks/adaptation.py. Another processor rounds differently.
@@ -77,6 +81,22 @@ def test_without_negatives_it_fires_on_everything(metrics: dict[str, Any], tmp_p
     found = json.loads((tmp_path / "tuned.json").read_text())
     alarms = false_alarms(read_split(test), found, 0.5)
     assert sum(alarms.values()) > 2 * sum(metrics["base"]["false_alarms"].values())
+
+
+def test_spoilt_labels_are_suspected(metrics: dict[str, Any]) -> None:
+    split = read_split(metrics["folder"] / "coco" / "test.json")
+    results = json.loads((metrics["folder"] / "tuned.json").read_text())
+    low = {category.id: 0.05 for category in split.categories}
+    found = listed = 0
+    for seed in range(5):
+        spoilt = spoil(split, seed)
+        judged = judge(spoilt.split, results, low, with_masks=True)
+        matches = matched(spoilt.split, results, "mask").matches
+        suspects = find_suspects(spoilt.split, judged, matches, 50)
+        found, listed = found + spoilt.found(suspects), listed + len(suspects)
+    print(f"{found} of {5 * 3 * OF_EACH_KIND} spoilt labels are among {listed} suspects")
+    assert found >= 0.5 * 5 * 3 * OF_EACH_KIND
+    assert listed <= 300
 
 
 def test_it_keeps_most_of_what_it_knew(metrics: dict[str, Any]) -> None:

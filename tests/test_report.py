@@ -1,5 +1,6 @@
 """The page: what it says, that it stands alone, and how it behaves in a real browser."""
 
+import base64
 import json
 import re
 import shutil
@@ -212,6 +213,21 @@ def test_nothing_is_fetched_and_nothing_goes_wrong(browser: Any, page: Path) -> 
     assert browser.execute_script("return fetch('data:,x').then(() => 'got', () => 'refused')") == (
         "refused"
     )
+
+
+@needs_browser
+def test_it_works_within_snakemakes_report(browser: Any, page: Path, tmp_path: Path) -> None:
+    # `snakemake --report` shows it in a frame, from a data URI.
+    data = base64.b64encode(page.read_bytes()).decode()
+    frame = f'<iframe src="data:text/html;charset=utf8;base64,{data}" height=600></iframe>'
+    (tmp_path / "outer.html").write_text(f"<!doctype html><title>outer</title>{frame}")
+    browser.get((tmp_path / "outer.html").as_uri())
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    everything = len(shown(browser))
+    choose(browser, "why", "improved most")
+    assert 0 < len(shown(browser)) < everything
+    browser.switch_to.default_content()
+    browser.get(page.as_uri())
 
 
 @needs_browser

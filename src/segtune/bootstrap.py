@@ -61,7 +61,7 @@ def paired_differences(
     points = precisions(tuned, everything) - precisions(base, everything)  # (1, classes)
     spread = precisions(tuned, draws) - precisions(base, draws)  # (resamples, classes)
     return (
-        _interval(_mean_over_classes(points), _mean_over_classes(spread)),
+        _interval(mean_over_classes(points), mean_over_classes(spread)),
         [_interval(points[:, c], spread[:, c]) for c in range(len(base))],
     )
 
@@ -152,7 +152,7 @@ def _interpolated(weights: Array, all_counted: Array, objects: Array) -> Array:
     return np.array(columns)
 
 
-def _mean_over_classes(values: Array) -> Array:
+def mean_over_classes(values: Array) -> Array:
     """(draws,) mean over the classes that a draw holds."""
     known = ~np.isnan(values)
     totals = np.where(known, values, 0).sum(axis=1)

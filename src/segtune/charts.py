@@ -86,6 +86,7 @@ def learning_curve(points: Sequence[Mapping[str, float]], twice: Mapping[str, fl
 
     curve = [place(p["pictures"], p["fitted"]) for p in [*points, twice]]
     parts = [f"<rect width='{width}' height='{height}' class='frame'/>", _curve(curve, "base")]
+    parts += [_text(-6, 12, "1", "end"), _text(-6, height, "0", "end")]
     for p in points:
         x, y = place(p["pictures"], p["score"])
         parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='5' fill='{TUNED}'/>")

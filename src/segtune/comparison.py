@@ -1,11 +1,19 @@
 """All numbers about one model, and the differences of two with their intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from segtune.bootstrap import ClassMatches, Interval, paired_differences, paired_statistics
+import numpy as np
+
+from segtune.bootstrap import (
+    ClassMatches,
+    Interval,
+    mean_over_classes,
+    paired_differences,
+    paired_statistics,
+)
 from segtune.calibration import at_threshold, precision_recall, reliability, thresholds_of
 from segtune.cgf1 import concept_counts, concept_scores
 from segtune.coco import Split, has_masks
@@ -99,15 +107,37 @@ def differences(split: Split, base: Assessment, tuned: Assessment, resamples: in
         )
         for kind in base.concepts
     }
-    alarms = paired_statistics(
-        base.alarms, tuned.alarms, lambda sums: {"false_alarms": alarm_shares(sums)}, resamples
+    alarms = _class_differences(
+        names, base.alarms, tuned.alarms, lambda s: {"share": alarm_shares(s)}, resamples
     )
-    found["false_alarms"] = _named(names, alarms["false_alarms"])
+    found["false_alarms"] = alarms["share"]
     found["overlap"] = None
     if base.pixels is not None and tuned.pixels is not None:
-        covered = paired_statistics(base.pixels, tuned.pixels, overlaps, resamples)
-        found["overlap"] = {name: _named(names, values) for name, values in covered.items()}
+        pixels = (base.pixels, tuned.pixels)
+        found["overlap"] = _class_differences(names, *pixels, overlaps, resamples)
     return found
+
+
+def _class_differences(
+    names: Sequence[str],
+    base: Array,
+    tuned: Array,
+    value: Callable[[Array], Mapping[str, Array]],
+    resamples: int,
+) -> Metrics:
+    """Of values per class, and of their mean over the classes that can be measured."""
+
+    def with_mean(sums: Array) -> dict[str, Array]:
+        return {
+            name: np.column_stack([mean_over_classes(values), values])
+            for name, values in value(sums).items()
+        }
+
+    found = paired_statistics(base, tuned, with_mean, resamples)
+    return {
+        name: {"mean": asdict(mean), "per_class": _named(names, per_class)}
+        for name, (mean, *per_class) in found.items()
+    }
 
 
 def _ap_difference(

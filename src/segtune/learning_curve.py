@@ -110,7 +110,7 @@ def _verdict(gain: float, spread: float, most: int) -> str:
     expected = f"{2 * most} pictures instead of {most} are expected to bring {gain:+.3f}"
     if gain < LITTLE:
         return f"more data of this kind would help little: {expected}"
-    if gain > spread:
+    if gain > 2 * spread:
         return f"more data would help: {expected}"
     return f"undecided: {expected}, but the points are {spread:.3f} off their curve"
 

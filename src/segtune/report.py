@@ -99,7 +99,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         _card(
             "false alarms",
             [_mean(metrics[model]["false_alarms"].values()) for model in MODELS],
-            None,
+            found["false_alarms"]["mean"],
             "The share of pictures without a class in which it is detected all the same, mean "
             "over classes. Lower is better.",
         ),
@@ -109,7 +109,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             _card(
                 "mask IoU",
                 [metrics[model]["overlap"]["iou"]["mean"] for model in MODELS],
-                None,
+                found["overlap"]["iou"]["mean"],
                 "Shared pixels over all pixels of a class, its objects taken together and from "
                 "its threshold on; mean over classes. For things without clear instances.",
             )
@@ -118,7 +118,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _card(
-    name: str, values: Sequence[float | None], interval: Mapping[str, Any] | None, meaning: str
+    name: str, values: Sequence[float | None], interval: Mapping[str, Any], meaning: str
 ) -> dict[str, Any]:
     base, tuned = values
     return {"name": name, "base": base, "tuned": tuned, "interval": interval, "meaning": meaning}
