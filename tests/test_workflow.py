@@ -346,7 +346,16 @@ def test_the_shipped_config_shows_every_knob_with_its_default() -> None:
 
 def test_the_slurm_profile_names_rules() -> None:
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text("utf-8"))
-    assert set(profile["set-threads"]) | set(profile["set-resources"]) <= set(EVERYTHING)
+    known = {*EVERYTHING, "train_share"}
+    assert set(profile["set-threads"]) | set(profile["set-resources"]) <= known
+
+
+def test_a_learning_curve_is_drawn_where_it_is_asked_for(finished: Path) -> None:
+    jobs, _ = plan(finished, "--", "learning_curve")
+    assert jobs == {"subset": 2, "train_share": 2, "learning_curve": 1}
+    answer = snakemake(finished, "--dry-run", "--printshellcmds", "--", "learning_curve")
+    # Half of the pictures are seen twice as often.
+    assert sorted(re.findall(r'"epochs": (\d+)', answer.stdout)) == ["2", "4"]
 
 
 def test_the_conda_environment_lists_the_dependencies() -> None:

@@ -5,6 +5,7 @@ a line harms no other. What was begun with other settings, weights, data or code
 away.
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -28,11 +29,12 @@ def finished(folder: Path, fingerprint: dict[str, Any]) -> set[int]:
         fingerprint: whatever the results depend on; a folder with another is emptied.
     """
     path = folder / FINGERPRINT
-    if not path.exists() or json.loads(path.read_text("utf-8")) != fingerprint:
+    text = json.dumps(fingerprint, sort_keys=True)
+    if not path.exists() or path.read_text("utf-8") != text:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         temporary = folder / "fingerprint"
-        temporary.write_text(json.dumps(fingerprint), "utf-8")
+        temporary.write_text(text, "utf-8")
         temporary.replace(path)
     return {image_id for image_id, _, _ in _lines(folder)}
 
@@ -61,11 +63,12 @@ def gathered(folder: Path, image_ids: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def _lines(folder: Path) -> Iterator[tuple[int, Path, int]]:
-    """Image id, file and offset of every complete line."""
+    """Image id, file and offset of every line that was written to its end."""
     for path in sorted(folder.glob("*.jsonl")):
         offset = 0
         with path.open("rb") as file:
             for line in file:
-                if line.endswith(b"\n"):
+                # A power loss may leave zeros where a line was.
+                with contextlib.suppress(ValueError):
                     yield json.loads(line)[0], path, offset
                 offset += len(line)
