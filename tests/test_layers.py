@@ -1,6 +1,7 @@
 """Imports go down only: stages, engine floor, middle floor, ground floor."""
 
 import ast
+import re
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -61,6 +62,7 @@ FLOORS = {
         "overlap",
         "calibration",
         "mistakes",
+        "ious",
         "predictions",
         "forgetting",
         "suspects",
@@ -99,6 +101,12 @@ def imported_packages(module: str) -> set[str]:
 
 def test_every_module_has_its_floor() -> None:
     assert set(MODULES) == set(LEVEL)
+
+
+def test_the_readme_says_where_every_module_is() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    tree = set(re.findall(r"\w+", readme.partition("## Where things are")[2].partition("##")[0]))
+    assert [m for m in MODULES if m not in tree and not m.startswith("format_")] == []
 
 
 def test_the_package_has_no_folders() -> None:

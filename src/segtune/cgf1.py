@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as mask_utils
 from scipy.optimize import linear_sum_assignment
 
-from segtune.coco import Annotation, Split, segmentation_to_rle
+from segtune.coco import Annotation, Image, Split
+from segtune.ious import ious
 
 Array = npt.NDArray[Any]
 Result = Mapping[str, Any]
@@ -51,7 +51,7 @@ def concept_counts(split: Split, results: Iterable[Result], with_masks: bool) ->
             if any(a.iscrowd or (with_masks and not a.segmentation) for a in objects):
                 continue
             detections = found.get((image.id, category.id), [])
-            _add(row, objects, detections, (image.height, image.width), with_masks)
+            _add(row, image, objects, detections, with_masks)
     return counts
 
 
@@ -75,9 +75,9 @@ def concept_scores(counts: Array) -> dict[str, Array]:
 
 def _add(
     row: Array,
+    image: Image,
     objects: Sequence[Annotation],
     detections: Sequence[Result],
-    size: tuple[int, int],
     with_masks: bool,
 ) -> None:
     if not objects:
@@ -86,25 +86,9 @@ def _add(
     row[_YES_YES if detections else _YES_NO] += 1
     met = 0
     if detections:
-        ious = _ious(objects, detections, size, with_masks)
-        best = ious[linear_sum_assignment(-ious)]
+        overlaps = ious(image, detections, objects, [False] * len(objects), with_masks)
+        best = overlaps[linear_sum_assignment(-overlaps)]
         met = (best[:, None] >= IOU_THRESHOLDS).sum(0)
     row[_TRUE] += met
     row[_MISSED] += len(objects) - met
     row[_FALSE] += len(detections) - met
-
-
-def _ious(
-    objects: Sequence[Annotation],
-    detections: Sequence[Result],
-    size: tuple[int, int],
-    with_masks: bool,
-) -> Array:
-    truth: list[Any]
-    if with_masks:
-        truth = [segmentation_to_rle(a.segmentation or [], *size) for a in objects]
-        shapes = [r["segmentation"] for r in detections]
-    else:
-        truth, shapes = [list(a.bbox_xywh) for a in objects], [r["bbox"] for r in detections]
-    ious: Array = mask_utils.iou(shapes, truth, [0] * len(truth))
-    return ious

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as mask_utils
 
-from segtune.coco import Annotation, Image, Split, segmentation_to_rle
+from segtune.coco import Annotation, Image, Split
+from segtune.ious import ious
 
 Kind = Literal[
     "correct", "classification", "localisation", "both", "duplicate", "background", "missed"
@@ -106,18 +106,18 @@ def _judge_picture(
         return []
     unclear = [a.iscrowd or (with_masks and not a.segmentation) for a in objects]
     ignored = np.array(unclear, bool)
-    ious = _ious(image, objects, detections, ignored, with_masks)  # (detections, objects)
+    overlaps = ious(image, detections, objects, ignored.tolist(), with_masks)
     taken: dict[int, int] = {}  # object -> detection
     explained: set[int] = set()
     judged: list[Judged] = []
-    meetings = [_meet(ious[d], objects, ignored, taken, d, r) for d, r in enumerate(detections)]
+    meetings = [_meet(overlaps[d], objects, ignored, taken, d, r) for d, r in enumerate(detections)]
     for number, (result, met) in enumerate(zip(detections, meetings, strict=True)):
-        kind, place = met or _mistake(ious[number], objects, ignored, result["category_id"])
+        kind, place = met or _mistake(overlaps[number], objects, ignored, result["category_id"])
         if kind is None:
             continue
         explained |= {place} if kind in ("correct", "classification", "localisation") else set()
         annotation = objects[place] if kind != "background" and place >= 0 else None
-        iou = float(ious[number, place]) if place >= 0 else 0.0
+        iou = float(overlaps[number, place]) if place >= 0 else 0.0
         where = (image.id, result["category_id"], float(result["score"]))
         judged.append(Judged(kind, *where, iou, annotation, result))
     for place, a in enumerate(objects):
@@ -127,7 +127,7 @@ def _judge_picture(
 
 
 def _meet(
-    ious: Array,
+    overlaps: Array,
     objects: Sequence[Annotation],
     ignored: Array,
     taken: dict[int, int],
@@ -138,23 +138,23 @@ def _meet(
     own = [
         place
         for place, a in enumerate(objects)
-        if a.category_id == result["category_id"] and ious[place] >= RIGHT
+        if a.category_id == result["category_id"] and overlaps[place] >= RIGHT
     ]
     free = [place for place in own if place not in taken and not ignored[place]]
     if free:
-        best = max(free, key=lambda place: ious[place])
+        best = max(free, key=lambda place: overlaps[place])
         taken[best] = number
         return "correct", best
     return (None, -1) if any(ignored[place] for place in own) else None
 
 
 def _mistake(
-    ious: Array, objects: Sequence[Annotation], ignored: Array, category: int
+    overlaps: Array, objects: Sequence[Annotation], ignored: Array, category: int
 ) -> tuple[Kind, int]:
     """The kind of a detection that met no free object of its class, and the nearest object."""
     own = np.array([a.category_id == category for a in objects], bool)
-    best_own, place_own = _best(np.where(own & ~ignored, ious, -1.0))
-    best_other, place_other = _best(np.where(~own & ~ignored, ious, -1.0))
+    best_own, place_own = _best(np.where(own & ~ignored, overlaps, -1.0))
+    best_other, place_other = _best(np.where(~own & ~ignored, overlaps, -1.0))
     if best_own >= RIGHT:
         return "duplicate", place_own
     if best_other >= RIGHT:
@@ -166,33 +166,8 @@ def _mistake(
     return "background", -1
 
 
-def _best(ious: Array) -> tuple[float, int]:
-    if not len(ious):
+def _best(overlaps: Array) -> tuple[float, int]:
+    if not len(overlaps):
         return -1.0, -1
-    place = int(np.argmax(ious))
-    return float(ious[place]), place
-
-
-def _ious(
-    image: Image,
-    objects: Sequence[Annotation],
-    detections: Sequence[Result],
-    ignored: Array,
-    with_masks: bool,
-) -> Array:
-    if not objects or not detections:
-        return np.zeros((len(detections), len(objects)))
-    truth: list[Any]
-    if with_masks:
-        truth = [_shape(a, image) for a in objects]
-        shapes = [r["segmentation"] for r in detections]
-    else:
-        truth, shapes = [list(a.bbox_xywh) for a in objects], [r["bbox"] for r in detections]
-    ious: Array = mask_utils.iou(shapes, truth, ignored.tolist())
-    return ious
-
-
-def _shape(a: Annotation, image: Image) -> dict[str, Any]:
-    x, y, w, h = a.bbox_xywh
-    rectangle = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    return segmentation_to_rle(a.segmentation or rectangle, image.height, image.width)
+    place = int(np.argmax(overlaps))
+    return float(overlaps[place]), place
