@@ -103,16 +103,19 @@ def test_what_is_there_and_what_was_found_is_drawn(tmp_path: Path) -> None:
         assert np.abs(picture[bare].mean((0, 1)) - grey).max() < 8
 
 
-def test_an_object_without_a_mask_is_drawn_as_its_box(tmp_path: Path) -> None:
+def test_what_has_no_mask_is_drawn_as_its_box(tmp_path: Path) -> None:
     split = with_pictures(split_of([(1, 1, BOX)]), tmp_path)
     (known,) = split.annotations[1]
     split = replace(split, annotations={1: (replace(known, segmentation=None),), 2: ()})
-    results = [detection(1, 2, FAR)]
-    both = {m: judge(split, results, HALF, with_masks=False) for m in ("base", "tuned")}
-    truth = pixels(gallery(split, both)[0].truth)
-    centre = truth[3 * 28 : 3 * 32, 3 * 28 : 3 * 32].mean((0, 1))
-    assert np.abs(centre - 128).max() < 8
-    assert truth[3 * 30, 3 * 10 - 3 : 3 * 10 + 6, 2].max() > 200
+    found = {"base": [], "tuned": [detection(1, 1, BOX)]}
+    both = {m: judge(split, r, HALF, with_masks=False) for m, r in found.items()}
+    (shown,) = gallery(split, both)
+    edge = (3 * 30, slice(3 * 10 - 3, 3 * 10 + 6))
+    for picture, strongest in ((pixels(shown.truth), 2), (pixels(shown.tuned), 1)):
+        centre = picture[3 * 28 : 3 * 32, 3 * 28 : 3 * 32].mean((0, 1))
+        assert np.abs(centre - 128).max() < 8
+        assert (picture[edge].max(0) - picture[edge].min(0)).max() > 50
+        assert picture[edge][:, strongest].max() > 135
 
 
 def test_a_crop_shows_the_surroundings(tmp_path: Path) -> None:

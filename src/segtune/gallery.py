@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from segtune.coco import Annotation, Image, Split, segmentation_to_mask
+from segtune.coco import Annotation, Image, Split, has_masks, segmentation_to_mask
 from segtune.errors import DatasetError
 from segtune.mistakes import Judged
 
@@ -129,7 +129,9 @@ def _shown(split: Split, image: Image, why: str, judged: Mapping[str, Sequence[J
     objects = split.annotations[image.id]
     scale = SIDE / max(image.width, image.height)
     picture = _open(split, image, (round(image.width * scale), round(image.height * scale)))
-    drawn = {model: _detections(picture, image, found, names) for model, found in judged.items()}
+    # What is judged is drawn: boxes, where no object has a mask.
+    boxes = not has_masks(split)
+    drawn = {m: _detections(picture, image, found, names, boxes) for m, found in judged.items()}
     present = {a.category_id for a in objects}
     present |= {j.category_id for found in judged.values() for j in found}
     return Shown(
@@ -171,13 +173,17 @@ def _objects(
 
 
 def _detections(
-    picture: PilImage.Image, image: Image, judged: Sequence[Judged], names: Mapping[int, str]
+    picture: PilImage.Image,
+    image: Image,
+    judged: Sequence[Judged],
+    names: Mapping[int, str],
+    boxes: bool,
 ) -> PilImage.Image:
     drawn = picture.copy()
     found = [(j, j.result) for j in judged if j.result]  # best score first
     for j, result in reversed(found):
         colour = RIGHT if j.kind == "correct" else WRONG
-        _draw(drawn, image, result["segmentation"], result["bbox"], colour)
+        _draw(drawn, image, None if boxes else result["segmentation"], result["bbox"], colour)
     labels = [
         (result["bbox"], f"{names[j.category_id]} {result['score']:.2f}")
         if j.kind == "correct"

@@ -94,7 +94,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             [metrics[model]["cgF1"][kind]["cgF1"] for model in MODELS],
             found["cgF1"][kind]["cgF1"],
             "Are things found, and only where there are some? The metric of SAM 3's paper, 1 at "
-            "best and 0 for a model that says yes to everything.",
+            "best and 0 for a model that says yes to everything (or where nothing is ever absent).",
         ),
         _card(
             "false alarms",
