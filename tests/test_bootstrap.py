@@ -1,7 +1,8 @@
 """Intervals: pycocotools on resampled pictures as oracle, and known answers."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from segtune.bootstrap import ClassMatches, drawn_counts, paired_differences, precisions
 from segtune.coco import Split
 from segtune.metrics import Result, average_precision, score
-from tests.test_metrics import IOU_TYPES, detection, random_case, split_of
+from tests.test_metrics import IOU_TYPES, detection, random_case, random_shapes, split_of
 
 
 def repeated(split: Split, results: list[Result], counts: list[int]) -> tuple[Split, list[Result]]:
@@ -29,12 +30,14 @@ def repeated(split: Split, results: list[Result], counts: list[int]) -> tuple[Sp
 
 
 @pytest.mark.parametrize("iou_type", IOU_TYPES)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("case", [random_case, random_shapes])
+@pytest.mark.parametrize("seed", range(3))
 def test_a_draw_scores_what_pycocotools_gives_its_pictures(
-    seed: int, iou_type: Literal["bbox", "segm"]
+    seed: int, case: Callable[[int], Any], iou_type: Literal["bbox", "segm"]
 ) -> None:
-    split, results = random_case(seed)
-    draws = np.concatenate([np.ones((1, 5), int), drawn_counts(5, 6)])
+    split, results = case(seed)
+    count = len(split.images)
+    draws = np.concatenate([np.ones((1, count), int), drawn_counts(count, 6)])
     found = precisions(score(split, results, iou_type).matches, draws)
     for draw, values in zip(draws, found, strict=True):
         drawn = average_precision(*repeated(split, results, draw.tolist()), iou_type)

@@ -41,6 +41,9 @@ def test_equal_scores_pass_together() -> None:
     best = best_threshold(matches([0.9, 0.5, 0.5], [0, 1, 0], objects=1))
     assert best is not None and best.threshold == 0.5
     assert best.precision == pytest.approx(1 / 3)
+    # Half way through the equals F1 would be 1, but there is no such threshold.
+    other = best_threshold(matches([0.9, 0.5, 0.5, 0.5, 0.5], [1, 1, 0, 0, 0], objects=2))
+    assert other is not None and other.threshold == 0.9
 
 
 @pytest.mark.parametrize("seed", range(4))

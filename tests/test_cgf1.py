@@ -116,6 +116,17 @@ def test_what_scores_less_than_one_half_was_not_said() -> None:
     assert scores(split, unsure, with_masks=True)["pmF1"] == 0.0
 
 
+def test_a_question_with_an_unknown_mask_is_left_out_of_masks_alone() -> None:
+    split = split_of(OBJECTS)
+    (known,) = split.annotations[1]
+    unknown = replace(
+        split, annotations={**split.annotations, 1: (replace(known, segmentation=None),)}
+    )
+    masks, boxes = (concept_counts(unknown, [], with_masks) for with_masks in (True, False))
+    assert masks[:, -4:].sum() == 3  # of four questions
+    assert boxes[:, -4:].sum() == 4
+
+
 def test_counts_of_pictures_add_up() -> None:
     split, results = random_case(2)
     counts = concept_counts(split, results, with_masks=True)

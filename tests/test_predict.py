@@ -235,7 +235,8 @@ def test_processes_share_the_pictures(coco: Path, tmp_path: Path) -> None:
         launch = ["-m", "segtune.distributed", "--devices", processes, "--torchrun", "--"]
         command = [sys.executable, *launch, *source, "--out", str(tmp_path / processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": processes}
-        subprocess.run(command, check=True, capture_output=True, env=environment)
+        answer = subprocess.run(command, check=True, capture_output=True, env=environment)
+        assert f"picture {4 // int(processes)}/{4 // int(processes)}" in answer.stdout.decode()
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
