@@ -35,6 +35,8 @@ def test_half_of_an_object_is_half_of_its_pixels() -> None:
     assert found["iou"][0] == pytest.approx(1 / 2)
     assert found["dice"][0] == pytest.approx(2 / 3)
     assert np.isnan(found["dice"][1])
+    with_stray = [detection(1, 1, (10, 10, 20, 40)), detection(1, 2, (10, 10, 9, 9))]
+    assert np.isnan(measured(split, with_stray)["dice"][1])  # a false alarm, no overlap
 
 
 def test_detections_are_united_and_counted_from_the_threshold_on() -> None:

@@ -53,7 +53,7 @@ def pixel_counts(
 
 
 def overlaps(counts: Array) -> dict[str, Array]:
-    """Dice, IoU and boundary IoU of summed counts, NaN where there is nothing to compare.
+    """Dice, IoU and boundary IoU of summed counts, NaN for a class without objects.
 
     Args:
         counts: (..., 5), sums over the pictures of `pixel_counts`.
@@ -64,7 +64,8 @@ def overlaps(counts: Array) -> dict[str, Array]:
     both, found, truth, rim_both, rim_any = np.moveaxis(counts.astype(float), -1, 0)
     with np.errstate(invalid="ignore"):
         values = (2 * both / (found + truth), both / (found + truth - both), rim_both / rim_any)
-    return dict(zip(NAMES, values, strict=True))
+    known = (np.where(truth > 0, value, np.nan) for value in values)
+    return dict(zip(NAMES, known, strict=True))
 
 
 def _true_masks(split: Split, image: Image) -> dict[int, list[Rle]]:
