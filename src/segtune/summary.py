@@ -37,7 +37,7 @@ def write_summary(
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'><title>segtune training</title>",
-        f"<style>{STYLE}</style><h1>{html.escape(headline(recipe))}</h1>",
+        f"<style>{STYLE}</style><main><h1>{html.escape(headline(recipe))}</h1>",
         f"<p>{html.escape(_effort(steps, recipe['result']))}</p>",
         "<h2>Scores on the valid split</h2>",
         _validation_table(validations),
@@ -49,7 +49,7 @@ def write_summary(
         "<h2>What was trained</h2>",
         _parameter_table(counts),
         f"<details><summary>Settings</summary><pre>"
-        f"{html.escape(json.dumps(recipe['settings'], indent=1))}</pre></details></html>",
+        f"{html.escape(json.dumps(recipe['settings'], indent=1))}</pre></details></main></html>",
     ]
     with atomic_path(out / "summary.html") as temporary:
         temporary.write_text("\n".join(parts), "utf-8")

@@ -211,7 +211,7 @@ def _write_html(path: Path, report: dict[str, Any]) -> None:
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
         "padding:0 1rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem;"
         "text-align:left;border-bottom:1px solid #ddd}</style>",
-        f"<h1>Dataset: {verdict}</h1>",
+        f"<main><h1>Dataset: {verdict}</h1>",
     ]
     for kind in ("errors", "warnings"):
         parts.append(f"<h2>{len(report[kind])} kinds of {kind}</h2><ul>")
@@ -226,7 +226,7 @@ def _write_html(path: Path, report: dict[str, Any]) -> None:
     for name, counts in report["splits"].items():
         cells = [name, counts["images"], *(counts["per_class"].get(n, 0) for n in names)]
         parts.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    parts.append("</table></html>")
+    parts.append("</table></main></html>")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(parts), "utf-8")
 
