@@ -161,7 +161,7 @@ def mask_ap(model: Sam3Image, split: Split) -> tuple[float, float]:
     """Mask AP, and the mean share of absent prompts that fire."""
     found = predict_pictures(model, split, split.images, SIZE, CPU, PredictSettings())
     results = [result for _, mine in found for result in mine]
-    alarms = false_alarms(split, results, 0.5).values()
+    alarms = [share for share in false_alarms(split, results, 0.5).values() if share is not None]
     return average_precision(split, results, "segm")["AP"], sum(alarms) / len(alarms)
 
 

@@ -138,13 +138,14 @@ def measure(
         for image_id, found in predict(model, inputs, WORDS, device, len(WORDS), 0.001, 100)
         for d in found
     ]
-    alarms = false_alarms(split, results, 0.5)
+    shares = false_alarms(split, results, 0.5).values()
+    alarms = [share for share in shares if share is not None]
     precision = average_precision(split, results, "segm")
     return {
         "mask_AP": precision["AP"],
         "mask_AP50": precision["AP50"],
         "box_AP": average_precision(split, results, "bbox")["AP"],
-        "false_alarms": sum(alarms.values()) / len(alarms),
+        "false_alarms": sum(alarms) / len(alarms),
         **{f"AP {word}": value for word, value in precision["per_class"].items()},
     }
 

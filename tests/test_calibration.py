@@ -56,14 +56,14 @@ def test_no_other_threshold_is_better(seed: int) -> None:
         assert best.f1 == pytest.approx(max(others))
 
 
-def test_nothing_to_choose_from_leaves_the_default() -> None:
+def test_nothing_to_choose_from_is_said() -> None:
     none, never = matches([0.9], [0], objects=0), matches([0.9], [0], objects=3)
     good = matches([0.9, 0.8], [1, 0], objects=1)
     assert best_threshold(none) is None
     assert best_threshold(never) is None
     names = {1: "cat", 2: "dog", 3: "owl"}
-    assert thresholds_of(names, [none, good, never], 0.5) == {"cat": 0.5, "dog": 0.9, "owl": 0.5}
-    assert thresholds_of(names, None, 0.4) == dict.fromkeys(names.values(), 0.4)
+    assert thresholds_of(names, [none, good, never]) == {"cat": None, "dog": 0.9, "owl": None}
+    assert thresholds_of(names, None) == dict.fromkeys(names.values())
 
 
 def test_precision_and_recall_from_a_score_on() -> None:
@@ -106,4 +106,6 @@ def test_scores_that_say_what_they_are_worth_have_no_error() -> None:
     boasting = reliability([matches([0.95] * 10, [1] * 5 + [0] * 5, 5)])
     assert boasting["bins"] == [{"count": 10, "score": pytest.approx(0.95), "precision": 0.5}]
     assert boasting["error"] == pytest.approx(0.45)
+    unsure = matches([0.95] * 2 + [0.01] * 98, [1] + [0] * 99, 5)
+    assert reliability([unsure])["error"] == pytest.approx(0.45)
     assert reliability([matches([], [], 1)]) == {"bins": [], "error": None}

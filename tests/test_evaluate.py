@@ -265,13 +265,14 @@ def test_thresholds_are_chosen_on_valid_and_measured_on_test(coco: Path) -> None
     on_test = [{**r, "score": 0.5} for r in perfect(coco)]
     metrics = evaluate_with_more(coco, tuned=on_test, base_valid=[], tuned_valid=on_valid)
     found = metrics["tuned"]["calibration"]
-    assert found["thresholds_from"] == "valid"
+    chosen = {name: row["chosen_on_valid"] for name, row in found["thresholds"].items()}
+    assert chosen == {"disc": True, "square": False, "cross": False}
     assert found["thresholds"]["disc"]["threshold"] == 0.6
     assert found["thresholds"]["disc"]["recall"] == 0.0  # all of them score 0.5 on test
     assert found["thresholds"]["square"]["threshold"] == 0.5  # nothing to choose from
     assert found["thresholds"]["square"]["recall"] == 1.0
     without = evaluate_with_more(coco, tuned=on_test)["tuned"]["calibration"]
-    assert without["thresholds_from"] == "default"
+    assert not any(row["chosen_on_valid"] for row in without["thresholds"].values())
     assert without["thresholds"]["disc"]["recall"] == 1.0
 
 
@@ -294,6 +295,47 @@ def test_suspicious_labels_are_looked_for_on_both_splits(coco: Path) -> None:
     assert (suspect["image_id"], suspect["bbox_xywh"]) == (1, removed["bbox"])
     report = (coco.parent / "evaluate" / "report.html").read_text()
     assert "unlabelled in valid/1.png" in report
+
+
+def test_valid_that_stands_in_for_test_is_said_first(coco: Path) -> None:
+    held_out = evaluate_with_more(coco, base_valid=[], tuned_valid=[])
+    assert held_out["held_out"]
+    assert held_out["verdict"].endswith("; only 4 pictures")
+    values = json.loads((coco / "test.json").read_text())
+    (coco / "valid.json").write_text(json.dumps(values))
+    found = [{**r, "category_id": 2} for r in perfect(coco)]
+    metrics = evaluate_with_more(coco, tuned=found, base_valid=[], tuned_valid=found)
+    assert not metrics["held_out"]
+    assert "; not held out, so the scores are too good" in metrics["verdict"]
+    assert {s["split"] for s in metrics["suspects"]} <= {"test"}
+    report = (coco.parent / "evaluate" / "report.html").read_text()
+    assert "the scores are too good</strong>" in report
+    assert "which neither training" not in report
+
+
+@pytest.mark.parametrize("table", ["images", "categories"])
+def test_nothing_to_evaluate_on_is_one_line(
+    coco: Path, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
+    values = json.loads((coco / "test.json").read_text())
+    (coco / "test.json").write_text(json.dumps({**values, table: [], "annotations": []}))
+    with pytest.raises(SystemExit) as raised:
+        evaluate(coco, [], [])
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no pictures or no classes to evaluate on" in line
+
+
+def test_a_class_that_is_always_there_has_no_false_alarms(coco: Path) -> None:
+    values = json.loads((coco / "test.json").read_text())
+    values["images"] = [i for i in values["images"] if i["id"] % 3 == 1]  # a disc on each
+    values["annotations"] = [a for a in values["annotations"] if a["image_id"] % 3 == 1]
+    (coco / "test.json").write_text(json.dumps(values))
+    metrics = evaluate(coco, [], [{**perfect(coco)[0], "category_id": 2}])
+    assert metrics["tuned"]["false_alarms"] == {"disc": None, "square": 0.5, "cross": 0.0}
+    differences = metrics["difference"]["false_alarms"]
+    assert differences["mean"]["difference"] == 0.25
+    assert differences["per_class"]["disc"]["difference"] is None
 
 
 def test_what_was_forgotten_is_in_the_metrics(coco: Path) -> None:
@@ -400,6 +442,10 @@ def test_predictions_of_something_else_are_refused(
         '""',
         [ANSWER],
         [{**ANSWER, "segmentation": [[1, 2, 9, 2, 9, 9]]}],
+        [{**ANSWER, "segmentation": {**MASK, "counts": "zzz"}}],
+        [{**ANSWER, "segmentation": {**MASK, "counts": [1, 2]}}],
+        [{**ANSWER, "segmentation": {**MASK, "counts": MASK["counts"][:-1]}}],
+        [{**ANSWER, "segmentation": {"size": [SIDE, SIDE]}}],
         [{**ANSWER, "segmentation": MASK, "bbox": [1, 2, 3]}],
         [{**ANSWER, "segmentation": MASK, "score": "high"}],
         [{**ANSWER, "segmentation": MASK, "score": float("nan")}],
@@ -410,6 +456,10 @@ def test_predictions_of_something_else_are_refused(
         "text",
         "no_mask",
         "polygon",
+        "bad_runs",
+        "list_of_runs",
+        "short_runs",
+        "no_runs",
         "short_bbox",
         "score_text",
         "score_nan",

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+
+from segtune.errors import DatasetError
 from segtune.forgetting import forgetting
 from segtune.predictions import Asked
 from tests.test_metrics import Box, detection
@@ -39,6 +42,11 @@ def test_one_detection_keeps_one() -> None:
     twice = asked((1, 1, HERE, 0.9), (1, 1, NEAR, 0.8))
     assert compared(twice, asked((1, 1, HERE, 0.9)))["kept"] == 1
     assert compared(asked((1, 1, HERE, 0.9)), twice)["kept"] == 1
+
+
+def test_other_words_cannot_be_compared() -> None:
+    with pytest.raises(DatasetError, match="asked other words"):
+        forgetting(asked(), Asked({1: "horse"}, []), 0.5)
 
 
 def test_all_prompts_are_summed() -> None:

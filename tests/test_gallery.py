@@ -125,6 +125,21 @@ def test_a_crop_shows_the_surroundings(tmp_path: Path) -> None:
     assert picture.shape[:2] == (SIDE, SIDE)
 
 
+def test_a_box_of_less_than_a_pixel_can_be_shown(tmp_path: Path) -> None:
+    split = with_pictures(split_of([(1, 1, BOX)]), tmp_path)
+    for x, y in ((50.4, 50.4), (99.9, 99.9), (0.0, 0.0)):
+        assert pixels(crop(split, split.images[0], (x, y, 0.05, 0.05))).shape[0] > 0
+
+
+def test_a_picture_that_is_all_but_a_line_can_be_shown(tmp_path: Path) -> None:
+    split = split_of([(1, 1, BOX)], images=1)
+    line = replace(split.images[0], width=2000, height=2)
+    a = replace(split.annotations[1][0], segmentation=None, bbox_xywh=(5.0, 0.0, 90.0, 2.0))
+    split = with_pictures(replace(split, images=(line,), annotations={1: (a,)}), tmp_path)
+    both = {m: judge(split, [], HALF, with_masks=False) for m in ("base", "tuned")}
+    assert pixels(gallery(split, both)[0].truth).shape == (1, SIDE, 3)
+
+
 def test_a_picture_that_is_gone_is_named(tmp_path: Path) -> None:
     split = replace(split_of([(1, 1, BOX)]), root=tmp_path)
     both = {m: judge(split, [], HALF, with_masks=True) for m in ("base", "tuned")}

@@ -49,12 +49,12 @@ def test_a_share_is_never_empty_and_does_not_depend_on_the_order() -> None:
 
 def test_the_command_writes_a_dataset_that_can_be_trained_on(tmp_path: Path) -> None:
     coco = write_converted(tmp_path)
-    before = {path.name: path.read_bytes() for path in coco.iterdir()}
+    before = {path.name: json.loads(path.read_text()) for path in coco.iterdir()}
     subset.main(["--coco", str(coco), "--share", "0.5", "--out", str(tmp_path / "half")])
     assert len(json.loads((tmp_path / "half" / "train.json").read_text())["images"]) == 4
     for name in ("valid.json", "manifest.json"):
-        assert (tmp_path / "half" / name).read_bytes() == before[name]
-    assert before == {path.name: path.read_bytes() for path in coco.iterdir()}
+        assert json.loads((tmp_path / "half" / name).read_text()) == before[name]
+    assert before == {path.name: json.loads(path.read_text()) for path in coco.iterdir()}
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.5"])
@@ -83,7 +83,9 @@ def test_a_power_law_is_found_again() -> None:
     [
         ([0.70, 0.702, 0.703], "more data of this kind would help little"),
         ([0.9, 0.8, 0.7], "more data of this kind would help little"),
+        ([0.699, 0.7, 0.701], "more data of this kind would help little"),
         ([0.3, 0.7, 0.4], "undecided"),
+        ([0.3, 0.6, 0.3], "undecided"),
         ([0.99, 1.0, 1.0], "more data of this kind would help little"),
         ([0.2, 0.3, 0.4], "more data would help"),
     ],
@@ -102,9 +104,7 @@ def test_the_order_of_the_trainings_does_not_matter() -> None:
 def trainings(folder: Path, sizes: dict[int, float]) -> list[str]:
     command = []
     for size, score in sizes.items():
-        run = folder / f"run {size}"
-        run.mkdir()
-        (run / "train.json").write_text(json.dumps({"images": [{}] * size}))
+        run = write_converted(folder / f"run {size}", {"train": size})
         recipe = {"result": {"best_score": score}, "settings": {"select_by": "AP"}}
         (run / "recipe.json").write_text(json.dumps(recipe))
         command += ["--run", str(run), str(run)]
@@ -112,13 +112,13 @@ def trainings(folder: Path, sizes: dict[int, float]) -> list[str]:
 
 
 def test_the_command_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
-    command = trainings(tmp_path, {40: 0.3, 80: 0.4, 160: 0.5})
+    command = trainings(tmp_path, {4: 0.3, 8: 0.4, 16: 0.5})
     learning_curve.main([*command, "--out", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "learning_curve.json").read_text())
     assert [(p["pictures"], p["score"]) for p in found["points"]] == [
-        (40, 0.3),
-        (80, 0.4),
-        (160, 0.5),
+        (4, 0.3),
+        (8, 0.4),
+        (16, 0.5),
     ]
     page = (tmp_path / "out" / "learning_curve.html").read_text()
     assert f"<h1>{found['verdict']}</h1>" in page
@@ -128,6 +128,29 @@ def test_the_command_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
 
 def test_one_size_is_no_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
-        learning_curve.main([*trainings(tmp_path, {40: 0.3}), "--out", str(tmp_path / "out")])
+        learning_curve.main([*trainings(tmp_path, {4: 0.3}), "--out", str(tmp_path / "out")])
     assert raised.value.code == 1
     assert "different numbers of pictures" in capsys.readouterr().err
+
+
+def test_what_is_no_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = trainings(tmp_path, {4: 0.3, 8: 0.4})
+    Path(command[1], "recipe.json").write_text("{}")
+    with pytest.raises(SystemExit) as raised:
+        learning_curve.main([*command, "--out", str(tmp_path / "out")])
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "recipe.json: no recipe of a training" in line
+
+
+@pytest.mark.parametrize("missing", ["train.json", "valid.json", "manifest.json"])
+def test_a_dataset_that_is_not_whole_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    coco = write_converted(tmp_path)
+    (coco / missing).unlink()
+    with pytest.raises(SystemExit) as raised:
+        subset.main(["--coco", str(coco), "--share", "0.5", "--out", str(tmp_path / "x")])
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert missing in line

@@ -79,6 +79,16 @@ def test_crowds_and_unknown_masks_swallow_detections() -> None:
     assert kinds(both, [detection(1, 1, FAR)], with_masks=False) == ["correct", "missed"]
 
 
+def test_a_poor_outline_is_called_by_its_name_all_the_same() -> None:
+    split = split_of([(1, 1, OBJECT), (2, 2, OBJECT)])
+    results = [detection(1, 1, QUARTER), detection(2, 1, QUARTER)]
+    assert confusion(judge(split, results, HALF, with_masks=True), NAMES) == {
+        "cat": {"cat": 1, "dog": 0, "(nothing)": 0},
+        "dog": {"cat": 0, "dog": 0, "(nothing)": 1},
+        "(nothing)": {"cat": 1, "dog": 0},
+    }
+
+
 def test_mistakes_are_counted_per_class_and_confusions_per_pair() -> None:
     split = split_of([(1, 1, OBJECT), (1, 2, FAR), (2, 2, OBJECT)])
     results = [

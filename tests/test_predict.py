@@ -311,6 +311,8 @@ def test_a_folder_of_pictures_becomes_a_labelled_dataset(tmp_path: Path) -> None
     assert all(a["segmentation"]["size"] == own[a["image_id"]] for a in values["annotations"])
     with contextlib.redirect_stdout(io.StringIO()):
         assert len(COCO(str(out)).anns) == len(ids) == 2 * 2 * 12
+    areas = [int(mask_utils.area(a["segmentation"])) for a in values["annotations"]]
+    assert [a["area"] for a in values["annotations"]] == areas
 
 
 def test_a_photograph_is_seen_upright(tmp_path: Path) -> None:
@@ -387,6 +389,24 @@ def test_a_bad_folder_is_one_line(
         (folder / "a.jpg").write_bytes(content)
     arguments = ["--images", str(folder), "--prompt", "x"]
     require_one_line(arguments, tmp_path / "x.json", capsys, message.format(folder=folder))
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "word " * 40])
+def test_a_prompt_that_cannot_be_read_is_one_line(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: str
+) -> None:
+    arguments = ["--coco", str(coco / "test.json"), "--prompt", prompt]
+    require_one_line(arguments, tmp_path / "x.json", capsys, "is empty or of more than 32 tokens")
+
+
+def test_a_huge_picture_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    PilImage.new("RGB", (50, 40)).save(tmp_path / "pictures" / "a.png")
+    monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 500)
+    arguments = ["--images", str(tmp_path / "pictures"), "--prompt", "x"]
+    require_one_line(arguments, tmp_path / "x.json", capsys, "a.png: not a readable picture")
 
 
 def test_a_picture_that_is_gone_is_one_line(

@@ -15,6 +15,7 @@ from segtune.bootstrap import ClassMatches
 Array = npt.NDArray[Any]
 
 BINS = 10  # of scores, from 0 to 1
+LEAST = 0.05  # score of a detection that says anything
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,16 @@ def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | 
 def reliability(classes: Sequence[ClassMatches]) -> dict[str, Any]:
     """Scores beside the share of detections that are right, in ten equal bins of scores.
 
+    Detections below 0.05 are left out: there are many, all rightly unsure.
+
     Returns:
         `bins`, each with `count`, mean `score` and `precision`, and `error`, the expected
         calibration error (Guo et al. 2017): the mean of |score - precision| weighted by count.
     """
     ranked = [_ranked(matches) for matches in classes]
     scores, hits, counted = (np.concatenate([r[n] for r in ranked]) for n in range(3))
-    scores, hits = scores[counted], hits[counted]
+    said = counted & (scores >= LEAST)
+    scores, hits = scores[said], hits[said]
     places = np.minimum((scores * BINS).astype(int), BINS - 1)
     bins = [
         {
@@ -103,12 +107,12 @@ def reliability(classes: Sequence[ClassMatches]) -> dict[str, Any]:
 
 
 def thresholds_of(
-    names: Mapping[int, str], valid: Sequence[ClassMatches] | None, default: float
-) -> dict[str, float]:
-    """Class name -> the best threshold on the valid split, or the default where there is none."""
+    names: Mapping[int, str], valid: Sequence[ClassMatches] | None
+) -> dict[str, float | None]:
+    """Class name -> the best threshold on the valid split, None where nothing was found there."""
     found = [best_threshold(matches) for matches in valid] if valid else [None] * len(names)
     return {
-        name: best.threshold if best else default
+        name: best.threshold if best else None
         for name, best in zip(names.values(), found, strict=True)
     }
 

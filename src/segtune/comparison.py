@@ -74,8 +74,11 @@ def assess(
     kinds = ["box", "mask"] if has_masks(split) else ["box"]
     found = {kind: matched(split, results, kind) for kind in kinds}
     names = {category.id: category.name for category in split.categories}
-    chosen = thresholds_of(names, valid, false_alarm_score)
-    thresholds = {number: chosen[name] for number, name in names.items()}
+    chosen = thresholds_of(names, valid)
+    thresholds = {
+        number: false_alarm_score if best is None else best
+        for number, best in zip(names, chosen.values(), strict=True)
+    }
     concepts = {kind: concept_counts(split, results, kind == "mask") for kind in kinds}
     pixels = pixel_counts(split, results, thresholds) if "mask" in kinds else None
     judged = judge(split, results, thresholds, "mask" in kinds)
@@ -85,7 +88,7 @@ def assess(
         "cgF1": {kind: _floats(concept_scores(c.sum(0))) for kind, c in concepts.items()},
         "overlap": None if pixels is None else _overlap(pixels, list(names.values())),
         "false_alarms": false_alarms(split, results, false_alarm_score),
-        "calibration": _calibration(names, found[kinds[-1]].matches, chosen, valid is not None),
+        "calibration": _calibration(split, found[kinds[-1]].matches, thresholds, chosen),
         "mistakes": counts(judged, names),
         "confusion": confusion(judged, names),
     }
@@ -181,17 +184,20 @@ def _overlap(pixels: Array, names: Sequence[str]) -> Metrics:
 
 
 def _calibration(
-    names: Mapping[int, str],
+    split: Split,
     matches: Sequence[ClassMatches],
-    thresholds: Mapping[str, float],
-    from_valid: bool,
+    thresholds: Mapping[int, float],
+    chosen: Mapping[str, float | None],
 ) -> Metrics:
-    classes = dict(zip(names.values(), matches, strict=True))
+    classes = list(zip(split.categories, matches, strict=True))
     return {
-        "thresholds_from": "valid" if from_valid else "default",
         "thresholds": {
-            name: asdict(at_threshold(found, thresholds[name])) for name, found in classes.items()
+            category.name: {
+                **asdict(at_threshold(found, thresholds[category.id])),
+                "chosen_on_valid": chosen[category.name] is not None,
+            }
+            for category, found in classes
         },
-        "curves": {name: precision_recall(found) for name, found in classes.items()},
+        "curves": {category.name: precision_recall(found) for category, found in classes},
         "reliability": reliability(matches),
     }

@@ -18,7 +18,7 @@ from segtune.bootstrap import ClassMatches
 from segtune.coco import Split, rasterised, read_split
 from segtune.comparison import Assessment, Metrics, assess, differences, main_kind, matched
 from segtune.config import EvaluateSettings, parse_section
-from segtune.errors import exit_on_error
+from segtune.errors import DatasetError, exit_on_error
 from segtune.forgetting import forgetting
 from segtune.mistakes import judge
 from segtune.predictions import Records, read_asked, read_results
@@ -28,6 +28,7 @@ from segtune.suspects import Suspect, find_suspects
 
 MODELS = ("base", "tuned")
 SUSPECTS = 50  # listed per split
+FEW = 10  # pictures, of which no interval tells much
 MANY = 10_000  # detections; fewer are assessed before another process has started
 LOW_SCORE = 0.05  # from which a detection may speak for or against a label
 
@@ -48,15 +49,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(arguments: argparse.Namespace, settings: EvaluateSettings) -> None:
     split = rasterised(read_split(arguments.coco))
+    if not split.images or not split.categories:
+        raise DatasetError("no pictures or no classes to evaluate on", file=arguments.coco)
     results = {model: read_results(vars(arguments)[model], split) for model in MODELS}
     valid, others, suspects = _on_valid(arguments, main_kind(split))
     assessed = _assessed(split, results, valid, settings.false_alarm_score)
+    held_out = not any(_share_pictures(split, other) for other in others)
     tuned_matches = assessed["tuned"].matches[main_kind(split)]
-    suspects = [*_suspects(split, results["tuned"], tuned_matches), *suspects]
+    on_test = _suspects(split, results["tuned"], tuned_matches, main_kind(split))
+    suspects = [*on_test, *(suspects if held_out else [])]
     found = differences(split, assessed["base"], assessed["tuned"], settings.resamples)
     metrics: Metrics = {
-        "verdict": verdict(assessed, found, main_kind(split)),
+        "verdict": verdict(assessed, found, main_kind(split), held_out, len(split.images)),
         "kind": main_kind(split),
+        "held_out": held_out,
+        "false_alarm_score": settings.false_alarm_score,
         "difference": found,
         **{model: assessed[model].numbers for model in MODELS},
         "forgetting": _forgetting(arguments, split, settings),
@@ -65,8 +72,8 @@ def _evaluate(arguments: argparse.Namespace, settings: EvaluateSettings) -> None
     }
     _write_per_class(arguments.out / "per_class.csv", split, metrics)
     judged = {model: assessed[model].judged for model in MODELS}
-    write_report(arguments.out / "report.html", split, metrics, judged, others)
     write_json(arguments.out / "metrics.json", metrics)
+    write_report(arguments.out / "report.html", split, metrics, judged, others)
     say(metrics["verdict"])
 
 
@@ -86,20 +93,31 @@ def _assessed(
         return {"base": base.result(), "tuned": tuned}
 
 
+def _share_pictures(split: Split, other: Split) -> bool:
+    """Whether the export had no test split and `valid` stands in for it."""
+    return bool({i.file_name for i in split.images} & {i.file_name for i in other.images})
+
+
 def verdict(
-    assessed: Mapping[str, Assessment], differences: Mapping[str, Metrics], kind: str
+    assessed: Mapping[str, Assessment],
+    differences: Mapping[str, Metrics],
+    kind: str,
+    held_out: bool,
+    pictures: int,
 ) -> str:
-    """One sentence: better, worse or undecided, and by how much."""
+    """One sentence: better, worse or undecided, by how much, and what to be careful about."""
     found = differences[kind]["AP"]
     if found["difference"] is None:
         return "undecided: the test split holds nothing to measure"
     base, tuned = (assessed[model].numbers[kind]["AP"] for model in MODELS)
     word = "better than" if found["low"] > 0 else "WORSE than" if found["high"] < 0 else None
     said = f"fine-tuned is {word} zero-shot" if word else "undecided between both"
+    cautions = "" if held_out else "; not held out, so the scores are too good"
+    cautions += f"; only {pictures} pictures" if pictures < FEW else ""
     return (
         f"{said} on the test split: {kind} AP {tuned:.4f} fine-tuned against {base:.4f} "
         f"zero-shot ({found['difference']:+.4f}, 95 % interval {found['low']:+.4f} to "
-        f"{found['high']:+.4f})"
+        f"{found['high']:+.4f}){cautions}"
     )
 
 
@@ -127,12 +145,14 @@ def _on_valid(
     split = rasterised(read_split(arguments.valid))
     base, tuned = (read_results(vars(arguments)[f"{model}_valid"], split) for model in MODELS)
     found = {m: matched(split, r, kind).matches for m, r in (("base", base), ("tuned", tuned))}
-    return dict(found), [split], _suspects(split, tuned, found["tuned"])
+    return dict(found), [split], _suspects(split, tuned, found["tuned"], kind)
 
 
-def _suspects(split: Split, tuned: Records, matches: Sequence[ClassMatches]) -> list[Suspect]:
+def _suspects(
+    split: Split, tuned: Records, matches: Sequence[ClassMatches], kind: str
+) -> list[Suspect]:
     low = {category.id: LOW_SCORE for category in split.categories}
-    judged = judge(split, tuned, low, main_kind(split) == "mask")
+    judged = judge(split, tuned, low, kind == "mask")
     return find_suspects(split, judged, matches, SUSPECTS)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
+from segtune.errors import DatasetError
 from segtune.predictions import Asked
 
 OVERLAP = 0.5  # IoU from which two detections are the same thing
@@ -24,7 +25,14 @@ def forgetting(base: Asked, tuned: Asked, score: float) -> dict[str, Any]:
     Returns:
         `per_prompt`, each with the numbers of detections `before`, `after` and `kept` (found
         before and, with an IoU of 0.5, after) and `kept_share`; and the same over `all`.
+
+    Raises:
+        DatasetError: when they were asked different words.
     """
+    if base.prompts != tuned.prompts:
+        raise DatasetError(
+            "the two models were asked other words", remedy="Run segtune.predict again for both"
+        )
     per_prompt = {
         prompt: _compared(_of(base, number, score), _of(tuned, number, score))
         for number, prompt in base.prompts.items()

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,10 +96,11 @@ def crop(split: Split, image: Image, bbox_xywh: Sequence[float]) -> str:
     left, top = max(0.0, x - around), max(0.0, y - around)
     right, bottom = min(image.width, x + w + around), min(image.height, y + h + around)
     picture = _open(split, image, (image.width, image.height))
-    piece = picture.crop((round(left), round(top), round(right), round(bottom)))
+    piece = picture.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
     scale = SIDE / max(piece.size)
     piece = piece.resize([max(1, round(side * scale)) for side in piece.size])
-    corners = [(x - left) * scale, (y - top) * scale, (x + w - left) * scale, (y + h - top) * scale]
+    x, y = (x - int(left)) * scale, (y - int(top)) * scale
+    corners = [x, y, x + w * scale, y + h * scale]
     ImageDraw.Draw(piece).rectangle(corners, outline=WRONG, width=2)
     return _data_uri(piece)
 
@@ -128,7 +130,8 @@ def _shown(split: Split, image: Image, why: str, judged: Mapping[str, Sequence[J
     names = {category.id: category.name for category in split.categories}
     objects = split.annotations[image.id]
     scale = SIDE / max(image.width, image.height)
-    picture = _open(split, image, (round(image.width * scale), round(image.height * scale)))
+    width, height = (max(1, round(side * scale)) for side in (image.width, image.height))
+    picture = _open(split, image, (width, height))
     # What is judged is drawn: boxes, where no object has a mask.
     boxes = not has_masks(split)
     drawn = {m: _detections(picture, image, found, names, boxes) for m, found in judged.items()}

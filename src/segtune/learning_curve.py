@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from segtune.atomic import atomic_path, write_json
 from segtune.charts import learning_curve
-from segtune.coco import read_json
-from segtune.errors import ConfigError, exit_on_error
+from segtune.coco import read_json, read_split
+from segtune.errors import ConfigError, DatasetError, exit_on_error
 from segtune.reporting import say
 
 LITTLE = 0.01  # of a score; less is not worth labelling for
@@ -58,18 +58,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
     with exit_on_error("learning_curve"):
-        recipes = [read_json(adapter / "recipe.json") for _, adapter in arguments.run]
-        pictures = [len(read_json(coco / "train.json")["images"]) for coco, _ in arguments.run]
+        scores = [_score(adapter / "recipe.json") for _, adapter in arguments.run]
+        pictures = [len(read_split(coco / "train.json").images) for coco, _ in arguments.run]
         if len(set(pictures)) < 2:
             raise ConfigError("a curve needs trainings on different numbers of pictures")
-        found = extrapolated(pictures, [recipe["result"]["best_score"] for recipe in recipes])
+        found = extrapolated(pictures, [value for _, value in scores])
         write_json(arguments.out / "learning_curve.json", found)
         page = Environment(autoescape=True).from_string(PAGE)
-        score = recipes[0]["settings"]["select_by"]
+        score = scores[0][0]
         plot = Markup(learning_curve(found["points"], found["twice"]))
         with atomic_path(arguments.out / "learning_curve.html") as temporary:
             temporary.write_text(page.render(found=found, score=score, plot=plot), "utf-8")
         say(found["verdict"])
+
+
+def _score(recipe: Path) -> tuple[str, float]:
+    """Name and value of a training's best score on valid."""
+    values = read_json(recipe)
+    try:
+        return str(values["settings"]["select_by"]), float(values["result"]["best_score"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"no recipe of a training ({error!r})", file=recipe, remedy="Run segtune.train again"
+        ) from None
 
 
 def extrapolated(pictures: Sequence[int], scores: Sequence[float]) -> dict[str, Any]:
@@ -108,9 +119,9 @@ def extrapolated(pictures: Sequence[int], scores: Sequence[float]) -> dict[str, 
 
 def _verdict(gain: float, spread: float, most: int) -> str:
     expected = f"{2 * most} pictures instead of {most} are expected to bring {gain:+.3f}"
-    if gain < LITTLE:
+    if gain + spread < LITTLE:
         return f"more data of this kind would help little: {expected}"
-    if gain > 2 * spread:
+    if gain > max(LITTLE, 2 * spread):
         return f"more data would help: {expected}"
     return f"undecided: {expected}, but the points are {spread:.3f} off their curve"
 

@@ -7,6 +7,7 @@ neither right nor wrong.
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -237,16 +238,19 @@ def alarm_shares(counts: Array) -> Array:
         counts: (..., classes, 2), sums over the pictures of `alarm_counts`.
 
     Returns:
-        0 for a class that no picture lacks.
+        NaN for a class that no picture lacks.
     """
-    shares: Array = counts[..., 1] / np.maximum(counts[..., 0], 1)
-    return shares
+    lacking, alarms = counts[..., 0], counts[..., 1]
+    return np.where(lacking > 0, alarms / np.maximum(lacking, 1), np.nan)
 
 
-def false_alarms(split: Split, results: Sequence[Result], score: float) -> dict[str, float]:
+def false_alarms(split: Split, results: Sequence[Result], score: float) -> dict[str, float | None]:
     """Per class, the share of pictures without it in which it is detected all the same.
 
-    Args: as of `alarm_counts`.
+    None for a class that no picture lacks. The arguments are those of `alarm_counts`.
     """
     shares = alarm_shares(alarm_counts(split, results, score).sum(0)).tolist()
-    return {c.name: share for c, share in zip(split.categories, shares, strict=True)}
+    return {
+        category.name: None if math.isnan(share) else share
+        for category, share in zip(split.categories, shares, strict=True)
+    }

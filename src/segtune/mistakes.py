@@ -83,7 +83,8 @@ def counts(judged: Iterable[Judged], names: Mapping[int, str]) -> dict[str, dict
 def confusion(judged: Iterable[Judged], names: Mapping[int, str]) -> dict[str, dict[str, int]]:
     """What is there -> what was said -> how many; "(nothing)" for either.
 
-    A second detection of the same object is left out.
+    An object with a poor outline was called by its name all the same. A second detection of
+    the same object is left out.
     """
     table = {there: dict.fromkeys([*names.values(), NOTHING], 0) for there in names.values()}
     table[NOTHING] = dict.fromkeys(names.values(), 0)
@@ -91,9 +92,9 @@ def confusion(judged: Iterable[Judged], names: Mapping[int, str]) -> dict[str, d
         said = names[j.category_id]
         if j.kind == "missed":
             table[said][NOTHING] += 1
-        elif j.kind in ("correct", "classification", "both") and j.annotation:
+        elif j.kind in ("correct", "classification", "localisation") and j.annotation:
             table[names[j.annotation.category_id]][said] += 1
-        elif j.kind in ("localisation", "background"):
+        elif j.kind in ("both", "background"):
             table[NOTHING][said] += 1
     return table
 

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image as PilImage
-from PIL import UnidentifiedImageError
 
 from segtune.atomic import write_records, write_tables
-from segtune.coco import Category, Image, Split, read_split
+from segtune.coco import Category, Image, Split, read_split, rle_area
 from segtune.config import PredictSettings, parse_section, weights_file
 from segtune.distributed import Processes, joined
-from segtune.errors import DatasetError, WeightsError, exit_on_error
+from segtune.errors import ConfigError, DatasetError, WeightsError, exit_on_error
 from segtune.inference import predict_pictures
 from segtune.model import ARCHITECTURES, set_image_size
 from segtune.partial import add, finished, gathered, new_part, partial_folder
 from segtune.pictures import upright_size
 from segtune.provenance import code_fingerprints, file_digest, json_digest
 from segtune.reporting import progress, say
+from segtune.tokens import MOST_TOKENS, count_tokens
 from segtune.weights import load_base_model
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -159,12 +159,15 @@ def _image(number: int, path: Path, folder: Path) -> Image:
     try:
         with PilImage.open(path) as picture:
             width, height = upright_size(picture)
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
         raise DatasetError(f"not a readable picture ({error})", file=path) from None
     return Image(number, path.relative_to(folder).as_posix(), width, height)
 
 
 def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
+    for prompt in prompts:
+        if not prompt.strip() or count_tokens(prompt) > MOST_TOKENS:
+            raise ConfigError(f"--prompt {prompt!r} is empty or of more than {MOST_TOKENS} tokens")
     return tuple(Category(n, prompt, prompt) for n, prompt in enumerate(prompts, start=1))
 
 
@@ -176,7 +179,8 @@ def _tables(split: Split, results: Iterable[dict[str, Any]]) -> dict[str, Iterab
         ),
         "categories": ({"id": c.id, "name": c.name} for c in split.categories),
         "annotations": (
-            {"id": number, "iscrowd": 0, **result} for number, result in enumerate(results, start=1)
+            {"id": number, "iscrowd": 0, "area": rle_area(result["segmentation"]), **result}
+            for number, result in enumerate(results, start=1)
         ),
     }
 

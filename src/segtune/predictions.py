@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtune.coco import Split
+from segtune.coco import Split, run_lengths
 from segtune.errors import DatasetError
 
 Records = list[dict[str, Any]]
@@ -82,5 +82,10 @@ def _require_scorable(record: dict[str, Any], sizes: dict[int, list[int]]) -> No
     numbers = [record["score"], *record["bbox"]]
     if len(numbers) != 5 or not all(math.isfinite(number) for number in numbers):
         raise ValueError("score and bbox are not five finite numbers")
-    if record["segmentation"]["size"] != sizes[record["image_id"]]:
+    rle, size = record["segmentation"], sizes[record["image_id"]]
+    if rle["size"] != size:
         raise ValueError("a mask of another size than its picture")
+    # pycocotools reads beyond its memory, or for ever, where the runs are damaged.
+    runs = run_lengths(rle["counts"]) if isinstance(rle["counts"], str) else None
+    if not runs or min(runs) < 0 or sum(runs) != size[0] * size[1]:
+        raise ValueError("a mask that is no compressed RLE of its picture")

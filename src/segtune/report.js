@@ -24,7 +24,7 @@ function showWanted() {
 
 function sortKey(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = parseFloat(text);
+  const number = parseFloat(text); // "0.500*" is 0.5
   if (column === 0) return text.toLowerCase();
   return Number.isNaN(number) ? -Infinity : number;
 }

@@ -100,8 +100,8 @@ def _cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             "false alarms",
             [_mean(metrics[model]["false_alarms"].values()) for model in MODELS],
             found["false_alarms"]["mean"],
-            "The share of pictures without a class in which it is detected all the same, mean "
-            "over classes. Lower is better.",
+            "The share of pictures without a class in which it is detected all the same, from a "
+            f"score of {metrics['false_alarm_score']:g} on; mean over classes. Lower is better.",
         ),
     ]
     if metrics["base"]["overlap"]:
@@ -185,8 +185,8 @@ def _crops(splits: Mapping[str, Split], suspects: Sequence[Mapping[str, Any]]) -
     return found
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 

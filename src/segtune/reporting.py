@@ -26,7 +26,7 @@ class Advance(Protocol):
 
 def say(text: str) -> None:
     """One line for people."""
-    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segtune.atomic import atomic_path, write_tables
-from segtune.coco import read_json
+from segtune.atomic import write_json, write_tables
+from segtune.coco import read_json, read_split
 from segtune.errors import ConfigError, exit_on_error
 from segtune.reporting import say
 
@@ -25,12 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error("subset"):
         if not 0 < arguments.share <= 1:
             raise ConfigError(f"--share {arguments.share} is not between 0 and 1")
+        read_split(arguments.coco / "train.json")  # refuses what was not converted
         train = read_json(arguments.coco / "train.json")
         part = share_of(train, arguments.share)
         write_tables(arguments.out / "train.json", part)
         for name in ("valid.json", "manifest.json"):
-            with atomic_path(arguments.out / name) as temporary:
-                temporary.write_bytes((arguments.coco / name).read_bytes())
+            write_json(arguments.out / name, read_json(arguments.coco / name))
         say(f"{len(part['images'])} of {len(train['images'])} pictures: {arguments.out}")
 
 
