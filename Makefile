@@ -17,12 +17,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 run: $(READY)
 	@snakemake --cores all --resources gpu=2
 
+# Two processes of one thread each: torch's threads wait for each other on busy cores.
 test: $(READY)
 	ruff check
 	ruff format --check
 	snakefmt --check Snakefile workflow
 	mypy
-	pytest -m "not slow"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slow"
 
 # What an interrupted installation left behind may look whole to pip: begin again then.
 $(READY): requirements.lock pyproject.toml

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(900)
 
 def run(stage: str, *arguments: object) -> None:
     command = [sys.executable, "-m", f"segtune.{stage}", *map(str, arguments)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="module")
