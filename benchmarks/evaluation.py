@@ -8,6 +8,7 @@ two models with 50,000 detections each, and a valid split of a fifth of that siz
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -64,7 +65,9 @@ def write_data(folder: Path, pictures: dict[str, int]) -> None:
             for picture in range(1, count + 1)
             for _ in range(OBJECTS_PER_PICTURE)
         ]
-        (folder / f"coco/{split}.json").write_text(json.dumps(_split(count, objects, rng)))
+        (folder / f"coco/{split}.json").write_text(json.dumps(_split(split, count, objects, rng)))
+        for picture in range(1, count + 1):
+            os.link(folder / "picture.jpg", folder / f"{split}{picture}.jpg")
         for model, share in FOUND.items():
             results = _results(count, objects, share, rng)
             name = model if split == "test" else f"{model}_{split}"
@@ -96,7 +99,9 @@ def memory(process: psutil.Process) -> int:
     return total
 
 
-def _split(count: int, objects: list[tuple[int, int, Blob]], rng: Random) -> dict[str, Any]:
+def _split(
+    split: str, count: int, objects: list[tuple[int, int, Blob]], rng: Random
+) -> dict[str, Any]:
     annotations = []
     for number, (picture, place, blob) in enumerate(objects, start=1):
         polygon = _outline(blob, rng)
@@ -114,7 +119,7 @@ def _split(count: int, objects: list[tuple[int, int, Blob]], rng: Random) -> dic
         )
     return {
         "images": [
-            {"id": n, "file_name": "picture.jpg", "width": WIDTH, "height": HEIGHT}
+            {"id": n, "file_name": f"{split}{n}.jpg", "width": WIDTH, "height": HEIGHT}
             for n in range(1, count + 1)
         ],
         "annotations": annotations,

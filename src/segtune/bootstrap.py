@@ -141,15 +141,19 @@ def _interpolated(weights: Array, all_counted: Array, objects: Array) -> Array:
     if not len(weights):
         return np.zeros(weights.shape[1])
     true = np.cumsum(weights, axis=0)
-    precision = true / np.maximum(all_counted, 1)
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    padded = np.concatenate([envelope, np.zeros((1, weights.shape[1]))])
-    recall = true / objects
-    columns = [
-        column[np.searchsorted(reached, RECALLS)].mean()
-        for column, reached in zip(padded.T, np.ascontiguousarray(recall.T), strict=True)
-    ]
-    return np.array(columns)
+    precision = np.ascontiguousarray((true / np.maximum(all_counted, 1)).T)
+    recall = np.ascontiguousarray((true / objects).T)
+    return np.array([_at_recalls(*draw) for draw in zip(precision, recall, strict=True)])
+
+
+def _at_recalls(precision: Array, recall: Array) -> float:
+    """Mean over the recalls of the highest precision from each recall on."""
+    places = np.searchsorted(recall, RECALLS)
+    places = places[places < len(recall)]  # the others are not reached
+    if not len(places):
+        return 0.0
+    highest = np.maximum.accumulate(np.maximum.reduceat(precision, places)[::-1])
+    return float(highest.sum() / len(RECALLS))
 
 
 def mean_over_classes(values: Array) -> Array:
