@@ -23,6 +23,7 @@ import yaml
 
 from pretraining.train_tiny import measure
 from segtune.adapter import attach_adapter
+from segtune.alarms import false_alarms
 from segtune.augment import Augmentation
 from segtune.coco import Split, read_split
 from segtune.config import PredictSettings, TrainSettings
@@ -32,7 +33,7 @@ from segtune.engine import StepReport, train_one_epoch
 from segtune.inference import predict_pictures
 from segtune.lora import lora_parameters
 from segtune.losses import build_loss
-from segtune.metrics import average_precision, false_alarms
+from segtune.metrics import average_precision
 from segtune.model import ARCHITECTURES
 from segtune.sam3_package import Sam3Image
 from segtune.sampling import local_steps

@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining.shapes import SIDE, WORDS, Scene, as_input, box_xywh, draw_scene, training_sample
+from segtune.alarms import false_alarms
 from segtune.atomic import atomic_path
 from segtune.coco import Annotation, Category, Image, Split, mask_to_rle
 from segtune.dataset import Batch, collate
 from segtune.distributed import Processes, local_device
 from segtune.engine import Picture, StepReport, predict, train_one_epoch
 from segtune.losses import build_loss
-from segtune.metrics import average_precision, false_alarms
+from segtune.metrics import average_precision
 from segtune.model import build_model
 from segtune.sam3_package import Sam3Image
 from segtune.schedule import learning_rate_factor

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from segtune.bootstrap import ClassMatches, drawn_counts, paired_differences, precisions
+from segtune.bootstrap import drawn_counts, paired_differences, precisions
 from segtune.coco import Split
+from segtune.matches import ClassMatches
 from segtune.metrics import Result, average_precision, score
 from tests.test_metrics import IOU_TYPES, detection, random_case, random_shapes, split_of
 

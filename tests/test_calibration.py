@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segtune.bootstrap import ClassMatches
 from segtune.calibration import (
     at_threshold,
     best_threshold,
@@ -14,6 +13,7 @@ from segtune.calibration import (
     thresholds_of,
     trust,
 )
+from segtune.matches import ClassMatches
 from segtune.metrics import score
 from tests.test_metrics import random_case
 

@@ -62,6 +62,8 @@ FLOORS = {
         "overlap",
         "calibration",
         "mistakes",
+        "matches",
+        "alarms",
         "ious",
         "predictions",
         "forgetting",

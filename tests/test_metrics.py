@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from segtune.alarms import false_alarms
 from segtune.coco import (
     Annotation,
     Category,
@@ -23,7 +24,7 @@ from segtune.coco import (
     rle_bbox_xywh,
     segmentation_to_rle,
 )
-from segtune.metrics import SUMMARY, average_precision, false_alarms
+from segtune.metrics import SUMMARY, average_precision
 
 SIDE = 100  # pixels
 Box = tuple[int, int, int, int]

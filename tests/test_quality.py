@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from pretraining.train_tiny import measure
+from segtune.alarms import false_alarms
 from segtune.coco import read_split
 from segtune.comparison import matched
-from segtune.metrics import false_alarms
 from segtune.mistakes import judge
 from segtune.suspects import find_suspects
 from segtune.weights import load_base_model

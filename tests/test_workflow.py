@@ -167,6 +167,8 @@ def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
         ("merge", FROM_MERGE),
         ("predict", {**PREDICT, "evaluate": 1}),
         ("evaluate", {"evaluate": 1}),
+        ("bootstrap", {"evaluate": 1}),
+        ("alarms", {"evaluate": 1}),
         ("overlap", {"evaluate": 1}),
         ("charts", {"evaluate": 1}),
         ("gallery", {"evaluate": 1}),

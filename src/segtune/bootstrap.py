@@ -13,27 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segtune.matches import ClassMatches
+
 RECALLS = np.linspace(0, 1, 101)
 CONFIDENCE = 0.95
 SEED = 0
 CHUNK = 64  # draws at once; limits memory
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class ClassMatches:
-    """One class's detections over all pictures, best score first.
-
-    `found` and `counted` hold, per IoU threshold, whether a detection has met an object and
-    whether it counts at all (what meets a crowd does not).
-    """
-
-    score: Array  # (N,)
-    picture: Array  # (N,) position of the picture
-    found: Array  # (T, N) bool
-    counted: Array  # (T, N) bool
-    objects: Array  # (pictures,) objects to find
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segtune.bootstrap import ClassMatches
+from segtune.matches import ClassMatches
 
 Array = npt.NDArray[Any]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from segtune.alarms import alarm_counts, alarm_shares, false_alarms
 from segtune.bootstrap import (
-    ClassMatches,
     Interval,
     mean_over_classes,
     paired_differences,
@@ -17,14 +17,12 @@ from segtune.bootstrap import (
 from segtune.calibration import at_threshold, precision_recall, reliability, thresholds_of
 from segtune.cgf1 import concept_counts, concept_scores
 from segtune.coco import Split, has_masks
+from segtune.matches import ClassMatches
 from segtune.metrics import (
     Array,
     IouType,
     Result,
     Scored,
-    alarm_counts,
-    alarm_shares,
-    false_alarms,
     score,
 )
 from segtune.mistakes import Judged, confusion, counts, judge

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from segtune.atomic import atomic_path, write_json
-from segtune.bootstrap import ClassMatches
 from segtune.coco import Split, rasterised, read_split
 from segtune.comparison import Assessment, Metrics, assess, differences, main_kind, matched
 from segtune.config import EvaluateSettings, parse_section
 from segtune.errors import DatasetError, exit_on_error
 from segtune.forgetting import forgetting
+from segtune.matches import ClassMatches
 from segtune.mistakes import judge
 from segtune.predictions import Records, read_asked, read_results
 from segtune.report import write_report

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from segtune.bootstrap import ClassMatches
 from segtune.calibration import at_threshold, trust
 from segtune.coco import Split
+from segtune.matches import ClassMatches
 from segtune.mistakes import Judged, Kind
 
 Reason = Literal["unlabelled", "another class", "poor outline", "nothing there"]
