@@ -49,7 +49,12 @@ def false_alarms(split: Split, results: Sequence[Result], score: float) -> dict[
 
     None for a class that no picture lacks. The arguments are those of `alarm_counts`.
     """
-    shares = alarm_shares(alarm_counts(split, results, score).sum(0)).tolist()
+    return shares_by_class(split, alarm_counts(split, results, score))
+
+
+def shares_by_class(split: Split, counts: Array) -> dict[str, float | None]:
+    """What `false_alarms` says, from the counts of `alarm_counts`."""
+    shares = alarm_shares(counts.sum(0)).tolist()
     return {
         category.name: None if math.isnan(share) else share
         for category, share in zip(split.categories, shares, strict=True)

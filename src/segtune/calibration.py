@@ -15,7 +15,7 @@ from segtune.matches import ClassMatches
 Array = npt.NDArray[Any]
 
 BINS = 10  # of scores, from 0 to 1
-LEAST = 0.05  # score of a detection that says anything
+LOWEST_SCORE = 0.05  # of a detection that says anything
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def reliability(classes: Sequence[ClassMatches]) -> dict[str, Any]:
     """
     ranked = [_ranked(matches) for matches in classes]
     scores, hits, counted = (np.concatenate([r[n] for r in ranked]) for n in range(3))
-    said = counted & (scores >= LEAST)
+    said = counted & (scores >= LOWEST_SCORE)
     scores, hits = scores[said], hits[said]
     places = np.minimum((scores * BINS).astype(int), BINS - 1)
     bins = [

@@ -7,24 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from segtune.alarms import alarm_counts, alarm_shares, false_alarms
-from segtune.bootstrap import (
-    Interval,
-    mean_over_classes,
-    paired_differences,
-    paired_statistics,
-)
+from segtune.alarms import alarm_counts, alarm_shares, shares_by_class
+from segtune.bootstrap import Interval, mean_over_classes, paired_differences, paired_statistics
 from segtune.calibration import at_threshold, precision_recall, reliability, thresholds_of
 from segtune.cgf1 import concept_counts, concept_scores
 from segtune.coco import Split, has_masks
 from segtune.matches import ClassMatches
-from segtune.metrics import (
-    Array,
-    IouType,
-    Result,
-    Scored,
-    score,
-)
+from segtune.metrics import Array, IouType, Result, Scored, score
 from segtune.mistakes import Judged, confusion, counts, judge
 from segtune.overlap import overlaps, pixel_counts
 
@@ -80,17 +69,17 @@ def assess(
     concepts = {kind: concept_counts(split, results, kind == "mask") for kind in kinds}
     pixels = pixel_counts(split, results, thresholds) if "mask" in kinds else None
     judged = judge(split, results, thresholds, "mask" in kinds)
+    alarms = alarm_counts(split, results, false_alarm_score)
     numbers = {
         "box": found["box"].summary,
         "mask": found["mask"].summary if "mask" in found else None,
         "cgF1": {kind: _floats(concept_scores(c.sum(0))) for kind, c in concepts.items()},
         "overlap": None if pixels is None else _overlap(pixels, list(names.values())),
-        "false_alarms": false_alarms(split, results, false_alarm_score),
+        "false_alarms": shares_by_class(split, alarms),
         "calibration": _calibration(split, found[kinds[-1]].matches, thresholds, chosen),
         "mistakes": counts(judged, names),
         "confusion": confusion(judged, names),
     }
-    alarms = alarm_counts(split, results, false_alarm_score)
     matches = {kind: scored.matches for kind, scored in found.items()}
     return Assessment(matches, concepts, pixels, alarms, judged, numbers)
 

@@ -19,7 +19,7 @@ from segtune.coco import mask_to_rle
 from segtune.dataset import Batch, Size
 from segtune.distributed import Processes
 from segtune.losses import not_finite, prompted_loss
-from segtune.mask_decoding import detection_scores, keeping
+from segtune.mask_decoding import keeping
 from segtune.model import (
     encode_images,
     encode_prompts,
@@ -230,7 +230,7 @@ def _detections(prompt: int, outputs: dict[str, Any], row: int, size: Size) -> l
     if mask_logits is None:
         return []
     height, width = size
-    scores = detection_scores(outputs)[row][kept].tolist()
+    scores = outputs["kept_scores"][row].tolist()
     boxes_cxcywh = outputs["pred_boxes"][row][kept].float().cpu()
     boxes = boxes_cxcywh * torch.tensor([width, height, width, height])
     boxes[:, :2] -= boxes[:, 2:] / 2  # cxcywh -> xywh

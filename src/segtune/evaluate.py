@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segtune.atomic import atomic_path, write_json
+from segtune.calibration import LOWEST_SCORE
 from segtune.coco import Split, rasterised, read_split
 from segtune.comparison import Assessment, Metrics, assess, differences, main_kind, matched
 from segtune.config import EvaluateSettings, parse_section
@@ -30,7 +31,6 @@ MODELS = ("base", "tuned")
 SUSPECTS = 50  # listed per split
 FEW = 10  # pictures, of which no interval tells much
 MANY = 10_000  # detections; fewer are assessed before another process has started
-LOW_SCORE = 0.05  # from which a detection may speak for or against a label
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,17 +51,18 @@ def _evaluate(arguments: argparse.Namespace, settings: EvaluateSettings) -> None
     split = rasterised(read_split(arguments.coco))
     if not split.images or not split.categories:
         raise DatasetError("no pictures or no classes to evaluate on", file=arguments.coco)
+    kind = main_kind(split)
     results = {model: read_results(vars(arguments)[model], split) for model in MODELS}
-    valid, others, suspects = _on_valid(arguments, main_kind(split))
+    valid, others, suspects = _on_valid(arguments, kind)
     assessed = _assessed(split, results, valid, settings.false_alarm_score)
     held_out = not any(_share_pictures(split, other) for other in others)
-    tuned_matches = assessed["tuned"].matches[main_kind(split)]
-    on_test = _suspects(split, results["tuned"], tuned_matches, main_kind(split))
+    tuned_matches = assessed["tuned"].matches[kind]
+    on_test = _suspects(split, results["tuned"], tuned_matches, kind)
     suspects = [*on_test, *(suspects if held_out else [])]
     found = differences(split, assessed["base"], assessed["tuned"], settings.resamples)
     metrics: Metrics = {
-        "verdict": verdict(assessed, found, main_kind(split), held_out, len(split.images)),
-        "kind": main_kind(split),
+        "verdict": verdict(assessed, found, kind, held_out, len(split.images)),
+        "kind": kind,
         "held_out": held_out,
         "false_alarm_score": settings.false_alarm_score,
         "difference": found,
@@ -151,7 +152,7 @@ def _on_valid(
 def _suspects(
     split: Split, tuned: Records, matches: Sequence[ClassMatches], kind: str
 ) -> list[Suspect]:
-    low = {category.id: LOW_SCORE for category in split.categories}
+    low = {category.id: LOWEST_SCORE for category in split.categories}
     judged = judge(split, tuned, low, kind == "mask")
     return find_suspects(split, judged, matches, SUSPECTS)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import ImageDraw, ImageFont, ImageOps
 
-from segtune.coco import Annotation, Image, Split, has_masks, segmentation_to_mask
+from segtune.coco import Annotation, Image, Split, has_masks
 from segtune.errors import DatasetError
 from segtune.mistakes import Judged
+from segtune.overlays import silhouette
 
 SIDE = 288  # pixels of the longer side
 LETTERS = 12  # pixels
@@ -205,11 +206,8 @@ def _draw(
         x, y, w, h = (value * scale for value in bbox)
         ImageDraw.Draw(drawn).rectangle((x, y, x + w, y + h), outline=colour, width=2)
         return
-    mask = segmentation_to_mask(segmentation, image.height, image.width)
-    shape = PilImage.fromarray(mask * np.uint8(255)).resize(drawn.size)
-    inside = shape.filter(ImageFilter.MinFilter(3))
-    strength = np.where(np.asarray(shape) > np.maximum(np.asarray(inside), 127), 255, FILL)
-    strength = np.where(np.asarray(shape) > 127, strength, 0).astype(np.uint8)
+    inside, edge = silhouette(image, segmentation, drawn.size)
+    strength = np.where(edge, 255, np.where(inside, FILL, 0)).astype(np.uint8)
     drawn.paste(colour, (0, 0), PilImage.fromarray(strength))
 
 

@@ -14,33 +14,30 @@ class KeptMasksSam3(Sam3Image):
 
     limits: tuple[float, int] | None = None  # lowest score, and most per prompt
 
-    def _run_segmentation_heads(
+    def _run_segmentation_heads(self, **inputs: Any) -> None:
+        if self.limits is None:
+            super()._run_segmentation_heads(**inputs)
+        else:
+            self._decode_kept(*self.limits, **inputs)
+
+    def _decode_kept(
         self,
+        lowest: float,
+        most: int,
+        *,
         out: dict[str, Any],
         backbone_out: dict[str, Any],
         img_ids: Tensor,
-        vis_feat_sizes: Any,
         encoder_hidden_states: Tensor,
         prompt: Tensor,
         prompt_mask: Tensor,
         hs: Tensor,
+        **_: Any,
     ) -> None:
-        if self.limits is None:
-            super()._run_segmentation_heads(
-                out=out,
-                backbone_out=backbone_out,
-                img_ids=img_ids,
-                vis_feat_sizes=vis_feat_sizes,
-                encoder_hidden_states=encoder_hidden_states,
-                prompt=prompt,
-                prompt_mask=prompt_mask,
-                hs=hs,
-            )
-            return
-        scores, order = detection_scores(out).sort(dim=1, descending=True, stable=True)
-        lowest, most = self.limits
+        scores, order = _detection_scores(out).sort(dim=1, descending=True, stable=True)
         counts = (scores >= lowest).sum(dim=1).clamp(max=most)  # (P,)
         out["kept"] = [kept[:n] for kept, n in zip(order, counts.tolist(), strict=True)]
+        out["kept_scores"] = [kept[:n] for kept, n in zip(scores, counts.tolist(), strict=True)]
         out["kept_masks"] = [None] * len(counts)  # per prompt (n, h, w) logits, best first
         rows = counts.nonzero().flatten()
         if not len(rows):
@@ -62,8 +59,9 @@ class KeptMasksSam3(Sam3Image):
 def keeping(model: Sam3Image, lowest_score: float, most: int) -> Iterator[None]:
     """Within, the model decodes masks for the best detections of each prompt alone.
 
-    Its outputs then hold `kept`, per prompt the queries from the best score on, and
-    `kept_masks`, per prompt their mask logits (n, h, w) or None for no detection. The
+    Its outputs then hold `kept`, per prompt the queries from the best score on,
+    `kept_scores` and `kept_masks`, per prompt their mask logits (n, h, w) or None for no
+    detection. The
     pixels of a prompt without detections are not decoded at all.
 
     Args:
@@ -78,7 +76,7 @@ def keeping(model: Sam3Image, lowest_score: float, most: int) -> Iterator[None]:
         model.limits = None
 
 
-def detection_scores(outputs: dict[str, Any]) -> Tensor:
+def _detection_scores(outputs: dict[str, Any]) -> Tensor:
     """(P, Q) probability that a query is what its prompt asks for, and that there is any."""
     presence = outputs["presence_logit_dec"].float().sigmoid()  # (P, 1)
     scores: Tensor = outputs["pred_logits"].float().sigmoid().squeeze(-1) * presence

@@ -53,6 +53,26 @@ def save_sheet(path: Path, sheet: Pixels) -> None:
         PilImage.fromarray(sheet).save(temporary, "JPEG", quality=85)
 
 
+def silhouette(
+    image: Image, segmentation: Segmentation, size: tuple[int, int]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """A mask and its edge at another size.
+
+    Args:
+        image: that the mask belongs to.
+        segmentation: polygons or RLE.
+        size: (width, height) in pixels, as Pillow has it.
+
+    Returns:
+        Two masks (height, width).
+    """
+    mask = segmentation_to_mask(segmentation, image.height, image.width)
+    shape = PilImage.fromarray(mask * np.uint8(255)).resize(size)
+    inner = shape.filter(ImageFilter.MinFilter(3))
+    pixels = np.asarray(shape)
+    return pixels > 127, pixels > np.maximum(np.asarray(inner), 127)
+
+
 def _tile(split: Split, image: Image, results: Sequence[Mapping[str, Any]]) -> PilImage.Image:
     with PilImage.open(split.image_path(image)) as opened:
         picture = ImageOps.exif_transpose(opened).convert("RGB")
@@ -82,8 +102,5 @@ def _outline(
         x, y, width, height = (value * scale for value in bbox_xywh)
         ImageDraw.Draw(tile).rectangle((x, y, x + width, y + height), outline=colour)
         return
-    mask = segmentation_to_mask(segmentation, image.height, image.width)
-    shape = PilImage.fromarray(mask.astype(np.uint8) * 255).resize(tile.size)
-    inner = shape.filter(ImageFilter.MinFilter(3))
-    edge = np.asarray(shape) > np.maximum(np.asarray(inner), 127)
+    _, edge = silhouette(image, segmentation, tile.size)
     tile.paste(colour, (0, 0), PilImage.fromarray(edge.astype(np.uint8) * 255))

@@ -108,6 +108,11 @@ def code(stage):
     return code_fingerprints(stage)
 
 
+def predicting_weights(wildcards):
+    """The file of the model that predicts; none for base weights from the hub."""
+    return rules.merge.output.weights if wildcards.model == "tuned" else WEIGHTS_INPUT
+
+
 def outside_arguments(wildcards, input):
     """How evaluate is given the answers to words beyond the classes, where there are any."""
     return " ".join(

@@ -18,9 +18,7 @@ rule predict_model:
     input:
         manifest=rules.convert.output.manifest,
         coco=rules.convert.output.test,
-        weights=lambda wildcards: (
-            rules.merge.output.weights if wildcards.model == "tuned" else WEIGHTS_INPUT
-        ),
+        weights=predicting_weights,
     output:
         "<results>/predict/{model}.json",
     log:
@@ -58,9 +56,7 @@ use rule predict_model as predict_valid with:
     input:
         manifest=rules.convert.output.manifest,
         coco=rules.convert.output.valid,
-        weights=lambda wildcards: (
-            rules.merge.output.weights if wildcards.model == "tuned" else WEIGHTS_INPUT
-        ),
+        weights=predicting_weights,
     output:
         "<results>/predict/{model}_valid.json",
     log:
