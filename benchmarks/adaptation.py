@@ -22,23 +22,23 @@ import torch
 import yaml
 
 from pretraining.train_tiny import measure
-from segtune.adapter import attach_adapter
-from segtune.alarms import false_alarms
-from segtune.augment import Augmentation
-from segtune.coco import Split, read_split
-from segtune.config import PredictSettings, TrainSettings
-from segtune.dataset import PromptedImages, training_batches
-from segtune.distributed import Processes
-from segtune.engine import StepReport, train_one_epoch
-from segtune.inference import predict_pictures
-from segtune.lora import lora_parameters
-from segtune.losses import build_loss
-from segtune.metrics import average_precision
-from segtune.model import ARCHITECTURES
-from segtune.sam3_package import Sam3Image
-from segtune.sampling import local_steps
-from segtune.schedule import learning_rate_factor
-from segtune.weights import load_base_model
+from segtune.core.config import PredictSettings, TrainSettings
+from segtune.core.processes import Processes
+from segtune.dataset.coco import Split, read_split
+from segtune.evaluation.average_precision import average_precision
+from segtune.evaluation.false_alarms import false_alarms
+from segtune.lora.adapter import attach_adapter
+from segtune.lora.inject import lora_parameters
+from segtune.model.architecture import ARCHITECTURES
+from segtune.model.inference import predict_images
+from segtune.model.sam3_package import Sam3Image
+from segtune.model.weights import load_base_model
+from segtune.training.augment import Augmentation
+from segtune.training.engine import StepReport, train_one_epoch
+from segtune.training.losses import build_loss
+from segtune.training.optimizer import learning_rate_factor
+from segtune.training.prompted_images import PromptedImages, training_batches
+from segtune.training.sampling import local_steps
 
 ROOT = Path(__file__).parent.parent
 SIZE = ARCHITECTURES["tiny"].image_size
@@ -49,7 +49,7 @@ TITLES = {
     "all": "LoRA on all five: the shipped settings",
     "free": f"LoRA on all five, each with alpha {FREE_ALPHA:g}",
 }
-SOURCE_PICTURES = 200
+SOURCE_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -151,16 +151,16 @@ def _trained_whole(settings: TrainSettings, rate: float, coco: Path) -> Sam3Imag
 
 
 def tested(model: Sam3Image, coco: Path, parameters: int) -> Result:
-    """Score a model on the test split and on pictures of the source domain."""
+    """Score a model on the test split and on images of the source domain."""
     valid_ap, _ = mask_ap(model, read_split(coco / "valid.json"))
     test_ap, alarms = mask_ap(model, read_split(coco / "test.json"))
-    source = measure(model, CPU, SOURCE_PICTURES)["mask_AP"]
+    source = measure(model, CPU, SOURCE_IMAGES)["mask_AP"]
     return Result(parameters, valid_ap, test_ap, source, alarms)
 
 
 def mask_ap(model: Sam3Image, split: Split) -> tuple[float, float]:
     """Mask AP, and the mean share of absent prompts that fire."""
-    found = predict_pictures(model, split, split.images, SIZE, CPU, PredictSettings())
+    found = predict_images(model, split, split.images, SIZE, CPU, PredictSettings())
     results = [result for _, mine in found for result in mine]
     alarms = [share for share in false_alarms(split, results, 0.5).values() if share is not None]
     return average_precision(split, results, "segm")["AP"], sum(alarms) / len(alarms)

@@ -1,10 +1,10 @@
-"""Converting 10,000 pictures with 50,000 masks: seconds and peak memory, beside others.
+"""Converting 10,000 images with 50,000 masks: seconds and peak memory, beside others.
 
 `python -m benchmarks.conversion` writes a synthetic export in Roboflow's COCO layout and
 converts it with segtune, with datumaro and with supervision, the latter two in virtual
 environments of their own. Each runs as its own process, one after the other; what takes
 longer than half an hour or more than 12 GB is stopped and said. segtune decodes every
-picture and rasterises every mask; datumaro is shown doing that and doing neither.
+image and rasterizes every mask; datumaro is shown doing that and doing neither.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH, HEIGHT = 640, 480  # pixels
-MASKS_PER_PICTURE = 5
+MASKS_PER_IMAGE = 5
 POINTS = 50  # of each polygon
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 CLASSES = [f"thing {letter}" for letter in "abcdefgh"]
@@ -77,13 +77,13 @@ class Cost:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the export, convert it, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--environments", type=Path, help="of the others; kept for the next time")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_export(folder / "export", arguments.pictures)
-        masks = arguments.pictures * MASKS_PER_PICTURE
+        write_export(folder / "export", arguments.images)
+        masks = arguments.images * MASKS_PER_IMAGE
         table = Table("converter", "seconds", "peak MB", title=f"{masks} masks")
         environments = arguments.environments or folder / "environments"
         for name, command in commands(folder, environments):
@@ -130,15 +130,15 @@ def run(command: list[str]) -> Cost:
     return Cost(time.monotonic() - began, usage.ru_maxrss / 1024, said[-1] if status else "")
 
 
-def write_export(folder: Path, pictures: int) -> None:
-    """Pictures that differ in their last bytes alone, and polygons with three bulges."""
+def write_export(folder: Path, images: int) -> None:
+    """Images that differ in their last bytes alone, and polygons with three bulges."""
     rng = np.random.default_rng(0)
     noise = Image.fromarray((255 * rng.random((48, 64, 3))).astype(np.uint8))
     stream = io.BytesIO()
     noise.resize((WIDTH, HEIGHT)).save(stream, "JPEG", quality=80)
     for split, share in SHARES.items():
         (folder / split).mkdir(parents=True)
-        names = [f"{split}{n}_jpg.rf.{n:032x}.jpg" for n in range(round(share * pictures))]
+        names = [f"{split}{n}_jpg.rf.{n:032x}.jpg" for n in range(round(share * images))]
         for name in names:
             (folder / split / name).write_bytes(stream.getvalue() + name.encode())
         tables = {
@@ -147,7 +147,7 @@ def write_export(folder: Path, pictures: int) -> None:
                 for number, name in enumerate(names)
             ],
             "annotations": [
-                annotation(number, rng) for number in range(len(names) * MASKS_PER_PICTURE)
+                annotation(number, rng) for number in range(len(names) * MASKS_PER_IMAGE)
             ],
             "categories": [
                 {"id": number, "name": name, "supercategory": "things" if number else "none"}
@@ -166,7 +166,7 @@ def annotation(number: int, rng: np.random.Generator) -> dict[str, Any]:
     low, size = points.min(0), np.ptp(points, axis=0)
     return {
         "id": number,
-        "image_id": number // MASKS_PER_PICTURE,
+        "image_id": number // MASKS_PER_IMAGE,
         "category_id": 1 + number % len(CLASSES),
         "bbox": [*low.tolist(), *size.round(2).tolist()],
         "area": float(size[0] * size[1]),

@@ -1,4 +1,4 @@
-"""Evaluating 5,000 pictures, 30,000 objects and 50,000 detections: seconds and peak memory.
+"""Evaluating 5,000 images, 30,000 objects and 50,000 detections: seconds and peak memory.
 
 `python -m benchmarks.evaluation` writes a converted split with random blobs, predictions of
 two models with 50,000 detections each, and a valid split of a fifth of that size, and runs
@@ -20,54 +20,54 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from segtune.coco import rle_area, rle_bbox_xywh, segmentation_to_rle
+from segtune.dataset.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
 
 WIDTH, HEIGHT = 640, 480  # pixels
 CLASSES = [f"thing {letter}" for letter in "abcdefgh"]
-OBJECTS_PER_PICTURE = 6
-DETECTIONS_PER_PICTURE = 10
+OBJECTS_PER_IMAGE = 6
+DETECTIONS_PER_IMAGE = 10
 POINTS = 40  # of each outline
 FOUND = {"base": 0.5, "tuned": 0.8}  # share of the objects
 MIB = 2**20
 INTERVAL = 0.1  # seconds between looks at the memory
 
 Random = np.random.Generator
-Blob = tuple[float, float, float]  # centre x, y and radius, in pixels
+Blob = tuple[float, float, float]  # center x, y and radius, in pixels
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the splits and predictions, evaluate, print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=5_000)
+    parser.add_argument("--images", type=int, default=5_000)
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_data(folder, {"test": arguments.pictures, "valid": arguments.pictures // 5})
+        write_data(folder, {"test": arguments.images, "valid": arguments.images // 5})
         seconds, peak_mib = evaluate(folder)
         size = sum(path.stat().st_size for path in (folder / "evaluate").rglob("*.html")) / MIB
     print(
-        f"{arguments.pictures} pictures, {arguments.pictures * OBJECTS_PER_PICTURE} objects, twice "
-        f"{arguments.pictures * DETECTIONS_PER_PICTURE} detections: {seconds:.1f} s, "
+        f"{arguments.images} images, {arguments.images * OBJECTS_PER_IMAGE} objects, twice "
+        f"{arguments.images * DETECTIONS_PER_IMAGE} detections: {seconds:.1f} s, "
         f"{peak_mib:.0f} MiB; report.html {size:.1f} MiB"
     )
 
 
-def write_data(folder: Path, pictures: dict[str, int]) -> None:
+def write_data(folder: Path, images: dict[str, int]) -> None:
     """Converted splits with their predictions in `folder`."""
     (folder / "coco").mkdir()
     (folder / "coco/manifest.json").write_text(json.dumps({"root": str(folder), "images": []}))
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(folder / "picture.jpg")
-    for split, count in pictures.items():
+    Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(folder / "image.jpg")
+    for split, count in images.items():
         objects = [
-            (picture, int(rng.integers(len(CLASSES))), _blob(rng))
-            for picture in range(1, count + 1)
-            for _ in range(OBJECTS_PER_PICTURE)
+            (image, int(rng.integers(len(CLASSES))), _blob(rng))
+            for image in range(1, count + 1)
+            for _ in range(OBJECTS_PER_IMAGE)
         ]
         (folder / f"coco/{split}.json").write_text(json.dumps(_split(split, count, objects, rng)))
-        for picture in range(1, count + 1):
-            os.link(folder / "picture.jpg", folder / f"{split}{picture}.jpg")
+        for image in range(1, count + 1):
+            os.link(folder / "image.jpg", folder / f"{split}{image}.jpg")
         for model, share in FOUND.items():
             results = _results(count, objects, share, rng)
             name = model if split == "test" else f"{model}_{split}"
@@ -103,13 +103,13 @@ def _split(
     split: str, count: int, objects: list[tuple[int, int, Blob]], rng: Random
 ) -> dict[str, Any]:
     annotations = []
-    for number, (picture, place, blob) in enumerate(objects, start=1):
+    for number, (image, place, blob) in enumerate(objects, start=1):
         polygon = _outline(blob, rng)
         rle = segmentation_to_rle([polygon], HEIGHT, WIDTH)
         annotations.append(
             {
                 "id": number,
-                "image_id": picture,
+                "image_id": image,
                 "category_id": place + 1,
                 "bbox": rle_bbox_xywh(rle),
                 "area": rle_area(rle),
@@ -134,7 +134,7 @@ def _results(
 ) -> list[dict[str, Any]]:
     """Some of the objects, a little off, and blobs where there is nothing."""
     found = [o for o in objects if rng.random() < share]
-    strays = count * DETECTIONS_PER_PICTURE - len(found)
+    strays = count * DETECTIONS_PER_IMAGE - len(found)
     records = [_result(o, float(rng.beta(4, 2)), rng) for o in found]
     for _ in range(strays):
         place = (int(rng.integers(1, count + 1)), int(rng.integers(len(CLASSES))), _blob(rng))
@@ -143,11 +143,11 @@ def _results(
 
 
 def _result(place: tuple[int, int, Blob], score: float, rng: Random) -> dict[str, Any]:
-    picture, category, (x, y, radius) = place
+    image, category, (x, y, radius) = place
     moved = (x + rng.normal(0, radius / 10), y + rng.normal(0, radius / 10), radius)
     rle = segmentation_to_rle([_outline(moved, rng)], HEIGHT, WIDTH)
     return {
-        "image_id": picture,
+        "image_id": image,
         "category_id": category + 1,
         "bbox": rle_bbox_xywh(rle),
         "score": score,

@@ -1,7 +1,7 @@
 """The full architecture through every stage: seconds and peak memory of each.
 
 `python -m benchmarks.full_size` writes a small export, takes random weights and runs
-convert, validate, one optimiser step on two pictures, merge, predict and evaluate, each as
+convert, validate, one optimizer step on two images, merge, predict and evaluate, each as
 its own command. It checks that stock SAM 3 loads the merged file whole. On a CUDA device
 the peak of its memory is shown too. Needs about 24 GB of memory and 8 GB of disk.
 """
@@ -29,7 +29,7 @@ SETTINGS = {
     "warmup_steps": 0,
 }
 COUNTS = {"train": 2, "valid": 1, "test": 1}
-SIDE = 640  # pixels of the pictures; the model sees 1008
+SIDE = 640  # pixels of the images; the model sees 1008
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def run(stage: str, command: list[str]) -> Measured:
 
 
 def write_export(folder: Path) -> None:
-    """Grey pictures of noise with one rectangle each, in Roboflow's COCO layout."""
+    """Grey images of noise with one rectangle each, in Roboflow's COCO layout."""
     for seed, (split, count) in enumerate(COUNTS.items()):
         (folder / split).mkdir(parents=True)
         images, annotations = [], []

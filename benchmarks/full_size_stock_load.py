@@ -8,8 +8,8 @@ import sys
 import torch
 from torch.overrides import TorchFunctionMode
 
-from segtune.sam3_package import Sam3Image
-from segtune.tokens import bpe_vocabulary
+from segtune.model.sam3_package import Sam3Image
+from segtune.model.tokenizer import bpe_vocabulary
 
 
 class CudaOnCpu(TorchFunctionMode):

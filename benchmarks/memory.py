@@ -1,6 +1,6 @@
 """What one training step of full SAM 3 holds in memory, counted tensor by tensor.
 
-`python -m benchmarks.memory` runs the forward and backward pass of one picture at 1008 x
+`python -m benchmarks.memory` runs the forward and backward pass of one image at 1008 x
 1008 in bfloat16 autocast with the LoRA of a preset, on tensors that have a shape and no
 content (torch's FakeTensorMode), and counts the storage of every tensor that lives. The
 matching, whose result needs content, is a fixed one, and the loss is counted for itself on
@@ -26,13 +26,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segtune.config import Config, TrainSettings
-from segtune.dataset import Batch
-from segtune.lora import LoraSpec, inject_lora, lora_parameters
-from segtune.losses import build_loss, prompted_loss
-from segtune.model import ARCHITECTURES, build_model, encode_images, grounding_outputs, targets_of
-from segtune.sam3_package import Sam3Image
-from segtune.targets import lora_specs
+from segtune.core.config import Config, TrainSettings
+from segtune.dataset.batch import Batch
+from segtune.lora.inject import inject_lora, lora_parameters
+from segtune.lora.layers import LoraSpec
+from segtune.lora.targets import lora_specs
+from segtune.model.architecture import ARCHITECTURES, build_model
+from segtune.model.forward import encode_images, grounding_outputs, loss_targets
+from segtune.model.sam3_package import Sam3Image
+from segtune.training.losses import build_loss, prompted_loss
 
 ROOT = Path(__file__).parent.parent
 COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "aux_outputs", "presence_logit_dec")
@@ -76,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Count, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", type=Path, default=ROOT / "presets/2x24gb.yaml")
-    parser.add_argument("--prompts", type=int, default=10, help="of the picture")
-    parser.add_argument("--objects", type=int, default=20, help="of the picture")
+    parser.add_argument("--prompts", type=int, default=10, help="of the image")
+    parser.add_argument("--objects", type=int, default=20, help="of the image")
     arguments = parser.parse_args(argv)
     settings = preset_settings(arguments.preset)
-    table = Table("", "living GB", "peak GB", title=f"{arguments.prompts} prompts on one picture")
+    table = Table("", "living GB", "peak GB", title=f"{arguments.prompts} prompts on one image")
     peak = 0.0
     for title, living, highest in step_account(settings, arguments.prompts, arguments.objects):
         table.add_row(title, f"{living:.2f}", f"{highest:.2f}")
@@ -111,8 +113,8 @@ def step_account(
         for parameter in lora_parameters(model).values():
             parameter.requires_grad_(True)
         _without_content(model, objects)
-        batch = picture(prompts, objects)
-        yield "weights, adapters and picture", count.bytes / GB, count.bytes / GB
+        batch = image(prompts, objects)
+        yield "weights, adapters and image", count.bytes / GB, count.bytes / GB
         optimizer = torch.optim.AdamW(lora_parameters(model).values())
         with torch.autocast("cpu", torch.bfloat16):
             features = encode_images(model.train(), batch.images)
@@ -127,7 +129,7 @@ def step_account(
         del outputs, total
         yield "backward pass", count.bytes / GB, count.peak / GB
         optimizer.step()
-        yield "optimiser step", count.bytes / GB, count.peak / GB
+        yield "optimizer step", count.bytes / GB, count.peak / GB
 
 
 def loss_account(prompts: int, objects: int) -> float:
@@ -138,7 +140,7 @@ def loss_account(prompts: int, objects: int) -> float:
     full, tiny = ARCHITECTURES["full"], ARCHITECTURES["tiny"]
     with patch.dict(ARCHITECTURES, tiny=replace(tiny, queries=full.queries)):
         model = build_model("tiny").train()
-    batch = picture(prompts, objects)
+    batch = image(prompts, objects)
     small = replace(batch, images=torch.randn(1, 3, tiny.image_size, tiny.image_size))
     outputs = grounding_outputs(model, small)
     side = 4 * full.image_size // full.patch_size
@@ -149,13 +151,13 @@ def loss_account(prompts: int, objects: int) -> float:
         before = count.bytes  # the model's own, counted with the forward pass
         loss = build_loss(model.matcher, with_masks=True)
         shared = (float(objects), float(prompts))
-        share, _ = prompted_loss(loss, outputs, targets_of(model, batch), *shared)
+        share, _ = prompted_loss(loss, outputs, loss_targets(model, batch), *shared)
         share.backward()
     return (count.peak - before) / GB
 
 
-def picture(prompts: int, objects: int) -> Batch:
-    """One picture of which the first prompt finds all objects."""
+def image(prompts: int, objects: int) -> Batch:
+    """One image of which the first prompt finds all objects."""
     side = ARCHITECTURES["full"].image_size
     counts = torch.tensor([objects] + [0] * (prompts - 1))
     boxes = torch.rand(objects, 4) * 0.3 + 0.3
@@ -163,7 +165,7 @@ def picture(prompts: int, objects: int) -> Batch:
     ids = torch.full((prompts, objects), -1)
     padded[0], ids[0] = boxes, torch.arange(objects)
     return Batch(
-        names=("picture",),
+        names=("image",),
         captions=tuple(f"thing {number}" for number in range(prompts)),
         images=torch.randn(1, 3, side, side),
         image_ids=torch.zeros(prompts, dtype=torch.long),

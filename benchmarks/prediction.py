@@ -1,6 +1,6 @@
-"""Ten prompts at once beside ten passes of one prompt each, on the same model and pictures.
+"""Ten prompts at once beside ten passes of one prompt each, on the same model and images.
 
-`python -m benchmarks.prediction` measures the tiny model on the demo's test pictures, and with
+`python -m benchmarks.prediction` measures the tiny model on the demo's test images, and with
 `--full` the full architecture with random weights at 1008 x 1008 (a quarter of an hour and
 10 GB on 2 CPU cores). Both ways alternate, and the ratio is the median over the repeats.
 """
@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from segtune.dataset import load_image
-from segtune.distributed import local_device
-from segtune.engine import Picture, predict
-from segtune.model import ARCHITECTURES
-from segtune.weights import load_base_model
+from segtune.core.processes import local_device
+from segtune.dataset.batch import load_image
+from segtune.model.architecture import ARCHITECTURES
+from segtune.model.inference import PreparedImage, predict
+from segtune.model.weights import load_base_model
 
 WORDS = (
     "urchin", "limpet", "kelp", "cuttlebone", "crab", "star", "shell", "stone", "rope", "bottle",
 )  # fmt: skip
-PICTURES = Path(__file__).parent.parent / "data/demo/test"
+IMAGES = Path(__file__).parent.parent / "data/demo/test"
 KEPT = 5  # detections per prompt: random weights are unsure of everything
 LEAST = 0.001  # score
 
@@ -31,19 +31,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="the full architecture")
-    parser.add_argument("--pictures", type=int, help="default: 10, with --full 1")
+    parser.add_argument("--images", type=int, help="default: 10, with --full 1")
     parser.add_argument("--repeats", type=int, help="default: 7, with --full 1")
     arguments = parser.parse_args(argv)
     size, weights = ("full", "random:0") if arguments.full else ("tiny", "default")
     device = local_device()
     model = load_base_model(size, weights).to(device)
     image_size = ARCHITECTURES[size].image_size
-    paths = sorted(PICTURES.glob("*.jpg"))[: arguments.pictures or (1 if arguments.full else 10)]
-    pictures = [(number, *load_image(path, image_size)) for number, path in enumerate(paths)]
+    paths = sorted(IMAGES.glob("*.jpg"))[: arguments.images or (1 if arguments.full else 10)]
+    images = [(number, *load_image(path, image_size)) for number, path in enumerate(paths)]
 
     def seconds(words: Sequence[str]) -> float:
         asked = tuple(range(len(words)))
-        inputs = (Picture(number, image, shape, asked) for number, image, shape in pictures)
+        inputs = (PreparedImage(number, image, shape, asked) for number, image, shape in images)
         began = time.perf_counter()
         found = sum(
             len(d) for _, d in predict(model, inputs, words, device, len(words), LEAST, KEPT)
@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         together, apart = seconds(WORDS), sum(seconds([word]) for word in WORDS)
         ratios.append(together / apart)
     print(
-        f"{size} on {device}, {len(paths)} pictures: ten prompts at once take "
+        f"{size} on {device}, {len(paths)} images: ten prompts at once take "
         f"{statistics.median(ratios):.2f} of the time of ten passes "
         f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} repeats); "
-        f"{together / len(paths):.2f} s per picture"
+        f"{together / len(paths):.2f} s per image"
     )
 
 

@@ -1,8 +1,8 @@
-"""Draw the demo export: pictures of an imaginary tide pool, in Roboflow's COCO layout.
+"""Draw the demo export: images of an imaginary tide pool, in Roboflow's COCO layout.
 
 `python data/make_demo.py` writes `data/demo/` again, the same to the byte. Urchins, limpets,
 kelp and rare cuttlebones lie on wet sand among pebbles and cracks that look like them and
-are not labelled. The layout has the quirks of a real export: a placeholder category, ids
+are not labeled. The layout has the quirks of a real export: a placeholder category, ids
 from 0, areas of boxes, a few objects in two parts and a few with a box alone.
 """
 
@@ -22,26 +22,26 @@ SCALE = 3  # drawn larger, then reduced: smooth edges
 JPEG_QUALITY = 88
 SPLITS = {"train": 200, "valid": 40, "test": 60}
 CLASSES = ("urchin", "limpet", "kelp", "cuttlebone")
-RARE_EVERY = 9  # pictures between two cuttlebones
-EMPTY_EVERY = 12  # pictures between two with nothing in them
-BOX_ONLY = {("train", 5), ("train", 29)}  # pictures whose first object has no mask
-SPLIT_EVERY = 6  # pictures between two whose kelp lies under driftwood
+RARE_EVERY = 9  # images between two cuttlebones
+EMPTY_EVERY = 12  # images between two with nothing in them
+BOX_ONLY = {("train", 5), ("train", 29)}  # images whose first object has no mask
+SPLIT_EVERY = 6  # images between two whose kelp lies under driftwood
 DATE = "2026-01-01T00:00:00+00:00"
-LICENCE = {"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "CC0"}
+LICENSE = {"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "CC0"}
 README_DATASET = """tidepool, version 1
 
-300 synthetic pictures for trying out segtune, drawn by data/make_demo.py.
+300 synthetic images for trying out segtune, drawn by data/make_demo.py.
 Free for any use (CC0).
 """
 README_EXPORT = """tidepool in the layout of a Roboflow COCO Segmentation export
 
-train, valid and test each hold pictures and one _annotations.coco.json.
-The pictures were not preprocessed and not augmented.
+train, valid and test each hold images and one _annotations.coco.json.
+The images were not preprocessed and not augmented.
 """
 
 Points = npt.NDArray[np.float64]  # (n, 2) x, y in pixels
 Random = np.random.Generator
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,16 +57,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_split(folder: Path, split: str, count: int, seed: list[int]) -> None:
-    """Write one split's pictures and its JSON."""
+    """Write one split's images and its JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
         rng = np.random.default_rng([*seed, index])
-        picture, objects = draw_picture(rng, index)
+        image, objects = draw_image(rng, index)
         stem = f"{split}_{index:03d}"
         name = f"{stem}_jpg.rf.{hashlib.md5(stem.encode()).hexdigest()}.jpg"
-        picture.save(folder / name, quality=JPEG_QUALITY)
+        image.save(folder / name, quality=JPEG_QUALITY)
         images.append(image_record(index, name, f"{stem}.jpg"))
         for position, (label, parts) in enumerate(objects):
             record = object_record(len(annotations), index, label, parts)
@@ -75,7 +75,7 @@ def write_split(folder: Path, split: str, count: int, seed: list[int]) -> None:
             annotations.append(record)
     values = {
         "info": {"year": "2026", "version": "1", "description": "tidepool, drawn for segtune"},
-        "licenses": [LICENCE],
+        "licenses": [LICENSE],
         "categories": categories(),
         "images": images,
         "annotations": annotations,
@@ -124,8 +124,8 @@ def object_record(number: int, image: int, label: str, parts: list[Points]) -> d
     }
 
 
-def draw_picture(rng: Random, index: int) -> tuple[Image.Image, list[tuple[str, list[Points]]]]:
-    """A picture and its objects: (class, polygons)."""
+def draw_image(rng: Random, index: int) -> tuple[Image.Image, list[tuple[str, list[Points]]]]:
+    """An image and its objects: (class, polygons)."""
     canvas = background(rng)
     draw = ImageDraw.Draw(canvas)
     places = scatter(rng)
@@ -160,14 +160,14 @@ def chosen_classes(rng: Random, index: int) -> list[str]:
 
 
 def scatter(rng: Random) -> list[Points]:
-    """Centres on a shaken 3 x 3 grid, far enough apart that objects hardly touch."""
+    """Centers on a shaken 3 x 3 grid, far enough apart that objects hardly touch."""
     cell = SIDE / 3
     grid = np.array([(x, y) for x in range(3) for y in range(3)]) * cell + cell / 2
     return [grid[i] + rng.uniform(-6, 6, 2) for i in rng.permutation(len(grid))]
 
 
 def next_place(places: list[Points]) -> Points:
-    """The next free centre, kept so far inside that every object fits."""
+    """The next free center, kept so far inside that every object fits."""
     return np.clip(places.pop(), 35, SIDE - 35)
 
 
@@ -186,55 +186,55 @@ def background(rng: Random) -> Image.Image:
     return Image.fromarray(pixels).resize((SIDE * SCALE,) * 2, Image.Resampling.BICUBIC)
 
 
-def ring(centre: Points, radii: Points, turn: float = 0.0, squash: float = 1.0) -> Points:
-    """A closed outline whose distance from the centre is given for equal steps of angle."""
+def ring(center: Points, radii: Points, turn: float = 0.0, squash: float = 1.0) -> Points:
+    """A closed outline whose distance from the center is given for equal steps of angle."""
     angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     x, y = radii * np.cos(angles), radii * np.sin(angles) * squash
-    return centre + np.stack(
+    return center + np.stack(
         [x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], axis=1
     )
 
 
-def fill(draw: ImageDraw.ImageDraw, points: Points, colour: Colour) -> None:
-    """A filled polygon, given in pixels of the finished picture."""
-    draw.polygon([tuple(p) for p in points * SCALE], fill=colour)
+def fill(draw: ImageDraw.ImageDraw, points: Points, color: Color) -> None:
+    """A filled polygon, given in pixels of the finished image."""
+    draw.polygon([tuple(p) for p in points * SCALE], fill=color)
 
 
-def line(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, width: float) -> None:
-    """A line, given in pixels of the finished picture."""
-    draw.line([tuple(p) for p in points * SCALE], colour, round(width * SCALE), joint="curve")
+def line(draw: ImageDraw.ImageDraw, points: Points, color: Color, width: float) -> None:
+    """A line, given in pixels of the finished image."""
+    draw.line([tuple(p) for p in points * SCALE], color, round(width * SCALE), joint="curve")
 
 
-def shade(rng: Random, colour: Colour, spread: float = 14) -> Colour:
-    """A colour a little lighter or darker."""
-    red, green, blue = np.clip(np.array(colour) + rng.uniform(-spread, spread), 0, 255)
+def shade(rng: Random, color: Color, spread: float = 14) -> Color:
+    """A color a little lighter or darker."""
+    red, green, blue = np.clip(np.array(color) + rng.uniform(-spread, spread), 0, 255)
     return int(red), int(green), int(blue)
 
 
-def draw_urchin(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Points:
+def draw_urchin(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Points:
     """A dark ball of spines; the outline follows the spines."""
     spines, radius = int(rng.integers(16, 23)), rng.uniform(22, 30)
     radii = np.empty(2 * spines)
     radii[0::2] = radius * rng.uniform(0.9, 1.1, spines)
     radii[1::2] = radius * 0.62
-    outline = ring(centre, radii, rng.uniform(0, 6))
+    outline = ring(center, radii, rng.uniform(0, 6))
     dark = shade(rng, (58, 38, 74))
     fill(draw, outline, dark)
     for tip in outline[0::2]:
-        line(draw, np.stack([centre, tip]), shade(rng, (104, 76, 122)), 0.8)
-    fill(draw, ring(centre, np.full(20, radius * 0.22)), shade(rng, (30, 20, 42), 6))
+        line(draw, np.stack([center, tip]), shade(rng, (104, 76, 122)), 0.8)
+    fill(draw, ring(center, np.full(20, radius * 0.22)), shade(rng, (30, 20, 42), 6))
     return outline
 
 
-def draw_limpet(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Points:
-    """A cone from above: light and dark wedges around an apex that is off the centre."""
+def draw_limpet(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Points:
+    """A cone from above: light and dark wedges around an apex that is off the center."""
     wedges, radius = int(rng.integers(9, 13)), rng.uniform(20, 28)
     turn, squash = rng.uniform(0, 6), rng.uniform(0.78, 1.0)
     radii = radius * (1 + 0.05 * np.cos(np.arange(4 * wedges) * np.pi / 2))
-    outline = ring(centre, radii, turn, squash)
+    outline = ring(center, radii, turn, squash)
     light, dark = shade(rng, (206, 186, 150)), shade(rng, (112, 88, 66))
     fill(draw, outline, light)
-    apex = centre + rng.uniform(-0.18, 0.18, 2) * radius
+    apex = center + rng.uniform(-0.18, 0.18, 2) * radius
     for wedge in range(wedges):
         start = 4 * wedge
         fill(draw, np.stack([apex, outline[start], outline[start + 1], outline[start + 2]]), dark)
@@ -243,7 +243,7 @@ def draw_limpet(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Point
 
 
 def draw_kelp(
-    draw: ImageDraw.ImageDraw, rng: Random, centre: Points, under_wood: bool
+    draw: ImageDraw.ImageDraw, rng: Random, center: Points, under_wood: bool
 ) -> list[Points]:
     """A wavy blade with a pale midrib; driftwood over its middle leaves two parts."""
     length, width, turn = rng.uniform(58, 68), rng.uniform(14, 19), rng.uniform(0, np.pi)
@@ -253,7 +253,7 @@ def draw_kelp(
     half = width / 2 * np.sqrt(np.clip(1.02 - (2 * along) ** 4, 0, 1))
     spine = np.stack([along * length, wave], axis=1)
     upper, lower = spine + np.stack([0 * half, half], 1), spine - np.stack([0 * half, half], 1)
-    turned = [centre + side @ rotation for side in (upper, lower, spine)]
+    turned = [center + side @ rotation for side in (upper, lower, spine)]
     outline = np.concatenate([turned[0], turned[1][::-1]])
     fill(draw, outline, shade(rng, (76, 92, 42)))
     line(draw, turned[2], shade(rng, (134, 146, 84)), 1.5)
@@ -275,36 +275,36 @@ def draw_wood(draw: ImageDraw.ImageDraw, rng: Random, middle: Points, turn: floa
         line(draw, ends, shade(rng, (94, 72, 52)), 0.8)
 
 
-def draw_cuttlebone(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> Points:
+def draw_cuttlebone(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Points:
     """A pale oval with the arcs of its growth."""
     radius, turn = rng.uniform(26, 32), rng.uniform(0, 6)
-    outline = ring(centre, np.full(40, radius), turn, 0.42)
+    outline = ring(center, np.full(40, radius), turn, 0.42)
     fill(draw, outline, shade(rng, (232, 228, 216), 8))
     for share in (0.75, 0.5, 0.25):
-        inner = ring(centre, np.full(40, radius * share), turn, 0.42)
+        inner = ring(center, np.full(40, radius * share), turn, 0.42)
         line(draw, np.concatenate([inner[28:], inner[:13]]), shade(rng, (186, 180, 164), 8), 0.9)
     return outline
 
 
-def draw_pebble(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> None:
-    """As large as a limpet or an urchin, in their colours, without wedges or spines."""
-    colours: tuple[Colour, ...] = ((206, 186, 150), (112, 88, 66), (70, 52, 84), (150, 132, 110))
+def draw_pebble(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> None:
+    """As large as a limpet or an urchin, in their colors, without wedges or spines."""
+    colors: tuple[Color, ...] = ((206, 186, 150), (112, 88, 66), (70, 52, 84), (150, 132, 110))
     radius = rng.uniform(16, 25)
     radii = radius * (1 + 0.12 * np.cos(np.linspace(0, 4 * np.pi, 28) + rng.uniform(0, 6)))
-    colour = shade(rng, colours[rng.integers(len(colours))])
+    color = shade(rng, colors[rng.integers(len(colors))])
     turn, squash = rng.uniform(0, 6), rng.uniform(0.65, 0.95)
-    fill(draw, ring(centre, radii, turn, squash), colour)
-    lit = centre + rng.uniform(-0.2, 0.2, 2) * radius
-    fill(draw, ring(lit, radii * 0.45, turn, squash), shade(rng, colour, 22))
+    fill(draw, ring(center, radii, turn, squash), color)
+    lit = center + rng.uniform(-0.2, 0.2, 2) * radius
+    fill(draw, ring(lit, radii * 0.45, turn, squash), shade(rng, color, 22))
 
 
-def draw_crack(draw: ImageDraw.ImageDraw, rng: Random, centre: Points) -> None:
+def draw_crack(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> None:
     """As long and bent as kelp, but thin."""
     along = np.linspace(-0.5, 0.5, 17)
     turn, wave = rng.uniform(0, np.pi), rng.uniform(3, 6) * np.sin(along * 8 + rng.uniform(0, 6))
     points = np.stack([along * rng.uniform(50, 70), wave + rng.normal(0, 0.6, len(along))], axis=1)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    line(draw, centre + points @ rotation, shade(rng, (72, 68, 50)), rng.uniform(1.2, 2.2))
+    line(draw, center + points @ rotation, shade(rng, (72, 68, 50)), rng.uniform(1.2, 2.2))
 
 
 if __name__ == "__main__":

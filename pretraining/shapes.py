@@ -1,8 +1,8 @@
-"""The source domain of the tiny model: coloured shapes, drawn on the fly.
+"""The source domain of the tiny model: colored shapes, drawn on the fly.
 
-A picture is asked for by words for colours ("red"), for kinds ("star") and for everything
+An image is asked for by words for colors ("red"), for kinds ("star") and for everything
 ("shape"). Later shapes hide earlier ones; a mask is what stays visible. Shapes may be striped,
-dotted, rayed or rimmed in a shade of their colour, and grounds may be scratched: neither has
+dotted, rayed or rimmed in a shade of their color, and grounds may be scratched: neither has
 a word, so that the model learns to see things whatever their texture.
 """
 
@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
-from segtune.augment import Sample
+from segtune.dataset.batch import Sample
 
 SIDE = 96  # pixels, as the tiny model sees
 SCALE = 3  # drawn larger, then reduced: smooth edges
 SMALLEST_VISIBLE = 40  # pixels
 EVERYTHING = "shape"
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (205, 45, 45),
     "green": (50, 160, 60),
     "blue": (50, 80, 205),
@@ -30,7 +30,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (238, 238, 235),
 }
 KINDS = ("circle", "square", "triangle", "star", "cross", "bar")
-WORDS = (EVERYTHING, *COLOURS, *KINDS)
+WORDS = (EVERYTHING, *COLORS, *KINDS)
 
 Random = np.random.Generator
 Mask = npt.NDArray[np.bool_]  # (SIDE, SIDE)
@@ -38,20 +38,20 @@ Mask = npt.NDArray[np.bool_]  # (SIDE, SIDE)
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a picture and the words it answers to."""
+    """One shape of an image and the words it answers to."""
 
-    colour: str
+    color: str
     kind: str
     mask: Mask
 
     @property
     def words(self) -> set[str]:
-        return {EVERYTHING, self.colour, self.kind}
+        return {EVERYTHING, self.color, self.kind}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its visible shapes."""
+    """An image and its visible shapes."""
 
     pixels: npt.NDArray[np.uint8]  # (SIDE, SIDE, 3)
     shapes: tuple[Shape, ...]
@@ -66,16 +66,16 @@ def draw_scene(rng: Random) -> Scene:
     pixels = pixels + rng.normal(0, rng.uniform(1, 4), pixels.shape)
     hidden = np.zeros((SIDE, SIDE), bool)
     shapes: list[Shape] = []
-    for colour, kind, mask in reversed(drawn):
+    for color, kind, mask in reversed(drawn):
         visible = mask & ~hidden
         hidden |= mask
         if visible.sum() >= SMALLEST_VISIBLE:
-            shapes.append(Shape(colour, kind, visible))
+            shapes.append(Shape(color, kind, visible))
     return Scene(np.clip(pixels, 0, 255).astype(np.uint8), tuple(shapes))
 
 
 def training_sample(seed: int, number: int, prompts: int = 4) -> Sample:
-    """A picture asked for everything, for some of what it shows and for what it lacks.
+    """An image asked for everything, for some of what it shows and for what it lacks.
 
     The same for the same (seed, number).
     """
@@ -148,37 +148,37 @@ def _scratch(draw: ImageDraw.ImageDraw, rng: Random, base: Any) -> None:
 
 
 def _draw_shape(canvas: Image.Image, rng: Random) -> tuple[str, str, Mask]:
-    colour, kind = str(rng.choice(list(COLOURS))), str(rng.choice(KINDS))
+    color, kind = str(rng.choice(list(COLORS))), str(rng.choice(KINDS))
     radius = rng.uniform(10, 24)
-    centre = rng.uniform(radius * 0.7, SIDE - radius * 0.7, 2)
-    points = centre + _outline(kind, rng) * radius
+    center = rng.uniform(radius * 0.7, SIDE - radius * 0.7, 2)
+    points = center + _outline(kind, rng) * radius
     corners = [(float(x), float(y)) for x, y in points * SCALE]
-    shaded = np.clip(np.array(COLOURS[colour]) + rng.uniform(-22, 22, 3), 0, 255)
+    shaded = np.clip(np.array(COLORS[color]) + rng.uniform(-22, 22, 3), 0, 255)
     stencil = Image.new("L", canvas.size)
     ImageDraw.Draw(stencil).polygon(corners, fill=255)
     skin = Image.new("RGB", canvas.size, _rgb(shaded))
     if rng.random() < 0.5:
         other = shaded * rng.uniform(0.6, 0.8) + rng.choice([0, 60]) * np.ones(3)
-        _decorate(ImageDraw.Draw(skin), rng, corners, centre * SCALE, radius * SCALE, _rgb(other))
+        _decorate(ImageDraw.Draw(skin), rng, corners, center * SCALE, radius * SCALE, _rgb(other))
     canvas.paste(skin, mask=stencil)
     mask = np.asarray(stencil.resize((SIDE, SIDE), Image.Resampling.BOX)) >= 128
-    return colour, kind, mask
+    return color, kind, mask
 
 
 def _decorate(
     draw: ImageDraw.ImageDraw,
     rng: Random,
     corners: list[tuple[float, float]],
-    centre: Any,
+    center: Any,
     radius: float,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> None:
     """Stripes, dots, rays or a rim; what leaves the outline is cut off later."""
     pattern = rng.integers(4)
     turn, count = rng.uniform(0, np.pi), int(rng.integers(3, 7))
     width = max(2, round(radius / count * 0.6))
     if pattern == 0:
-        draw.line([*corners, corners[0]], colour, width)
+        draw.line([*corners, corners[0]], color, width)
         return
     for place in np.linspace(-0.9, 0.9, count):
         if pattern == 1:
@@ -187,11 +187,11 @@ def _decorate(
             ends = np.array([(0, 0), (1, 0)]) @ _rotation(turn + np.pi * place / 0.9)
         else:
             ends = rng.uniform(-0.7, 0.7, 2) + np.array([(-0.5, -0.5), (0.5, 0.5)]) / count
-        (x0, y0), (x1, y1) = centre + ends * radius
+        (x0, y0), (x1, y1) = center + ends * radius
         if pattern == 3:
-            draw.ellipse((x0, y0, x1, y1), colour)
+            draw.ellipse((x0, y0, x1, y1), color)
         else:
-            draw.line((x0, y0, x1, y1), colour, width)
+            draw.line((x0, y0, x1, y1), color, width)
 
 
 def _rgb(values: Any) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Train the tiny SAM 3 from scratch, and measure it on pictures it has never seen.
+"""Train the tiny SAM 3 from scratch, and measure it on images it has never seen.
 
 `python -m pretraining.train_tiny --out src/segtune/tiny/weights.safetensors` trains every
 parameter with the official loss on shapes drawn on the fly; `--measure default` only measures.
@@ -17,29 +17,31 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining.shapes import SIDE, WORDS, Scene, as_input, box_xywh, draw_scene, training_sample
-from segtune.alarms import false_alarms
-from segtune.atomic import atomic_path
-from segtune.coco import Annotation, Category, Image, Split, mask_to_rle
-from segtune.dataset import Batch, collate
-from segtune.distributed import Processes, local_device
-from segtune.engine import Picture, StepReport, predict, train_one_epoch
-from segtune.losses import build_loss
-from segtune.metrics import average_precision
-from segtune.model import build_model
-from segtune.sam3_package import Sam3Image
-from segtune.schedule import learning_rate_factor
-from segtune.weights import load_base_model
+from segtune.core.atomic import atomic_path
+from segtune.core.processes import Processes, local_device
+from segtune.dataset.batch import Batch, collate
+from segtune.dataset.coco import Annotation, Category, Image, Split
+from segtune.dataset.masks import mask_to_rle
+from segtune.evaluation.average_precision import average_precision
+from segtune.evaluation.false_alarms import false_alarms
+from segtune.model.architecture import build_model
+from segtune.model.inference import PreparedImage, predict
+from segtune.model.sam3_package import Sam3Image
+from segtune.model.weights import load_base_model
+from segtune.training.engine import StepReport, train_one_epoch
+from segtune.training.losses import build_loss
+from segtune.training.optimizer import learning_rate_factor
 
-BATCH_SIZE = 12  # pictures per step, four prompts each
+BATCH_SIZE = 12  # images per step, four prompts each
 PEAK_LEARNING_RATE = 8e-4
 WARMUP_STEPS = 100
 CLIP_NORM = 0.1
-MEASURED_SEED, MEASURED_PICTURES = 10_000, 200
+MEASURED_SEED, MEASURED_IMAGES = 10_000, 200
 SAVE_EVERY = 250  # steps
 
 
 class Shapes(IterableDataset[Batch]):
-    """Batches of fresh pictures, the same for the same seed."""
+    """Batches of fresh images, the same for the same seed."""
 
     def __init__(self, seed: int, steps: int) -> None:
         self.seed, self.steps = seed, steps
@@ -118,14 +120,14 @@ def save(model: Sam3Image, out: Path) -> None:
 
 
 def measure(
-    model: Sam3Image, device: torch.device, pictures: int = MEASURED_PICTURES
+    model: Sam3Image, device: torch.device, images: int = MEASURED_IMAGES
 ) -> dict[str, float]:
     """Mask AP over all words, and the share of absent words that are found all the same."""
-    rngs = [np.random.default_rng([MEASURED_SEED, n]) for n in range(pictures)]
+    rngs = [np.random.default_rng([MEASURED_SEED, n]) for n in range(images)]
     scenes = [draw_scene(rng) for rng in rngs]
     split = as_split(scenes)
     inputs = (
-        Picture(number, as_input(scene.pixels), (SIDE, SIDE), tuple(range(len(WORDS))))
+        PreparedImage(number, as_input(scene.pixels), (SIDE, SIDE), tuple(range(len(WORDS))))
         for number, scene in enumerate(scenes, start=1)
     )
     results = [

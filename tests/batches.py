@@ -4,18 +4,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from segtune.dataset import Batch
-from segtune.lora import LoraSpec, inject_lora, lora_parameters
-from segtune.model import build_model
-from segtune.sam3_package import Sam3Image
-from segtune.targets import LORA_PATTERNS, lora_specs
+from segtune.dataset.batch import Batch
+from segtune.lora.inject import inject_lora, lora_parameters
+from segtune.lora.layers import LoraSpec
+from segtune.lora.targets import LORA_PATTERNS, lora_specs
+from segtune.model.architecture import build_model
+from segtune.model.sam3_package import Sam3Image
 
 PROJECTIONS = ("q", "k", "v", "out", "mlp")
 IMAGE_SIZE = 96
 
 
 def random_batch(objects: tuple[tuple[int, ...], ...], seed: int = 0, masks: bool = True) -> Batch:
-    """One picture per item, one prompt per number, with that many random objects."""
+    """One image per item, one prompt per number, with that many random objects."""
     noise = torch.Generator().manual_seed(seed)
     counts = [count for prompts in objects for count in prompts]
     boxes_cxcywh = torch.rand(sum(counts), 4, generator=noise) * 0.3 + 0.3
@@ -23,7 +24,7 @@ def random_batch(objects: tuple[tuple[int, ...], ...], seed: int = 0, masks: boo
     image_ids = [image for image, prompts in enumerate(objects) for _ in prompts]
     size = (sum(counts), IMAGE_SIZE, IMAGE_SIZE)
     return Batch(
-        names=tuple(f"picture {seed}.{image}" for image in range(len(objects))),
+        names=tuple(f"image {seed}.{image}" for image in range(len(objects))),
         captions=("first thing", "second thing", "third thing"),
         images=torch.randn(len(objects), 3, IMAGE_SIZE, IMAGE_SIZE, generator=noise),
         image_ids=torch.tensor(image_ids),
@@ -50,11 +51,11 @@ def adapted_tiny(**options: object) -> tuple[Sam3Image, dict[str, LoraSpec]]:
     """A tiny model whose adapters, B too, are random."""
     model = build_model("tiny")
     adapted = inject_lora(model, all_specs(**options))  # type: ignore[arg-type]
-    randomise_lora(model)
+    randomize_lora(model)
     return model, adapted
 
 
-def randomise_lora(model: nn.Module, scale: float = 0.05) -> None:
+def randomize_lora(model: nn.Module, scale: float = 0.05) -> None:
     """Give every adapter parameter random values, as training would."""
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():

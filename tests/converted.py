@@ -32,7 +32,7 @@ def _write_split(coco: Path, split: str, count: int, masks: bool) -> None:
     for number in range(1, count + 1):
         name = f"{split}/{number}.png"
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
-        category = number % 3  # 0 is a picture with nothing in it
+        category = number % 3  # 0 is an image with nothing in it
         box = _draw(coco.parent / name, category, seed=number + 1000 * len(split))
         if category:
             annotations.append(_record(len(annotations) + 1, number, category, box, masks))
@@ -43,15 +43,15 @@ def _write_split(coco: Path, split: str, count: int, masks: bool) -> None:
 
 def _draw(path: Path, category: int, seed: int) -> tuple[int, int, int, int]:
     rng = np.random.default_rng(seed)
-    picture = Image.fromarray(rng.integers(0, 90, (SIDE, SIDE, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 90, (SIDE, SIDE, 3), dtype=np.uint8))
     x, y = (int(value) for value in rng.integers(4, SIDE - 32, 2))
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     if category == 1:
         draw.ellipse((x, y, x + 24, y + 24), fill=(40, 230, 40))
     elif category == 2:
         draw.rectangle((x, y, x + 24, y + 24), fill=(230, 40, 40))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
     return x, y, 24, 24
 
 

@@ -1,4 +1,4 @@
-"""Three optimiser steps in double precision, saved; run alone and under torchrun."""
+"""Three optimizer steps in double precision, saved; run alone and under torchrun."""
 
 import sys
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from unittest.mock import patch
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from segtune.augment import Augmentation
-from segtune.coco import read_split
-from segtune.dataset import PromptedImages, training_batches
-from segtune.distributed import joined
-from segtune.engine import train_one_epoch
-from segtune.lora import inject_lora, lora_parameters
-from segtune.losses import build_loss
-from segtune.model import build_model
-from segtune.sampling import local_steps
-from tests.batches import all_specs, randomise_lora
+from segtune.core.processes import process_group
+from segtune.dataset.coco import read_split
+from segtune.lora.inject import inject_lora, lora_parameters
+from segtune.model.architecture import build_model
+from segtune.training.augment import Augmentation
+from segtune.training.engine import train_one_epoch
+from segtune.training.losses import build_loss
+from segtune.training.prompted_images import PromptedImages, training_batches
+from segtune.training.sampling import local_steps
+from tests.batches import all_specs, randomize_lora
 
 STEPS = 3
 
@@ -26,10 +26,10 @@ STEPS = 3
 def main(coco: Path, out: Path, micro_batch_size: int) -> None:
     """Save the losses, and after each step the gradients and the adapters' values."""
     losses, gradients, values = [], [], []
-    with joined() as processes, double_precision():
+    with process_group() as processes, double_precision():
         model = build_model("tiny").double()
         inject_lora(model, all_specs(without=("text",)))
-        randomise_lora(model)
+        randomize_lora(model)
         parameters = lora_parameters(model)
         dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), Augmentation(), seed=0)
         steps = [

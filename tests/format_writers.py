@@ -31,8 +31,8 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of a split and what it shows."""
+class DrawnImage:
+    """A drawn of a split and what it shows."""
 
     stem: str
     width: int
@@ -44,18 +44,18 @@ class Picture:
         return f"{self.stem}.jpg"
 
 
-Scene = dict[str, list[Picture]]
+Scene = dict[str, list[DrawnImage]]
 
 
-def draw(folder: Path, pictures: Iterable[Picture]) -> None:
+def draw(folder: Path, drawn_images: Iterable[DrawnImage]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        Image.new("RGB", (picture.width, picture.height), (9, 99, 199)).save(folder / picture.name)
+    for drawn in drawn_images:
+        Image.new("RGB", (drawn.width, drawn.height), (9, 99, 199)).save(folder / drawn.name)
 
 
 def write_coco(folder: Path, scene: Scene) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split, pictures)
+    for split, drawn_images in scene.items():
+        draw(folder / split, drawn_images)
         annotations = [
             {
                 "id": number,
@@ -67,12 +67,12 @@ def write_coco(folder: Path, scene: Scene) -> None:
                 "iscrowd": 0,
             }
             for number, (index, thing) in enumerate(
-                (i, t) for i, picture in enumerate(pictures) for t in picture.things
+                (i, t) for i, drawn in enumerate(drawn_images) for t in drawn.things
             )
         ]
         images = [
             {"id": i, "file_name": p.name, "width": p.width, "height": p.height}
-            for i, p in enumerate(pictures)
+            for i, p in enumerate(drawn_images)
         ]
         names = ["reef", *CLASSES]
         categories = [
@@ -95,34 +95,34 @@ def rle_of(mask: npt.NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def write_yolo(folder: Path, scene: Scene, names: Any = CLASSES) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split / "images", pictures)
+    for split, drawn_images in scene.items():
+        draw(folder / split / "images", drawn_images)
         (folder / split / "labels").mkdir()
-        for picture in pictures:
-            lines = [_yolo_line(thing, picture) for thing in picture.things]
-            path = folder / split / "labels" / f"{picture.stem}.txt"
+        for drawn in drawn_images:
+            lines = [_yolo_line(thing, drawn) for thing in drawn.things]
+            path = folder / split / "labels" / f"{drawn.stem}.txt"
             path.write_text("\n".join(lines))
     paths = {"train": "../train/images", "val": "/home/somebody/reef/valid/images"}
     settings = {**paths, "test": "../test/images", "nc": len(CLASSES), "names": names}
     (folder / "data.yaml").write_text(json.dumps(settings))  # JSON is YAML
 
 
-def _yolo_line(thing: Thing, picture: Picture) -> str:
+def _yolo_line(thing: Thing, drawn: DrawnImage) -> str:
     x, y, w, h = thing.box_xywh
     values = [x + w / 2, y + h / 2, w, h]
     values = list(thing.polygon) or values
-    sides = [picture.width, picture.height] * (len(values) // 2)
+    sides = [drawn.width, drawn.height] * (len(values) // 2)
     shares = [f"{v / side:.9f}" for v, side in zip(values, sides, strict=True)]
     return " ".join([str(thing.label), *shares])
 
 
 def write_voc(folder: Path, scene: Scene) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split, pictures)
-        for picture in pictures:
-            objects = "".join(_voc_object(thing) for thing in picture.things)
-            text = f"<annotation><filename>{picture.name}</filename>{objects}</annotation>"
-            (folder / split / f"{picture.stem}.xml").write_text(text)
+    for split, drawn_images in scene.items():
+        draw(folder / split, drawn_images)
+        for drawn in drawn_images:
+            objects = "".join(_voc_object(thing) for thing in drawn.things)
+            text = f"<annotation><filename>{drawn.name}</filename>{objects}</annotation>"
+            (folder / split / f"{drawn.stem}.xml").write_text(text)
 
 
 def _voc_object(thing: Thing) -> str:
@@ -139,16 +139,16 @@ def _voc_object(thing: Thing) -> str:
 
 
 def write_createml(folder: Path, scene: Scene) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split, pictures)
+    for split, drawn_images in scene.items():
+        draw(folder / split, drawn_images)
         entries = [
             {
-                "image": picture.name,
+                "image": drawn.name,
                 "annotations": [
-                    {"label": CLASSES[t.label], "coordinates": _centred(t)} for t in picture.things
+                    {"label": CLASSES[t.label], "coordinates": _centred(t)} for t in drawn.things
                 ],
             }
-            for picture in pictures
+            for drawn in drawn_images
         ]
         (folder / split / "_annotations.createml.json").write_text(json.dumps(entries))
 
@@ -159,12 +159,12 @@ def _centred(thing: Thing) -> dict[str, float]:
 
 
 def write_tensorflow(folder: Path, scene: Scene) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split, pictures)
+    for split, drawn_images in scene.items():
+        draw(folder / split, drawn_images)
         with (folder / split / "_annotations.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            for p in pictures:
+            for p in drawn_images:
                 for thing in p.things:
                     x, y, w, h = thing.box_xywh
                     corners = [round(x), round(y), round(x + w), round(y + h)]
@@ -172,9 +172,9 @@ def write_tensorflow(folder: Path, scene: Scene) -> None:
 
 
 def write_sam2(folder: Path, scene: Scene) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split, pictures)
-        for number, p in enumerate(pictures):
+    for split, drawn_images in scene.items():
+        draw(folder / split, drawn_images)
+        for number, p in enumerate(drawn_images):
             image = {"image_id": number, "file_name": p.name, "width": p.width, "height": p.height}
             annotations = [
                 {"id": i, "segmentation": rle_of(t.mask), "bbox": list(t.box_xywh), "area": 1}
@@ -186,12 +186,12 @@ def write_sam2(folder: Path, scene: Scene) -> None:
 
 
 def write_semantic(folder: Path, scene: Scene) -> None:
-    for split, pictures in scene.items():
-        draw(folder / split, pictures)
+    for split, drawn_images in scene.items():
+        draw(folder / split, drawn_images)
         lines = ["Pixel Value, Class", "0, background"]
         lines += [f"{i}, {name}" for i, name in enumerate(CLASSES, start=1)]
         (folder / split / "_classes.csv").write_text("\n".join(lines))
-        for p in pictures:
+        for p in drawn_images:
             pixels = np.zeros((p.height, p.width), np.uint8)
             for thing in p.things:
                 assert thing.mask is not None

@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from segtune.coco import mask_to_rle, segmentation_to_mask
 from segtune.convert import main
-from tests.exports import HEIGHT, SQUARE, WIDTH, Values, write_export
+from segtune.dataset.masks import mask_to_rle, segmentation_to_mask
+from tests.export_writer import HEIGHT, SQUARE, WIDTH, Values, write_export
 
 OUTPUTS = {"train.json", "valid.json", "test.json", "manifest.json", "conversion.json"}
 
@@ -154,7 +154,7 @@ def test_what_can_be_repaired_is_repaired_and_logged(
     [
         ([5, 5, 0, 10], "box of no size dropped"),
         ([5, 5, 10, -3], "box of no size dropped"),
-        ([50, 5, 9, 9], "box outside the picture dropped"),
+        ([50, 5, 9, 9], "box outside the image dropped"),
     ],
 )
 def test_one_box_of_nothing_is_dropped_and_logged(
@@ -176,8 +176,8 @@ def test_at_most_one_box_of_a_hundred_is_dropped(
         record = {**first(values), "segmentation": []}
         # The other two splits have four annotations.
         values["annotations"] = [{**record, "id": i} for i in range(total - 4)]
-        for spoilt in values["annotations"][:dropped]:
-            spoilt["bbox"] = [5, 5, 0, 0]
+        for corrupted in values["annotations"][:dropped]:
+            corrupted["bbox"] = [5, 5, 0, 0]
 
     export = write_export(tmp_path / "export", change)
     if passes:
@@ -274,7 +274,7 @@ def duplicate(table: str, key: str) -> Callable[[Values], object]:
         (set_first(image_id=77), "annotation 0: image_id 77 does not exist"),
         (set_first(category_id=77), "annotation 0: category_id 77 does not exist"),
         (set_all(segmentation=[], bbox=[5, 5, 0, 10]), "2 of 6 boxes have no size"),
-        (set_all(segmentation=[], bbox=[50, 5, 9, 9]), "or lie outside their picture"),
+        (set_all(segmentation=[], bbox=[50, 5, 9, 9]), "or lie outside their image"),
         (duplicate("images", "id"), "id 0 is there twice"),
         (duplicate("images", "file_name"), "is there twice"),
         (lambda v: v["images"][0].update(file_name="../x.jpg"), "no name below the split"),
@@ -309,13 +309,13 @@ def test_what_cannot_be_known_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the picture is empty"),
+        (b"", "the image is empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of git LFS"),
-        (b"no picture at all", "cannot be read"),
+        (b"no image at all", "cannot be read"),
         (None, "cannot be read"),
     ],
 )
-def test_a_bad_picture_is_refused(
+def test_a_bad_image_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
 ) -> None:
     export = write_export(tmp_path / "export")
@@ -326,7 +326,7 @@ def test_a_bad_picture_is_refused(
     assert path.name in answer
 
 
-def test_a_picture_that_exif_turns_is_refused(
+def test_a_image_that_exif_turns_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export = write_export(tmp_path / "export")
@@ -383,7 +383,7 @@ def test_rle_survives_bit_for_bit(mask: Any, tmp_path: Path) -> None:
     assert one["bbox"] == [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
 
 
-def test_polygons_are_rasterised_as_pycocotools_does(tmp_path: Path) -> None:
+def test_polygons_are_rasterized_as_pycocotools_does(tmp_path: Path) -> None:
     crossed = [5.0, 5.0, 25.0, 20.0, 25.0, 5.0, 5.0, 20.0]
     values = converted(tmp_path, set_first(segmentation=[crossed, SQUARE]))
     annotation = values["train"]["annotations"][0]
@@ -396,7 +396,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "pictures", "masks", "boxes_only"),
+    ("name", "classes", "images", "masks", "boxes_only"),
     [
         ("pothole", ["pothole"], 90, 120, 0),
         ("blood-cells", ["rbc", "wbc"], 240, 0, 5638),
@@ -404,13 +404,13 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
     ],
 )
 def test_real_exports(
-    tmp_path: Path, name: str, classes: list[str], pictures: int, masks: int, boxes_only: int
+    tmp_path: Path, name: str, classes: list[str], images: int, masks: int, boxes_only: int
 ) -> None:
     if not (SHARED / name).exists():
         pytest.skip(f"the real export {name} is not on this machine")
     values = convert(SHARED / name, tmp_path / "out")
     counts = values["conversion"]["splits"].values()
     assert [c["name"] for c in values["test"]["categories"]] == classes
-    assert sum(count["images"] for count in counts) == pictures
+    assert sum(count["images"] for count in counts) == images
     assert sum(count["masks"] for count in counts) == masks
     assert sum(count["boxes_only"] for count in counts) == boxes_only

@@ -61,6 +61,6 @@ def test_some_objects_have_two_parts_and_some_a_box_alone() -> None:
     assert parts.count(0) == 2
 
 
-def test_no_picture_is_in_two_splits() -> None:
+def test_no_image_is_in_two_splits() -> None:
     contents = [path.read_bytes() for path in DEMO.rglob("*.jpg")]
     assert len(set(contents)) == len(contents)

@@ -20,9 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from segtune import download
-from segtune.archive import unpack
+from segtune.core.errors import ExportError
 from segtune.download import Version, is_remote, main, parse_address, redacted
-from segtune.errors import ExportError
+from segtune.exports.archive import unpack
 
 KEY = "s3cr3tKeyOfOurs"
 ODD_KEY = "s3cr3t+Key/of=ours"  # no key has such signs yet
@@ -136,7 +136,7 @@ def error_of(folder: Path, export: str = EXPORT) -> str:
     with pytest.raises(ExportError) as raised:
         fetched(export, folder)
     assert not [path for path in folder.rglob("*") if path.is_file()]
-    assert raised.value.remedy
+    assert raised.value.fix
     text = str(raised.value)
     assert "s3cr3t" not in text and LINK_KEY not in text and "api_key" not in text
     assert "\n" not in text

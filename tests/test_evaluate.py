@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from segtune.coco import read_split, segmentation_to_rle
+from segtune.dataset.coco import read_split
+from segtune.dataset.masks import segmentation_to_rle
 from segtune.evaluate import main
 from tests.converted import SIDE, write_converted
 
@@ -151,7 +152,7 @@ def test_the_score_of_a_false_alarm_is_a_setting(coco: Path) -> None:
     empty = next(i.id for i in split.images if not split.annotations[i.id])
     alarm = {**perfect(coco)[0], "image_id": empty, "category_id": 3, "score": 0.4}
     assert evaluate(coco, [], [alarm])["tuned"]["false_alarms"]["cross"] == 0.0
-    found = evaluate(coco, [alarm], [alarm], false_alarm_score=0.4)
+    found = evaluate(coco, [alarm], [alarm], confidence_threshold=0.4)
     assert found["base"]["false_alarms"]["cross"] == pytest.approx(1 / 4)
     assert found["tuned"]["false_alarms"]["cross"] == pytest.approx(1 / 4)
 
@@ -167,7 +168,7 @@ def test_objects_with_a_box_alone_are_counted(coco: Path) -> None:
     assert metrics["tuned"]["mask"]["AP"] == pytest.approx(1.0)
     assert metrics["tuned"]["box"]["ignored"] == 0
     report = (coco.parent / "evaluate" / "report.html").read_text()
-    assert "4 held-out pictures with 3 objects" in report
+    assert "4 held-out images with 3 objects" in report
     assert "1 objects have a box and no mask" in report
 
 
@@ -290,9 +291,9 @@ def test_suspicious_labels_are_looked_for_on_both_splits(coco: Path) -> None:
     values["annotations"].remove(removed)
     (coco / "valid.json").write_text(json.dumps(values))
     metrics = evaluate_with_more(coco, base_valid=[], tuned_valid=results)
-    (suspect,) = metrics["suspects"]
-    assert (suspect["split"], suspect["reason"]) == ("valid", "unlabelled")
-    assert (suspect["image_id"], suspect["bbox_xywh"]) == (1, removed["bbox"])
+    (label_issue,) = metrics["label_issues"]
+    assert (label_issue["split"], label_issue["reason"]) == ("valid", "unlabelled")
+    assert (label_issue["image_id"], label_issue["bbox_xywh"]) == (1, removed["bbox"])
     report = (coco.parent / "evaluate" / "report.html").read_text()
     assert "unlabelled in valid/1.png" in report
 
@@ -300,14 +301,14 @@ def test_suspicious_labels_are_looked_for_on_both_splits(coco: Path) -> None:
 def test_valid_that_stands_in_for_test_is_said_first(coco: Path) -> None:
     held_out = evaluate_with_more(coco, base_valid=[], tuned_valid=[])
     assert held_out["held_out"]
-    assert held_out["verdict"].endswith("; only 4 pictures")
+    assert held_out["verdict"].endswith("; only 4 images")
     values = json.loads((coco / "test.json").read_text())
     (coco / "valid.json").write_text(json.dumps(values))
     found = [{**r, "category_id": 2} for r in perfect(coco)]
     metrics = evaluate_with_more(coco, tuned=found, base_valid=[], tuned_valid=found)
     assert not metrics["held_out"]
     assert "; not held out, so the scores are too good" in metrics["verdict"]
-    assert {s["split"] for s in metrics["suspects"]} <= {"test"}
+    assert {s["split"] for s in metrics["label_issues"]} <= {"test"}
     report = (coco.parent / "evaluate" / "report.html").read_text()
     assert "the scores are too good</strong>" in report
     assert "which neither training" not in report
@@ -323,7 +324,7 @@ def test_nothing_to_evaluate_on_is_one_line(
         evaluate(coco, [], [])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "no pictures or no classes to evaluate on" in line
+    assert "no images or no classes to evaluate on" in line
 
 
 def test_a_class_that_is_always_there_has_no_false_alarms(coco: Path) -> None:
@@ -379,7 +380,7 @@ def test_another_process_gives_the_same_numbers(
 ) -> None:
     good, poor = perfect(coco), shifted(perfect(coco), 4)
     alone = evaluate(coco, poor, good)
-    monkeypatch.setattr("segtune.evaluate.MANY", 0)
+    monkeypatch.setattr("segtune.evaluate.MIN_PARALLEL_DETECTIONS", 0)
     assert evaluate(coco, poor, good) == alone
 
 
@@ -425,8 +426,8 @@ MASK = segmentation_to_rle([[1.0, 2.0, 9.0, 2.0, 9.0, 9.0]], SIDE, SIDE)
         ("null", NOT_RESULTS),
         ("[{}]", NOT_RESULTS),
         ('{"a": 1}', NOT_RESULTS),
-        ([{**ANSWER, "image_id": 99}], "1 detections on pictures or classes"),
-        ([{**ANSWER, "category_id": 99}], "1 detections on pictures or classes"),
+        ([{**ANSWER, "image_id": 99}], "1 detections on images or classes"),
+        ([{**ANSWER, "category_id": 99}], "1 detections on images or classes"),
     ],
 )
 def test_predictions_of_something_else_are_refused(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segtune.provenance import SOURCE, segtune_imports
+from segtune.core.fingerprints import SOURCE, segtune_imports
 
 FLOORS = {
     "ground": {
@@ -39,7 +39,7 @@ FLOORS = {
         "format_semantic",
         "objects",
         "categories",
-        "pictures",
+        "images",
         "sam3_package",
         "model",
         "weights",
@@ -67,7 +67,7 @@ FLOORS = {
         "ious",
         "predictions",
         "forgetting",
-        "suspects",
+        "label_issues",
         "comparison",
         "gallery",
         "charts",

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from segtune import learning_curve, subset
+from segtune import learning_curve, learning_curve_subset
 from segtune.learning_curve import extrapolated
-from segtune.subset import share_of
+from segtune.learning_curve_subset import share_of
 from tests.converted import write_converted
 
 
@@ -50,7 +50,9 @@ def test_a_share_is_never_empty_and_does_not_depend_on_the_order() -> None:
 def test_the_command_writes_a_dataset_that_can_be_trained_on(tmp_path: Path) -> None:
     coco = write_converted(tmp_path)
     before = {path.name: json.loads(path.read_text()) for path in coco.iterdir()}
-    subset.main(["--coco", str(coco), "--share", "0.5", "--out", str(tmp_path / "half")])
+    learning_curve_subset.main(
+        ["--coco", str(coco), "--share", "0.5", "--out", str(tmp_path / "half")]
+    )
     assert len(json.loads((tmp_path / "half" / "train.json").read_text())["images"]) == 4
     for name in ("valid.json", "manifest.json"):
         assert json.loads((tmp_path / "half" / name).read_text()) == before[name]
@@ -63,7 +65,9 @@ def test_a_share_is_between_0_and_1(
 ) -> None:
     coco = write_converted(tmp_path)
     with pytest.raises(SystemExit) as raised:
-        subset.main(["--coco", str(coco), f"--share={share}", "--out", str(tmp_path / "x")])
+        learning_curve_subset.main(
+            ["--coco", str(coco), f"--share={share}", "--out", str(tmp_path / "x")]
+        )
     assert raised.value.code == 1
     assert "is not between 0 and 1" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
@@ -72,10 +76,10 @@ def test_a_share_is_between_0_and_1(
 def test_a_power_law_is_found_again() -> None:
     counts = [50, 100, 200]
     found = extrapolated(counts, [1 - 2.0 * n**-0.4 for n in counts])
-    assert found["twice"] == {"pictures": 400, "fitted": pytest.approx(1 - 2.0 * 400**-0.4)}
+    assert found["twice"] == {"images": 400, "fitted": pytest.approx(1 - 2.0 * 400**-0.4)}
     assert found["gain"] == pytest.approx(2.0 * (200**-0.4 - 400**-0.4))
     assert found["spread"] == pytest.approx(0.0, abs=1e-9)
-    assert found["verdict"].startswith("more data would help: 400 pictures instead of 200")
+    assert found["verdict"].startswith("more data would help: 400 images instead of 200")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_the_command_writes_a_page_and_its_numbers(tmp_path: Path) -> None:
     command = trainings(tmp_path, {4: 0.3, 8: 0.4, 16: 0.5})
     learning_curve.main([*command, "--out", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "learning_curve.json").read_text())
-    assert [(p["pictures"], p["score"]) for p in found["points"]] == [
+    assert [(p["images"], p["score"]) for p in found["points"]] == [
         (4, 0.3),
         (8, 0.4),
         (16, 0.5),
@@ -130,7 +134,7 @@ def test_one_size_is_no_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as raised:
         learning_curve.main([*trainings(tmp_path, {4: 0.3}), "--out", str(tmp_path / "out")])
     assert raised.value.code == 1
-    assert "different numbers of pictures" in capsys.readouterr().err
+    assert "different numbers of images" in capsys.readouterr().err
 
 
 def test_what_is_no_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +154,9 @@ def test_a_dataset_that_is_not_whole_is_one_line(
     coco = write_converted(tmp_path)
     (coco / missing).unlink()
     with pytest.raises(SystemExit) as raised:
-        subset.main(["--coco", str(coco), "--share", "0.5", "--out", str(tmp_path / "x")])
+        learning_curve_subset.main(
+            ["--coco", str(coco), "--share", "0.5", "--out", str(tmp_path / "x")]
+        )
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert missing in line

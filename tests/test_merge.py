@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from segtune.adapter import save_adapter
-from segtune.lora import lora_state_dict
+from segtune.lora.adapter import save_adapter
+from segtune.lora.state import lora_state_dict
 from segtune.merge import main, outputs_on_random_input
-from segtune.model import build_model
-from segtune.weights import load_base_model, read_official, write_official
+from segtune.model.architecture import build_model
+from segtune.model.weights import load_base_model, read_official, write_official
 from tests.batches import adapted_tiny
 
 RESULT = {"best_score": 0.5, "best_epoch": 2, "base_score": 0.1}
@@ -71,7 +71,7 @@ def test_the_trackers_weights_are_kept(tmp_path: Path) -> None:
     )
 
 
-def test_the_licence_travels_with_the_weights(tmp_path: Path) -> None:
+def test_the_license_travels_with_the_weights(tmp_path: Path) -> None:
     save(tmp_path / "adapter", "random:0")
     card = (merge(tmp_path) / "MODEL_CARD.md").read_text()
     assert "SAM License" in card

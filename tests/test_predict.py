@@ -1,4 +1,4 @@
-"""Prediction as a command: on a split, and on a folder of one's own pictures."""
+"""Prediction as a command: on a split, and on a folder of one's own images."""
 
 import contextlib
 import io
@@ -18,11 +18,11 @@ from PIL import Image as PilImage
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from segtune import engine, inference
-from segtune.dataset import load_image
-from segtune.model import encode_images, encode_prompts, evaluating, ground
+from segtune.dataset.batch import load_image
+from segtune.model import inference
+from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
+from segtune.model.weights import load_base_model
 from segtune.predict import main
-from segtune.weights import load_base_model
 from tests.converted import CATEGORIES, SIDE, write_converted
 
 
@@ -55,7 +55,7 @@ def test_results_are_cocos(coco: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """A split whose only picture is no square."""
+    """A split whose only image is no square."""
     coco = write_converted(tmp_path / "wide", {"test": 1})
     values = json.loads((coco / "test.json").read_text())
     values["images"][0].update(width=150, height=50)
@@ -65,14 +65,14 @@ def wide(tmp_path: Path) -> Path:
     return coco
 
 
-def test_boxes_and_masks_are_in_the_pictures_own_pixels(wide: Path, tmp_path: Path) -> None:
-    results = predict(wide, tmp_path / "x.json", score_threshold=0.0)
+def test_boxes_and_masks_are_in_the_images_own_pixels(wide: Path, tmp_path: Path) -> None:
+    results = predict(wide, tmp_path / "x.json", confidence_threshold=0.0)
     model = load_base_model("tiny", "random:0")
     pixels = load_image(tmp_path / "wide" / "test" / "1.png", 96)[0][None]
     first = torch.zeros(1, dtype=torch.long)
     with evaluating(model), torch.inference_mode():
         text = encode_prompts(model, ["disc"], torch.device("cpu"))
-        outputs = ground(model, {**encode_images(model, pixels), **text}, first, first)
+        outputs = detect_encoded(model, {**encode_images(model, pixels), **text}, first, first)
     discs = [r for r in results if r["category_id"] == 1]
     scores = outputs["pred_logits"][0, :, 0].sigmoid() * outputs["presence_logit_dec"][0].sigmoid()
     boxes = outputs["pred_boxes"][0].tolist()
@@ -97,7 +97,7 @@ def scores_by_prompt(results: list[dict[str, Any]]) -> dict[tuple[int, int], lis
 
 
 def test_the_best_comes_first(coco: Path, tmp_path: Path) -> None:
-    found = scores_by_prompt(predict(coco, tmp_path / "all.json", score_threshold=0.0))
+    found = scores_by_prompt(predict(coco, tmp_path / "all.json", confidence_threshold=0.0))
     assert len(found) == 4 * 3
     for scores in found.values():
         assert len(scores) == 12
@@ -106,36 +106,36 @@ def test_the_best_comes_first(coco: Path, tmp_path: Path) -> None:
 
 
 def test_no_more_than_the_best_are_kept(coco: Path, tmp_path: Path) -> None:
-    everything = scores_by_prompt(predict(coco, tmp_path / "all.json", score_threshold=0.0))
+    everything = scores_by_prompt(predict(coco, tmp_path / "all.json", confidence_threshold=0.0))
     few = scores_by_prompt(predict(coco, tmp_path / "few.json", max_detections=2))
     assert few == {pair: scores[:2] for pair, scores in everything.items()}
 
 
 def test_what_scores_less_is_left_out(coco: Path, tmp_path: Path) -> None:
-    everything = predict(coco, tmp_path / "all.json", score_threshold=0.0)
+    everything = predict(coco, tmp_path / "all.json", confidence_threshold=0.0)
     threshold = sorted(r["score"] for r in everything)[-10]
-    best = predict(coco, tmp_path / "best.json", score_threshold=threshold)
+    best = predict(coco, tmp_path / "best.json", confidence_threshold=threshold)
     assert best == [r for r in everything if r["score"] >= threshold]
     assert len(best) == 10
-    assert predict(coco, tmp_path / "none.json", score_threshold=1.0) == []
+    assert predict(coco, tmp_path / "none.json", confidence_threshold=1.0) == []
 
 
 def test_the_size_of_a_pass_changes_no_result(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    stock = engine.ground
+    stock = inference.detect_encoded
 
     def counted(model: Any, features: Any, image_ids: Any, text_ids: torch.Tensor) -> Any:
         passes.append(len(text_ids))
         return stock(model, features, image_ids, text_ids)
 
-    monkeypatch.setattr(engine, "ground", counted)
-    together = predict(coco, tmp_path / "8.json", score_threshold=0.0)
+    monkeypatch.setattr(inference, "detect_encoded", counted)
+    together = predict(coco, tmp_path / "8.json", confidence_threshold=0.0)
     assert passes == [3] * 4
     for size, expected in ((1, [1, 1, 1] * 4), (2, [2, 1] * 4)):
         passes.clear()
-        apart = predict(coco, tmp_path / "x", score_threshold=0.0, prompts_per_pass=size)
+        apart = predict(coco, tmp_path / "x", confidence_threshold=0.0, prompts_per_pass=size)
         assert passes == expected
         for mine, theirs in zip(apart, together, strict=True):
             assert mine["category_id"] == theirs["category_id"]
@@ -146,7 +146,7 @@ def test_the_size_of_a_pass_changes_no_result(
 def test_masks_are_decoded_for_what_is_kept_alone(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = predict(coco, tmp_path / "all.json", score_threshold=0.0)
+    everything = predict(coco, tmp_path / "all.json", confidence_threshold=0.0)
     threshold = sorted(r["score"] for r in everything)[-5]
     decoded: list[tuple[int, ...]] = []
     predictor = type(load_base_model("tiny", "random:0").segmentation_head.mask_predictor)
@@ -157,13 +157,13 @@ def test_masks_are_decoded_for_what_is_kept_alone(
         return stock(self, queries, pixels)
 
     monkeypatch.setattr(predictor, "forward", counted)
-    best = predict(coco, tmp_path / "best.json", score_threshold=threshold)
+    best = predict(coco, tmp_path / "best.json", confidence_threshold=threshold)
     per_prompt = {pair: len(found) for pair, found in scores_by_prompt(best).items()}
-    pictures = {image for image, _ in per_prompt}
+    images = {image for image, _ in per_prompt}
     assert len(best) == 5
     assert decoded == [
         (len(counts), max(counts))
-        for image in sorted(pictures)
+        for image in sorted(images)
         for counts in [[n for (i, _), n in per_prompt.items() if i == image]]
     ]
     for mine, theirs in zip(best, [r for r in everything if r["score"] >= threshold], strict=True):
@@ -206,13 +206,13 @@ def test_a_killed_prediction_goes_on(
     monkeypatch.setattr(inference, "load_image", counted)
     capsys.readouterr()
     predict(coco, out)
-    assert "2 of 4 pictures were finished before" in capsys.readouterr().out
+    assert "2 of 4 images were finished before" in capsys.readouterr().out
     assert [path.name for path in read] == ["3.png", "4.png"]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "whole.json"]
 
 
-@pytest.mark.parametrize("change", ["settings", "weights", "picture"])
+@pytest.mark.parametrize("change", ["settings", "weights", "image"])
 def test_unfinished_work_of_another_prediction_is_not_used(tmp_path: Path, change: str) -> None:
     coco = write_converted(tmp_path)
     out = tmp_path / "out.json"
@@ -220,7 +220,7 @@ def test_unfinished_work_of_another_prediction_is_not_used(tmp_path: Path, chang
     killed = subprocess.run([sys.executable, "-c", KILLED, *source, *RANDOM], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     changed = {"settings": [*RANDOM, "--settings", '{"max_detections": 1}']}
-    if change == "picture":
+    if change == "image":
         PilImage.new("RGB", (SIDE, SIDE)).save(tmp_path / "test" / "1.png")
     again = [*source, *changed.get(change, ["--weights", f"random:{int(change == 'weights')}"])]
     main(again)
@@ -229,22 +229,22 @@ def test_unfinished_work_of_another_prediction_is_not_used(tmp_path: Path, chang
     assert out.read_bytes() == fresh.read_bytes()
 
 
-def test_processes_share_the_pictures(coco: Path, tmp_path: Path) -> None:
+def test_processes_share_the_images(coco: Path, tmp_path: Path) -> None:
     source = ["-m", "segtune.predict", "--coco", str(coco / "test.json"), *RANDOM]
     for processes in ("1", "2"):
-        launch = ["-m", "segtune.distributed", "--devices", processes, "--torchrun", "--"]
+        launch = ["-m", "segtune.core.processes", "--devices", processes, "--torchrun", "--"]
         command = [sys.executable, *launch, *source, "--out", str(tmp_path / processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": processes}
         answer = subprocess.run(command, check=True, capture_output=True, env=environment)
-        assert f"picture {4 // int(processes)}/{4 // int(processes)}" in answer.stdout.decode()
+        assert f"image {4 // int(processes)}/{4 // int(processes)}" in answer.stdout.decode()
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
 def test_other_words_are_asked_of_a_split(coco: Path, tmp_path: Path) -> None:
     # Words among which there is a class answer as that class does.
-    classes = predict(coco, tmp_path / "classes.json", score_threshold=0.0)
+    classes = predict(coco, tmp_path / "classes.json", confidence_threshold=0.0)
     source = ["--coco", str(coco / "test.json"), *RANDOM, "--out", str(tmp_path / "x.json")]
-    main([*source, "--prompt", "disc", "horse", "--settings", '{"score_threshold": 0}'])
+    main([*source, "--prompt", "disc", "horse", "--settings", '{"confidence_threshold": 0}'])
     values = json.loads((tmp_path / "x.json").read_text())
     assert [c["name"] for c in values["categories"]] == ["disc", "horse"]
     assert [i["id"] for i in values["images"]] == [1, 2, 3, 4]
@@ -254,7 +254,7 @@ def test_other_words_are_asked_of_a_split(coco: Path, tmp_path: Path) -> None:
         assert found[image, 2] != pytest.approx(expected[image, 1], abs=1e-5)
 
 
-def test_pictures_are_seen_at_the_size_that_was_asked_for(
+def test_images_are_seen_at_the_size_that_was_asked_for(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides: list[int] = []
@@ -276,7 +276,7 @@ def test_classes_are_prompted_with_their_prompts(coco: Path, tmp_path: Path) -> 
     values = json.loads((tmp_path / "test.json").read_text())
     values["categories"][2]["prompt"] = "disc"
     (tmp_path / "test.json").write_text(json.dumps(values))
-    found = scores_by_prompt(predict(tmp_path, tmp_path / "x.json", score_threshold=0.0))
+    found = scores_by_prompt(predict(tmp_path, tmp_path / "x.json", confidence_threshold=0.0))
     for image in (1, 2, 3, 4):
         assert found[image, 3] == pytest.approx(found[image, 1], abs=1e-6)
         assert found[image, 3] != pytest.approx(found[image, 2], abs=1e-6)
@@ -289,13 +289,13 @@ def test_other_weights_give_other_results(coco: Path, tmp_path: Path) -> None:
     assert (tmp_path / "0.json").read_text() != (tmp_path / "1.json").read_text()
 
 
-def test_a_folder_of_pictures_becomes_a_labelled_dataset(tmp_path: Path) -> None:
-    (tmp_path / "pictures" / "deep").mkdir(parents=True)
-    PilImage.new("RGB", (50, 40)).save(tmp_path / "pictures" / "deep" / "one.jpg")
-    PilImage.new("RGB", (30, 20)).save(tmp_path / "pictures" / "two.PNG")
-    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+def test_a_folder_of_images_becomes_a_labeled_dataset(tmp_path: Path) -> None:
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    PilImage.new("RGB", (50, 40)).save(tmp_path / "images" / "deep" / "one.jpg")
+    PilImage.new("RGB", (30, 20)).save(tmp_path / "images" / "two.PNG")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
     out = tmp_path / "labels.json"
-    source = ["--images", str(tmp_path / "pictures"), "--prompt", "crack", "hole"]
+    source = ["--images", str(tmp_path / "images"), "--prompt", "crack", "hole"]
     main([*source, *RANDOM, "--out", str(out)])
     values = json.loads(out.read_text())
     sizes = {i["file_name"]: (i["width"], i["height"]) for i in values["images"]}
@@ -373,9 +373,9 @@ def truncated() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "DatasetError: {folder}: no pictures here"),
-        (b"no picture", "DatasetError: {folder}/a.jpg: not a readable picture"),
-        (b"", "DatasetError: {folder}/a.jpg: not a readable picture"),
+        (None, "DatasetError: {folder}: no images here"),
+        (b"no image", "DatasetError: {folder}/a.jpg: not a readable image"),
+        (b"", "DatasetError: {folder}/a.jpg: not a readable image"),
         (truncated(), "DatasetError: {folder}/a.jpg: "),
     ],
     ids=["none", "text", "empty", "truncated"],
@@ -383,7 +383,7 @@ def truncated() -> bytes:
 def test_a_bad_folder_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     if content is not None:
         (folder / "a.jpg").write_bytes(content)
@@ -399,17 +399,17 @@ def test_a_prompt_that_cannot_be_read_is_one_line(
     require_one_line(arguments, tmp_path / "x.json", capsys, "is empty or of more than 32 tokens")
 
 
-def test_a_huge_picture_is_one_line(
+def test_a_huge_image_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pictures").mkdir()
-    PilImage.new("RGB", (50, 40)).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "images").mkdir()
+    PilImage.new("RGB", (50, 40)).save(tmp_path / "images" / "a.png")
     monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 500)
-    arguments = ["--images", str(tmp_path / "pictures"), "--prompt", "x"]
-    require_one_line(arguments, tmp_path / "x.json", capsys, "a.png: not a readable picture")
+    arguments = ["--images", str(tmp_path / "images"), "--prompt", "x"]
+    require_one_line(arguments, tmp_path / "x.json", capsys, "a.png: not a readable image")
 
 
-def test_a_picture_that_is_gone_is_one_line(
+def test_a_image_that_is_gone_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     coco = write_converted(tmp_path)
@@ -423,7 +423,10 @@ def test_a_picture_that_is_gone_is_one_line(
     [
         (["--weights", "no.pt"], "WeightsError: no.pt: cannot be read (No such file"),
         (["--settings", '{"max_detection": 3}'], "ConfigError: --settings: max_detection: "),
-        (["--settings", '{"score_threshold": 2}'], "ConfigError: --settings: score_threshold: "),
+        (
+            ["--settings", '{"confidence_threshold": 2}'],
+            "ConfigError: --settings: confidence_threshold: ",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(

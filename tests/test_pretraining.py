@@ -6,11 +6,11 @@ import torch
 
 from pretraining.shapes import EVERYTHING, SIDE, WORDS, draw_scene, training_sample
 from pretraining.train_tiny import measure
-from segtune.config import TINY_WEIGHTS
-from segtune.weights import load_base_model
+from segtune.model.weight_files import TINY_WEIGHTS
+from segtune.model.weights import load_base_model
 
 
-def test_a_picture_follows_from_its_seed_and_number() -> None:
+def test_a_image_follows_from_its_seed_and_number() -> None:
     one, same, other = training_sample(3, 7), training_sample(3, 7), training_sample(3, 8)
     assert torch.equal(one.image, same.image)
     assert one.prompts == same.prompts
@@ -37,13 +37,13 @@ def test_prompts_find_what_they_name_and_nothing_else() -> None:
                 assert cy + h / 2 == pytest.approx(rows.max().item() + 1, abs=1e-3)
 
 
-def test_every_picture_asks_for_something_absent() -> None:
+def test_every_image_asks_for_something_absent() -> None:
     for number in range(40):
         sample = training_sample(1, number)
         assert any(len(boxes) == 0 for boxes in sample.boxes_cxcywh)
 
 
-def test_some_pictures_are_empty() -> None:
+def test_some_images_are_empty() -> None:
     shapes = [len(draw_scene(np.random.default_rng(seed)).shapes) for seed in range(200)]
     assert 0 < shapes.count(0) < 30
     assert max(shapes) == 3
@@ -51,7 +51,7 @@ def test_some_pictures_are_empty() -> None:
 
 def test_the_shipped_weights_are_small_and_know_their_words() -> None:
     assert TINY_WEIGHTS.stat().st_size < 8_000_000
-    found = measure(load_base_model("tiny", "default"), torch.device("cpu"), pictures=60)
-    # On 200 pictures 0.659 and 0.052: see src/segtune/tiny.md.
+    found = measure(load_base_model("tiny", "default"), torch.device("cpu"), images=60)
+    # On 200 images 0.659 and 0.052: see src/segtune/tiny.md.
     assert found["mask_AP"] >= 0.55
     assert found["false_alarms"] <= 0.10

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from pretraining.train_tiny import measure
-from segtune.alarms import false_alarms
-from segtune.coco import read_split
-from segtune.comparison import matched
-from segtune.mistakes import judge
-from segtune.suspects import find_suspects
-from segtune.weights import load_base_model
-from tests.spoilt import OF_EACH_KIND, spoil
+from segtune.dataset.coco import read_split
+from segtune.evaluation.assessment import matched
+from segtune.evaluation.error_types import classify_errors
+from segtune.evaluation.false_alarms import false_alarms
+from segtune.evaluation.label_issues import find_label_issues
+from segtune.model.weights import load_base_model
+from tests.corrupted import OF_EACH_KIND, corrupt
 
 ROOT = Path(__file__).parent.parent
 # Measured with three seeds, see benchmarks/adaptation.py. Another processor rounds differently.
@@ -89,20 +89,20 @@ def test_spoilt_labels_are_suspected(metrics: dict[str, Any]) -> None:
     low = {category.id: 0.05 for category in split.categories}
     found = listed = 0
     for seed in range(5):
-        spoilt = spoil(split, seed)
-        judged = judge(spoilt.split, results, low, with_masks=True)
-        matches = matched(spoilt.split, results, "mask").matches
-        suspects = find_suspects(spoilt.split, judged, matches, 50)
-        found, listed = found + spoilt.found(suspects), listed + len(suspects)
-    print(f"{found} of {5 * 3 * OF_EACH_KIND} spoilt labels are among {listed} suspects")
+        corrupted = corrupt(split, seed)
+        judged = classify_errors(corrupted.split, results, low, with_masks=True)
+        matches = matched(corrupted.split, results, "mask").matches
+        label_issues = find_label_issues(corrupted.split, judged, matches, 50)
+        found, listed = found + corrupted.found(label_issues), listed + len(label_issues)
+    print(f"{found} of {5 * 3 * OF_EACH_KIND} corrupted labels are among {listed} label_issues")
     assert found >= 0.5 * 5 * 3 * OF_EACH_KIND
     assert listed <= 300
 
 
 def test_it_keeps_most_of_what_it_knew(metrics: dict[str, Any]) -> None:
-    cpu, pictures = torch.device("cpu"), 80
-    before = measure(load_base_model("tiny", "default"), cpu, pictures)["mask_AP"]
-    after = measure(load_base_model("tiny", str(metrics["folder"] / "sam3.pt")), cpu, pictures)[
+    cpu, images = torch.device("cpu"), 80
+    before = measure(load_base_model("tiny", "default"), cpu, images)["mask_AP"]
+    after = measure(load_base_model("tiny", str(metrics["folder"] / "sam3.pt")), cpu, images)[
         "mask_AP"
     ]
     assert after >= 0.65 * before

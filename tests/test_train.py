@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from segtune.errors import ConfigError
+from segtune.core.errors import ConfigError
 from segtune.train import main
 from tests.converted import write_converted
 
@@ -50,7 +50,7 @@ def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:
 def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> "subprocess.Popen[str]":
     command = ["-m", "segtune.train", *arguments(coco, out, **changes)]
     if processes > 1:
-        launch = ["-m", "segtune.distributed", "--devices", str(processes), "--torchrun", "--"]
+        launch = ["-m", "segtune.core.processes", "--devices", str(processes), "--torchrun", "--"]
         command = [*launch, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -94,12 +94,12 @@ def test_a_run_leaves_adapter_recipe_and_history(uninterrupted: tuple[Path, str]
     assert [r["epoch"] for r in records if r["kind"] == "valid"] == [0, 1, 2]
     assert {"loss_mask", "learning_rate", "gradient_norm", "peak_memory_gb"} <= records[1].keys()
     assert records[0]["per_class"].keys() == {"disc", "square"}  # no cross is there to be found
-    sheets = sorted(path.name for path in (out / "valid_pictures").iterdir())
+    sheets = sorted(path.name for path in (out / "valid_images").iterdir())
     assert sheets == [f"epoch_000{number}.jpg" for number in (0, 1, 2)]
     assert list((out / "tensorboard").glob("events*"))
     summary = (out / "summary.html").read_text()
     assert f"Epoch {recipe['result']['best_epoch']} was kept" in summary
-    assert "4 optimiser steps" in summary
+    assert "4 optimizer steps" in summary
     assert not list((out / "checkpoints").glob("*/state-*.pt"))
 
 
@@ -237,7 +237,7 @@ def test_a_step_that_is_not_finite_can_be_repeated(coco: Path, tmp_path: Path) -
     found = re.search(r"step (\d+), (train/.*): the (loss|gradient) became (nan|inf)", first)
     assert found, first
     (failure,) = tmp_path.glob("checkpoints/*/failure.json")
-    assert json.loads(failure.read_text())["pictures"] == found[2]
+    assert json.loads(failure.read_text())["images"] == found[2]
     process = start(coco, tmp_path, **changes)
     again, _ = process.communicate(timeout=120)
     assert f"going on after step {int(found[1]) - 1}" in again
@@ -247,7 +247,7 @@ def test_a_step_that_is_not_finite_can_be_repeated(coco: Path, tmp_path: Path) -
 def test_the_number_of_processes_hardly_changes_the_result(
     coco: Path, uninterrupted: tuple[Path, str], tmp_path: Path
 ) -> None:
-    # Without dropout, whose masks depend on which process sees a picture.
+    # Without dropout, whose masks depend on which process sees an image.
     lora = {"detr_decoder": {"rank": 2}}
     adapters = []
     for processes in (1, 2):

@@ -10,7 +10,7 @@ import pytest
 
 from segtune.convert import main as convert
 from segtune.validate import main
-from tests.exports import HEIGHT, WIDTH, write_export
+from tests.export_writer import HEIGHT, WIDTH, write_export
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[s
     ("name", "change", "message"),
     [
         ("train", lambda v: v.update(annotations=[]), "a training split without objects"),
-        ("test", lambda v: v.update(images=[], annotations=[]), "a split without pictures"),
+        ("test", lambda v: v.update(images=[], annotations=[]), "a split without images"),
         ("test", lambda v: v["categories"].pop(), "splits with different classes"),
         ("train", lambda v: first(v).update(id=0), "an id below 1"),
         ("train", lambda v: first(v).update(id=2), "used twice"),
-        ("train", lambda v: first(v).update(bbox=[35, 5, 10, 10]), "outside its picture"),
+        ("train", lambda v: first(v).update(bbox=[35, 5, 10, 10]), "outside its image"),
         ("train", lambda v: first(v).update(bbox=[5, 5, 0, 10]), "a box of no size"),
         ("train", lambda v: first(v).update(bbox=[float("nan"), 5, 1, 1]), "a box of no size"),
         ("train", lambda v: first(v).update(category_id=9), "of an unknown class"),
@@ -114,7 +114,7 @@ def test_a_damaged_manifest_is_an_error(
     edit(coco, "manifest", change)
     with pytest.raises(SystemExit):
         validate(coco)
-    assert "manifest.json: no list of pictures" in capsys.readouterr().err
+    assert "manifest.json: no list of images" in capsys.readouterr().err
 
 
 def test_a_class_without_a_prompt_is_an_error(
@@ -142,7 +142,7 @@ def test_two_classes_with_one_prompt_are_an_error(
     assert "two classes with one prompt" in capsys.readouterr().err
 
 
-def test_a_picture_in_two_splits_is_a_warning(coco: Path) -> None:
+def test_a_image_in_two_splits_is_a_warning(coco: Path) -> None:
     def copy_hash(values: dict[str, Any]) -> None:
         by_path = {record["path"]: record for record in values["images"]}
         train, test = (next(p for p in by_path if p.startswith(s)) for s in ("train", "test"))

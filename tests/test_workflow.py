@@ -17,11 +17,11 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from segtune.config import Config, parse_config
+from segtune.core.config import Config, parse_config
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
-PICTURES = {"train": 8, "valid": 4, "test": 4}
+IMAGES = {"train": 8, "valid": 4, "test": 4}
 
 EVERYTHING = {
     "convert": 1,
@@ -78,14 +78,14 @@ def edited(path: Path, addition: str) -> Iterator[None]:
 def write_export(folder: Path) -> None:
     """A Roboflow COCO export of squares and circles on noise."""
     rng = np.random.default_rng(0)
-    for split, count in PICTURES.items():
+    for split, count in IMAGES.items():
         (folder / split).mkdir(parents=True)
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(count):
             name = f"{split}{index}_jpg.rf.{rng.bytes(16).hex()}.jpg"
-            picture = Image.fromarray(rng.integers(0, 90, (96, 96, 3), dtype=np.uint8))
-            draw = ImageDraw.Draw(picture)
+            image = Image.fromarray(rng.integers(0, 90, (96, 96, 3), dtype=np.uint8))
+            draw = ImageDraw.Draw(image)
             x, y = (int(value) for value in rng.integers(8, 48, 2))
             category = 1 + index % 2
             if category == 1:
@@ -95,7 +95,7 @@ def write_export(folder: Path) -> None:
                 draw.ellipse((x, y, x + 36, y + 36), fill=(40, 230, 40))
                 turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
                 corners = [(x + 18 + 18 * np.cos(t), y + 18 + 18 * np.sin(t)) for t in turns]
-            picture.save(folder / split / name)
+            image.save(folder / split / name)
             images.append({"id": index, "file_name": name, "height": 96, "width": 96})
             annotations.append(
                 {
@@ -195,7 +195,7 @@ def test_an_edited_page_replans_the_evaluation_alone(finished: Path, name: str) 
 @pytest.mark.parametrize(
     ("change", "planned"),
     [
-        ("convert={carve_seed: 1}", EVERYTHING),
+        ("convert={holdout_seed: 1}", EVERYTHING),
         ("validate={max_examples: 1}", {"validate": 1, **FROM_TRAIN}),
         ("train={seed: 1}", FROM_TRAIN),
         ("merge={tolerance: 0.1}", FROM_MERGE),
@@ -213,9 +213,9 @@ def test_every_section_reaches_its_stages(
 
 
 def test_other_words_are_asked_without_predicting_the_rest(finished: Path) -> None:
-    setting = ("--config", "evaluate={outside_prompts: [horse]}")
+    setting = ("--config", "evaluate={ood_prompts: [horse]}")
     assert plan(finished, *setting)[0] == {"predict_outside": 2, "evaluate": 1}
-    none = plan(finished, "--config", "evaluate={outside_prompts: []}")[0]
+    none = plan(finished, "--config", "evaluate={ood_prompts: []}")[0]
     assert none == {"evaluate": 1}
 
 
@@ -236,7 +236,7 @@ def test_a_restored_edit_replans_nothing(finished: Path) -> None:
     assert plan(finished)[0] == NOTHING
 
 
-def test_a_rank_that_becomes_another_knobs_value_is_noticed(finished: Path) -> None:
+def test_a_rank_that_becomes_another_settings_value_is_noticed(finished: Path) -> None:
     write_config(finished, rank=32)
     try:
         assert plan(finished)[0] == FROM_TRAIN
@@ -272,11 +272,11 @@ def test_an_edited_annotation_replans_everything(finished: Path) -> None:
     assert "data/demo@" in text
 
 
-@pytest.mark.parametrize("knob", ["export", "weights"])
-def test_a_mistyped_path_is_not_up_to_date(finished: Path, knob: str) -> None:
-    answer = snakemake(finished, "--dry-run", "--config", f"{knob}=nowhere")
+@pytest.mark.parametrize("setting", ["export", "weights"])
+def test_a_mistyped_path_is_not_up_to_date(finished: Path, setting: str) -> None:
+    answer = snakemake(finished, "--dry-run", "--config", f"{setting}=nowhere")
     assert answer.returncode != 0
-    assert f"config: {knob}: there is no nowhere" in answer.stdout
+    assert f"config: {setting}: there is no nowhere" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_preset_shows_its_plan(checkout: Path, preset: Path) -> None:
     assert jobs == EVERYTHING
 
 
-def test_a_misspelt_knob_is_named(checkout: Path) -> None:
+def test_a_misspelt_setting_is_named(checkout: Path) -> None:
     answer = snakemake(checkout, "--dry-run", "--config", "train={learning_rat: 1, epochs: x}")
     assert answer.returncode != 0
     assert "train.learning_rat: " in answer.stdout
@@ -334,14 +334,14 @@ def test_a_misspelt_knob_is_named(checkout: Path) -> None:
     assert "Traceback" not in answer.stdout
 
 
-def test_the_shipped_config_shows_every_knob_with_its_default() -> None:
+def test_the_shipped_config_shows_every_setting_with_its_default() -> None:
     text = (ROOT / "config.yaml").read_text("utf-8")
     shown = yaml.safe_load(text)
     default = Config(export="data/demo").model_dump(mode="json", by_alias=True)
     for component, lora in default["train"]["lora"].items():
-        for knob in lora.keys() - shown["train"]["lora"][component].keys():
-            assert f"`{knob}: " in text  # in the comment above all components
-            del lora[knob]
+        for setting in lora.keys() - shown["train"]["lora"][component].keys():
+            assert f"`{setting}: " in text  # in the comment above all components
+            del lora[setting]
     assert shown == default
     assert parse_config(shown) == Config(export="data/demo")
 
@@ -356,7 +356,7 @@ def test_a_learning_curve_is_drawn_where_it_is_asked_for(finished: Path) -> None
     jobs, _ = plan(finished, "--", "learning_curve")
     assert jobs == {"subset": 2, "train_share": 2, "learning_curve": 1}
     answer = snakemake(finished, "--dry-run", "--printshellcmds", "--", "learning_curve")
-    # Half of the pictures are seen twice as often.
+    # Half of the images are seen twice as often.
     assert sorted(re.findall(r'"epochs": (\d+)', answer.stdout)) == ["2", "4"]
 
 

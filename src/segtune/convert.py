@@ -11,22 +11,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from segtune.atomic import atomic_path, write_json, write_tables
-from segtune.categories import category_table, prompts
-from segtune.conditions import Conditions, fields_per_picture, read_rows
-from segtune.config import ConvertSettings, parse_section
-from segtune.errors import ConfigError, ExportError, exit_on_error
-from segtune.objects import Record, Repairs, exact_object, number
-from segtune.pictures import Checked, Expected, check_pictures
-from segtune.reporting import say
-from segtune.roboflow import SPLITS, read_export
-from segtune.sources import SplitSource
-from segtune.splits import complete
-from segtune.template import fields_of, fill
-from segtune.tokens import MOST_TOKENS, count_tokens
+from segtune.core.atomic import atomic_path, write_json, write_tables
+from segtune.core.config import ConvertSettings, parse_section
+from segtune.core.console import log_line
+from segtune.core.errors import ConfigError, ExportError, exit_on_error
+from segtune.dataset.prompts import fields_of, fill
+from segtune.exports.annotations import Record, Repairs, normalize_annotation, number
+from segtune.exports.classes import category_table, prompts
+from segtune.exports.image_check import Checked, Expected, check_images
+from segtune.exports.missing_splits import complete
+from segtune.exports.prompt_fields import Conditions, fields_per_image, read_rows
+from segtune.exports.reader import SPLITS, read_export
+from segtune.exports.split_source import SplitSource
+from segtune.model.tokenizer import MAX_TOKENS, count_tokens
 
-DROPPED = ("box of no size dropped", "box outside the picture dropped")
-LARGEST_DROPPED_SHARE = 0.01  # of the annotations of an export
+DROPPED = ("box of no size dropped", "box outside the image dropped")
+MAX_DROPPED_FRACTION = 0.01  # of the annotations of an export
 Coco = dict[str, list[dict[str, Any]]]
 
 
@@ -65,11 +65,11 @@ def _converted(path: Path, unpacked: Path, settings: ConvertSettings) -> dict[st
         for name, source in sources.items()
     }
     _require_few_dropped(splits, repairs, path)
-    # Once each, also where two splits share their pictures.
+    # Once each, also where two splits share their images.
     expected = {e.path: e for source in sources.values() for e in _expected(source)}
     return {
         **{name: {**split, "categories": categories} for name, split in splits.items()},
-        "manifest": _manifest(export.root, check_pictures(expected.values())),
+        "manifest": _manifest(export.root, check_images(expected.values())),
         "conversion": _log(path, export.format, splits, repairs),
     }
 
@@ -77,10 +77,10 @@ def _converted(path: Path, unpacked: Path, settings: ConvertSettings) -> dict[st
 def _conditions(
     export: Path, sources: Mapping[str, SplitSource], settings: ConvertSettings
 ) -> dict[str, Conditions]:
-    """Per split and picture, what the template tells of it."""
+    """Per split and image, what the template tells of it."""
     wanted = fields_of(settings.template) - {"name"}
     rows = read_rows(settings.fields, export) if settings.fields else {}
-    return {name: fields_per_picture(s, wanted, rows) for name, s in sources.items()}
+    return {name: fields_per_image(s, wanted, rows) for name, s in sources.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,14 +99,14 @@ def _add_prompts(
             raise ConfigError(
                 f"convert.prompts gives the class {name!r} no words",
                 file="--settings",
-                remedy="Say what it shows, or leave the class out of the map",
+                fix="Say what it shows, or leave the class out of the map",
             )
     if "name" not in fields_of(settings.template):
         raise ConfigError(
             f"convert.template {settings.template!r} has no {{name}}, so all classes would be "
             "asked for in the same words",
             file="--settings",
-            remedy="Put {name} where the class belongs",
+            fix="Put {name} where the class belongs",
         )
     file = sources["train"].annotations
     words = prompts([category["name"] for category in categories], settings.prompts, file)
@@ -121,12 +121,12 @@ def _require_readable(
     told = [fields for found in conditions.values() for fields in found.values()] or [{}]
     texts = {fill(c["prompt"], fields): c["name"] for c in categories for fields in told}
     for text, name in texts.items():
-        if (tokens := count_tokens(text)) > MOST_TOKENS:
+        if (tokens := count_tokens(text)) > MAX_TOKENS:
             raise ConfigError(
-                f"the prompt {text!r} has {tokens} tokens, SAM 3 reads {MOST_TOKENS} of them",
+                f"the prompt {text!r} has {tokens} tokens, SAM 3 reads {MAX_TOKENS} of them",
                 file="--settings",
                 record=f"category {name!r}",
-                remedy="Use fewer words in convert.prompts or convert.template",
+                fix="Use fewer words in convert.prompts or convert.template",
             )
 
 
@@ -148,15 +148,15 @@ def _convert_split(
         if category is None:
             raise _unknown("category_id", source, values)
         record = Record(values, source.annotations, image["width"], image["height"], repairs)
-        found = exact_object(record)
+        found = normalize_annotation(record)
         if found:
             references = {"image_id": numbers[image["id"]], "category_id": category}
             annotations.append({"id": len(annotations) + 1, **references, **found})
-    for old, picture in images.items():
-        path = source.images[picture["file_name"]]
+    for old, entry in images.items():
+        path = source.images[entry["file_name"]]
         if conditions:
-            picture["fields"] = conditions[picture["file_name"]]
-        picture |= {"id": numbers[old], "file_name": path.relative_to(root).as_posix()}
+            entry["fields"] = conditions[entry["file_name"]]
+        entry |= {"id": numbers[old], "file_name": path.relative_to(root).as_posix()}
     return {"images": list(images.values()), "annotations": annotations}
 
 
@@ -165,7 +165,7 @@ def _unknown(key: str, source: SplitSource, values: Mapping[str, Any]) -> Export
         f"{key} {values.get(key)!r} does not exist",
         file=source.annotations,
         record=f"annotation {values.get('id')}",
-        remedy="Export the dataset again",
+        fix="Export the dataset again",
     )
 
 
@@ -181,7 +181,7 @@ def _images(source: SplitSource) -> list[dict[str, Any]]:
                     f"{key} {record[key]!r} is there twice",
                     file=source.annotations,
                     record=f"image {values.get('id')}",
-                    remedy="Export the dataset again",
+                    fix="Export the dataset again",
                 )
             seen.add(record[key])
         images.append(record)
@@ -191,8 +191,8 @@ def _images(source: SplitSource) -> list[dict[str, Any]]:
 def _image(values: Mapping[str, Any], source: SplitSource) -> dict[str, Any]:
     record = f"image {values.get('id')}"
 
-    def refuse(problem: str, remedy: str | None = None) -> ExportError:
-        return ExportError(problem, file=source.annotations, record=record, remedy=remedy)
+    def refuse(problem: str, fix: str | None = None) -> ExportError:
+        return ExportError(problem, file=source.annotations, record=record, fix=fix)
 
     if not isinstance(values.get("id"), int):
         raise refuse(f"id {values.get('id')!r} is no whole number")
@@ -214,14 +214,14 @@ def _require_few_dropped(splits: Mapping[str, Coco], repairs: Repairs, export: P
     dropped = sum(repairs.counts.get(rule, 0) for rule in DROPPED)
     total = dropped + sum(len(split["annotations"]) for split in splits.values())
     # One slip of the mouse must not stop a small dataset.
-    if dropped > max(1, LARGEST_DROPPED_SHARE * total):
+    if dropped > max(1, MAX_DROPPED_FRACTION * total):
         first = next(repairs.examples[rule][0] for rule in DROPPED if repairs.counts.get(rule))
         raise ExportError(
-            f"{dropped} of {total} boxes have no size or lie outside their picture, "
-            f"more than {LARGEST_DROPPED_SHARE:.0%}",
+            f"{dropped} of {total} boxes have no size or lie outside their image, "
+            f"more than {MAX_DROPPED_FRACTION:.0%}",
             file=export,
             record=f"first in {first['file']}, {first['record']}",
-            remedy="Something went wrong when this was exported; check it in Roboflow",
+            fix="Something went wrong when this was exported; check it in Roboflow",
         )
 
 
@@ -268,16 +268,16 @@ def _write_all(out: Path, outputs: Mapping[str, Any]) -> None:
 
 
 def _tell(log: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> None:
-    say(f"export in the format {log['format']}, {len(categories)} classes:")
+    log_line(f"export in the format {log['format']}, {len(categories)} classes:")
     for category in categories:
-        say(f"  {category['name']}: prompted as {category['prompt']!r}")
+        log_line(f"  {category['name']}: prompted as {category['prompt']!r}")
     for name, count in log["splits"].items():
-        say(
-            f"{name}: {count['images']} pictures, {count['masks']} masks, "
+        log_line(
+            f"{name}: {count['images']} images, {count['masks']} masks, "
             f"{count['boxes_only']} objects with a box alone"
         )
     for repair in log["repairs"]:
-        say(f"repaired {repair['count']} times: {repair['rule']}")
+        log_line(f"repaired {repair['count']} times: {repair['rule']}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The client, an extra, finds the version and has it exported. Its own download would unpack
 without a check of the members and wait without an end; so the zip is fetched here and kept
-as it is, for `segtune.archive` to unpack. The key is part of the addresses that the client
+as it is, for `segtune.exports.archive` to unpack. The key is part of the addresses that the client
 asks for, so no text of an exception is passed on before it is redacted.
 """
 
@@ -23,9 +23,9 @@ from urllib.parse import quote
 
 import requests
 
-from segtune.atomic import atomic_path
-from segtune.errors import ExportError, exit_on_error
-from segtune.reporting import say
+from segtune.core.atomic import atomic_path
+from segtune.core.console import log_line
+from segtune.core.errors import ExportError, exit_on_error
 
 SCHEME = "roboflow://"
 KEY = "ROBOFLOW_API_KEY"
@@ -34,7 +34,7 @@ PATIENCE = 1800.0  # seconds that Roboflow may take to pack an export
 PAUSE = 2.0  # seconds between two questions whether it is packed
 TIMEOUT = (30.0, 120.0)  # seconds to connect, and without a byte
 CHUNK = 2**20  # bytes
-LONGEST_QUOTE = 300  # characters of Roboflow's own words in an error
+MAX_QUOTE = 300  # characters of Roboflow's own words in an error
 # The names go into an address as they are: nothing that means something there.
 NAME = r"([\w-][\w.-]*)"
 ADDRESS = re.compile(rf"{SCHEME}{NAME}/{NAME}/([1-9][0-9]*)", re.ASCII)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with exit_on_error("download"):
         download(parse_address(arguments.export), arguments.out)
-        say(f"{arguments.out.stat().st_size / 1e6:.1f} MB: {arguments.out}")
+        log_line(f"{arguments.out.stat().st_size / 1e6:.1f} MB: {arguments.out}")
 
 
 def is_remote(export: str) -> bool:
@@ -76,7 +76,7 @@ def parse_address(export: str) -> Version:
         raise ExportError(
             "no address of a version on Roboflow",
             file=redacted(export),
-            remedy=f"Write {SCHEME}workspace/project/version, as in {SCHEME}my-team/reef-life/3",
+            fix=f"Write {SCHEME}workspace/project/version, as in {SCHEME}my-team/reef-life/3",
         )
     workspace, project, number = found.groups()
     return Version(workspace, project, int(number))
@@ -93,7 +93,9 @@ def download(version: Version, path: Path) -> None:
     client = _client()
     # At its debug level it logs every address, with the key in it.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
-    say(f"Asking Roboflow for version {version.number} of {version.workspace}/{version.project}")
+    log_line(
+        f"Asking Roboflow for version {version.number} of {version.workspace}/{version.project}"
+    )
     link = _link(client, version, key)
     with atomic_path(path) as partial:
         _save(link, partial, version)
@@ -118,7 +120,7 @@ def _key() -> str:
     if not key:
         raise ExportError(
             "no key for Roboflow",
-            remedy=f"Set the environment variable {KEY} to the private API key of your workspace",
+            fix=f"Set the environment variable {KEY} to the private API key of your workspace",
         )
     return key
 
@@ -130,7 +132,7 @@ def _client() -> ModuleType:
     except ImportError as error:
         raise ExportError(
             f"Roboflow's client cannot be imported ({error})",
-            remedy="Install it: pip install 'segtune[roboflow]'",
+            fix="Install it: pip install 'segtune[roboflow]'",
         ) from None
 
 
@@ -149,7 +151,7 @@ def _require_listed(version: Version, versions: Sequence[Mapping[str, Any]]) -> 
     if str(version.number) not in numbers:
         having = f"The project has {', '.join(numbers)}" if numbers else "It has none yet"
         raise ExportError(
-            "no such version", file=str(version), remedy=f"{having}; generate it, or name another"
+            "no such version", file=str(version), fix=f"{having}; generate it, or name another"
         )
 
 
@@ -158,7 +160,7 @@ def _require_generated(version: Version, state: Mapping[str, Any]) -> None:
         raise ExportError(
             f"still being generated ({float(state.get('progress') or 0):.0%})",
             file=str(version),
-            remedy="Wait until Roboflow shows it as finished, then run this again",
+            fix="Wait until Roboflow shows it as finished, then run this again",
         )
 
 
@@ -171,7 +173,7 @@ def _exported(client: ModuleType, version: Version, key: str) -> str:
             raise ExportError(
                 f"the export is not ready after {PATIENCE / 60:.0f} minutes",
                 file=str(version),
-                remedy="Roboflow goes on packing it; run this again later",
+                fix="Roboflow goes on packing it; run this again later",
             )
         time.sleep(PAUSE)
     return str(answer["export"]["link"])
@@ -190,13 +192,13 @@ def _as_export_error(client: ModuleType, version: Version, key: str) -> Iterator
         raise ExportError(
             f"Roboflow's answer is not understood ({type(error).__name__})",
             file=str(version),
-            remedy="Run this again; should it stay so, export the zip by hand",
+            fix="Run this again; should it stay so, export the zip by hand",
         ) from None
     except requests.RequestException as error:
         raise ExportError(
             f"no connection to Roboflow ({type(error).__name__})",
             file=str(version),
-            remedy="Check the network, or export the zip by hand and name it in `export`",
+            fix="Check the network, or export the zip by hand and name it in `export`",
         ) from None
 
 
@@ -204,15 +206,15 @@ def _refusal(status: int | None, words: str, version: Version) -> ExportError:
     """The error for an answer of Roboflow's; `words` are its own, redacted."""
     if status in (401, 403):
         problem = f"Roboflow refuses the key (status {status})"
-        remedy = f"Check {KEY}: it must be a key of a workspace that may read this project"
+        fix = f"Check {KEY}: it must be a key of a workspace that may read this project"
     elif status == 404:
         problem = "no such workspace or project, or the key may not see it"
-        remedy = f"Compare the names with the project's address in the browser, and check {KEY}"
+        fix = f"Compare the names with the project's address in the browser, and check {KEY}"
     else:
-        said = " ".join(words.split())[:LONGEST_QUOTE]
+        said = " ".join(words.split())[:MAX_QUOTE]
         problem = f"Roboflow does not deliver it, but says: {said}"
-        remedy = "See on its page that it is generated and can be exported; then run this again"
-    return ExportError(problem, file=str(version), remedy=remedy)
+        fix = "See on its page that it is generated and can be exported; then run this again"
+    return ExportError(problem, file=str(version), fix=fix)
 
 
 def _save(link: str, path: Path, version: Version) -> None:
@@ -244,7 +246,7 @@ def _stream(link: str, path: Path, version: Version) -> int | None:
 
 def _broken(problem: str, version: Version) -> ExportError:
     return ExportError(
-        problem, file=str(version), remedy="Nothing was kept; check the network and run this again"
+        problem, file=str(version), fix="Nothing was kept; check the network and run this again"
     )
 
 

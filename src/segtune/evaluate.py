@@ -1,125 +1,131 @@
 """Score base and fine-tuned predictions side by side on the held-out test split.
 
-With the same models' predictions on the valid split, the score from which to trust each class
-is chosen there. With their answers to other words, what was forgotten is measured.
+With the same models' predictions on the valid split, the confidence threshold of each class is
+chosen there. With their predictions for out-of-distribution prompts, forgetting is measured.
 """
 
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from segtune.atomic import atomic_path, write_json
-from segtune.calibration import LOWEST_SCORE
-from segtune.coco import Split, rasterised, read_split
-from segtune.comparison import Assessment, Metrics, assess, differences, main_kind, matched
-from segtune.config import EvaluateSettings, parse_section
-from segtune.errors import DatasetError, exit_on_error
-from segtune.forgetting import forgetting
-from segtune.matches import ClassMatches
-from segtune.mistakes import judge
-from segtune.predictions import Records, read_asked, read_results
-from segtune.report import write_report
-from segtune.reporting import say
-from segtune.suspects import Suspect, find_suspects
+from segtune.core.atomic import atomic_path
+from segtune.core.config import EvaluateSettings, parse_section
+from segtune.core.console import log_line
+from segtune.core.errors import DatasetError, exit_on_error
+from segtune.dataset.coco import Split, read_split, with_rle_masks
+from segtune.dataset.detections import Detections, read_detections, read_prompted_detections
+from segtune.evaluation.assessment import (
+    ModelEvaluation,
+    compare,
+    evaluate_model,
+    main_kind,
+    match_detections,
+)
+from segtune.evaluation.average_precision import Kind
+from segtune.evaluation.calibration import MIN_SCORE
+from segtune.evaluation.error_types import classify_errors
+from segtune.evaluation.forgetting import Forgetting, measure_forgetting
+from segtune.evaluation.label_issues import LabelIssue, find_label_issues
+from segtune.evaluation.matching import ClassMatches
+from segtune.evaluation.metrics import (
+    Counts,
+    Metrics,
+    ModelMetrics,
+    Outcome,
+    Verdict,
+    write_metrics,
+)
 
 MODELS = ("base", "tuned")
-SUSPECTS = 50  # listed per split
-FEW = 10  # pictures, of which no interval tells much
-MANY = 10_000  # detections; fewer are assessed before another process has started
+MAX_LABEL_ISSUES = 50  # listed per split
+MIN_IMAGES = 10  # below it, no interval tells much
+MIN_PARALLEL_DETECTIONS = 10_000  # fewer are evaluated before another process has started
+
+
+@dataclass(frozen=True)
+class _Valid:
+    """What the valid split is for: thresholds, and labels to check."""
+
+    split: Split
+    matches: dict[str, tuple[ClassMatches, ...]]  # by model
+    label_issues: list[LabelIssue]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `metrics.json`, `per_class.csv` and `report.html`."""
+    """Write `metrics.json` and `per_class.csv`."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for given in (
         (arguments.valid, arguments.base_valid, arguments.tuned_valid),
-        (arguments.base_outside, arguments.tuned_outside),
+        (arguments.base_ood, arguments.tuned_ood),
     ):
         if any(given) and not all(given):
-            parser.error("--valid, --base-valid, --tuned-valid and both --…-outside go together")
+            parser.error("--valid, --base-valid, --tuned-valid and both --…-ood go together")
     with exit_on_error("evaluate"):
-        _evaluate(arguments, parse_section(EvaluateSettings, arguments.settings))
+        settings = parse_section(EvaluateSettings, arguments.settings)
+        split = with_rle_masks(read_split(arguments.coco))
+        if not split.images or not split.categories:
+            raise DatasetError("no images or no classes to evaluate on", file=arguments.coco)
+        metrics = _evaluate(arguments, split, settings)
+        _write_per_class(arguments.out / "per_class.csv", metrics)
+        write_metrics(arguments.out / "metrics.json", metrics)
+        log_line(metrics.verdict.sentence)
 
 
-def _evaluate(arguments: argparse.Namespace, settings: EvaluateSettings) -> None:
-    split = rasterised(read_split(arguments.coco))
-    if not split.images or not split.categories:
-        raise DatasetError("no pictures or no classes to evaluate on", file=arguments.coco)
+def _evaluate(arguments: argparse.Namespace, split: Split, settings: EvaluateSettings) -> Metrics:
     kind = main_kind(split)
-    results = {model: read_results(vars(arguments)[model], split) for model in MODELS}
-    valid, others, suspects = _on_valid(arguments, kind)
-    assessed = _assessed(split, results, valid, settings.false_alarm_score)
-    held_out = not any(_share_pictures(split, other) for other in others)
-    tuned_matches = assessed["tuned"].matches[kind]
-    on_test = _suspects(split, results["tuned"], tuned_matches, kind)
-    suspects = [*on_test, *(suspects if held_out else [])]
-    found = differences(split, assessed["base"], assessed["tuned"], settings.resamples)
-    metrics: Metrics = {
-        "verdict": verdict(assessed, found, kind, held_out, len(split.images)),
-        "kind": kind,
-        "held_out": held_out,
-        "false_alarm_score": settings.false_alarm_score,
-        "difference": found,
-        **{model: assessed[model].numbers for model in MODELS},
-        "forgetting": _forgetting(arguments, split, settings),
-        "suspects": [asdict(s) for s in sorted(suspects, key=lambda s: -s.suspicion)],
-        "counts": _counts(split),
-    }
-    _write_per_class(arguments.out / "per_class.csv", split, metrics)
-    judged = {model: assessed[model].judged for model in MODELS}
-    write_json(arguments.out / "metrics.json", metrics)
-    write_report(arguments.out / "report.html", split, metrics, judged, others)
-    say(metrics["verdict"])
-
-
-def _assessed(
-    split: Split,
-    results: Mapping[str, Records],
-    valid: Mapping[str, Sequence[ClassMatches] | None],
-    false_alarm_score: float,
-) -> dict[str, Assessment]:
-    """Both models, side by side where that is worth the start of a process."""
-    jobs = {model: (split, results[model], valid[model], false_alarm_score) for model in MODELS}
-    if sum(map(len, results.values())) < MANY:
-        return {model: assess(*job) for model, job in jobs.items()}
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        base = pool.submit(assess, *jobs["base"])
-        tuned = assess(*jobs["tuned"])
-        return {"base": base.result(), "tuned": tuned}
-
-
-def _share_pictures(split: Split, other: Split) -> bool:
-    """Whether the export had no test split and `valid` stands in for it."""
-    return bool({i.file_name for i in split.images} & {i.file_name for i in other.images})
-
-
-def verdict(
-    assessed: Mapping[str, Assessment],
-    differences: Mapping[str, Metrics],
-    kind: str,
-    held_out: bool,
-    pictures: int,
-) -> str:
-    """One sentence: better, worse or undecided, by how much, and what to be careful about."""
-    found = differences[kind]["AP"]
-    if found["difference"] is None:
-        return "undecided: the test split holds nothing to measure"
-    base, tuned = (assessed[model].numbers[kind]["AP"] for model in MODELS)
-    word = "better than" if found["low"] > 0 else "WORSE than" if found["high"] < 0 else None
-    said = f"fine-tuned is {word} zero-shot" if word else "undecided between both"
-    cautions = "" if held_out else "; not held out, so the scores are too good"
-    cautions += f"; only {pictures} pictures" if pictures < FEW else ""
-    return (
-        f"{said} on the test split: {kind} AP {tuned:.4f} fine-tuned against {base:.4f} "
-        f"zero-shot ({found['difference']:+.4f}, 95 % interval {found['low']:+.4f} to "
-        f"{found['high']:+.4f}){cautions}"
+    detections = {model: read_detections(vars(arguments)[model], split) for model in MODELS}
+    valid = _on_valid(arguments, kind) if arguments.valid else None
+    evaluated = _evaluate_models(split, detections, valid, settings.confidence_threshold)
+    held_out = not (valid and _share_images(split, valid.split))
+    issues = _label_issues(split, detections["tuned"], evaluated["tuned"].matches[kind], kind)
+    if valid and held_out:
+        issues += valid.label_issues
+    metrics = Metrics(
+        verdict=Verdict(Outcome.UNDECIDED, ""),
+        kind=kind,
+        held_out=held_out,
+        confidence_threshold=settings.confidence_threshold,
+        counts=_counts(split),
+        base=evaluated["base"].metrics,
+        tuned=evaluated["tuned"].metrics,
+        difference=compare(split, evaluated["base"], evaluated["tuned"], settings.resamples),
+        forgetting=_forgetting(arguments, split, settings.confidence_threshold),
+        label_issues=sorted(issues, key=lambda issue: -issue.issue_score),
     )
+    return replace(metrics, verdict=verdict(metrics))
+
+
+def verdict(metrics: Metrics) -> Verdict:
+    """Better, worse or undecided, by how much, and what to be careful about."""
+    found = metrics.difference.average_precision[metrics.kind].mean
+    if found.difference is None or found.low is None or found.high is None:
+        sentence = "undecided: there is nothing to measure in the test split"
+        return Verdict(Outcome.UNDECIDED, sentence)
+    if found.low > 0:
+        outcome, summary = Outcome.BETTER, "fine-tuned is better than zero-shot"
+    elif found.high < 0:
+        outcome, summary = Outcome.WORSE, "fine-tuned is WORSE than zero-shot"
+    else:
+        outcome, summary = Outcome.UNDECIDED, "undecided between fine-tuned and zero-shot"
+    base, tuned = (m.average_precision(metrics.kind).AP for m in (metrics.base, metrics.tuned))
+    return Verdict(
+        outcome,
+        f"{summary} on the test split: {metrics.kind} AP {tuned:.4f} fine-tuned, {base:.4f} "
+        f"zero-shot ({found.difference:+.4f}, 95 % interval {found.low:+.4f} to "
+        f"{found.high:+.4f}){_cautions(metrics)}",
+    )
+
+
+def _cautions(metrics: Metrics) -> str:
+    cautions = "" if metrics.held_out else "; not held out, so the scores are optimistically biased"
+    few = metrics.counts.images < MIN_IMAGES
+    return cautions + (f"; only {metrics.counts.images} images" if few else "")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,55 +134,67 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", type=Path, required=True, help="zero-shot predictions")
     parser.add_argument("--tuned", type=Path, required=True, help="fine-tuned predictions")
     parser.add_argument("--valid", type=Path, help="the valid split")
-    parser.add_argument("--base-valid", type=Path, help="zero-shot predictions on it")
-    parser.add_argument("--tuned-valid", type=Path, help="fine-tuned predictions on it")
-    parser.add_argument("--base-outside", type=Path, help="zero-shot answers to other words")
-    parser.add_argument("--tuned-outside", type=Path, help="fine-tuned answers to other words")
+    parser.add_argument("--base-valid", type=Path, help="zero-shot predictions on valid")
+    parser.add_argument("--tuned-valid", type=Path, help="fine-tuned predictions on valid")
+    parser.add_argument("--base-ood", type=Path, help="the same for out-of-distribution prompts")
+    parser.add_argument("--tuned-ood", type=Path, help="the same for out-of-distribution prompts")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--settings", default="{}", help="the evaluate section, as JSON")
     return parser
 
 
-def _on_valid(
-    arguments: argparse.Namespace, kind: str
-) -> tuple[dict[str, Sequence[ClassMatches] | None], list[Split], list[Suspect]]:
-    """Per model, what thresholds are chosen from; the valid split and its suspicious labels."""
-    if not arguments.valid:
-        return dict.fromkeys(MODELS), [], []
-    split = rasterised(read_split(arguments.valid))
-    base, tuned = (read_results(vars(arguments)[f"{model}_valid"], split) for model in MODELS)
-    found = {m: matched(split, r, kind).matches for m, r in (("base", base), ("tuned", tuned))}
-    return dict(found), [split], _suspects(split, tuned, found["tuned"], kind)
+def _on_valid(arguments: argparse.Namespace, kind: Kind) -> _Valid:
+    split = with_rle_masks(read_split(arguments.valid))
+    found = {m: read_detections(vars(arguments)[f"{m}_valid"], split) for m in MODELS}
+    matches = {model: match_detections(split, found[model], kind) for model in MODELS}
+    return _Valid(split, matches, _label_issues(split, found["tuned"], matches["tuned"], kind))
 
 
-def _suspects(
-    split: Split, tuned: Records, matches: Sequence[ClassMatches], kind: str
-) -> list[Suspect]:
-    low = {category.id: LOWEST_SCORE for category in split.categories}
-    judged = judge(split, tuned, low, kind == "mask")
-    return find_suspects(split, judged, matches, SUSPECTS)
+def _evaluate_models(
+    split: Split, detections: Mapping[str, Detections], valid: _Valid | None, threshold: float
+) -> dict[str, ModelEvaluation]:
+    """Both models, side by side where that is worth the start of a process."""
+    matches = valid.matches if valid else dict.fromkeys(MODELS)
+    if sum(map(len, detections.values())) < MIN_PARALLEL_DETECTIONS:
+        return {m: evaluate_model(split, detections[m], matches[m], threshold) for m in MODELS}
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        base = pool.submit(evaluate_model, split, detections["base"], matches["base"], threshold)
+        tuned = evaluate_model(split, detections["tuned"], matches["tuned"], threshold)
+        return {"base": base.result(), "tuned": tuned}
 
 
-def _forgetting(
-    arguments: argparse.Namespace, split: Split, settings: EvaluateSettings
-) -> Metrics | None:
-    if not arguments.base_outside:
+def _share_images(split: Split, other: Split) -> bool:
+    """Whether the export had no test split and `valid` stands in for it."""
+    return bool({i.file_name for i in split.images} & {i.file_name for i in other.images})
+
+
+def _label_issues(
+    split: Split, tuned: Detections, matches: Sequence[ClassMatches], kind: Kind
+) -> list[LabelIssue]:
+    thresholds = {category.id: MIN_SCORE for category in split.categories}
+    records = classify_errors(split, tuned, thresholds, with_masks=kind == "mask")
+    return find_label_issues(split, records, matches, MAX_LABEL_ISSUES)
+
+
+def _forgetting(arguments: argparse.Namespace, split: Split, threshold: float) -> Forgetting | None:
+    if not arguments.base_ood:
         return None
-    asked = [read_asked(vars(arguments)[f"{model}_outside"], split) for model in MODELS]
-    return forgetting(asked[0], asked[1], settings.false_alarm_score)
+    base, tuned = (
+        read_prompted_detections(vars(arguments)[f"{model}_ood"], split) for model in MODELS
+    )
+    return measure_forgetting(split, base, tuned, threshold)
 
 
-def _counts(split: Split) -> dict[str, int]:
-    objects = [a for annotations in split.annotations.values() for a in annotations]
-    return {
-        "images": len(split.images),
-        "objects": len(objects),
-        "box_only_objects": sum(not a.segmentation for a in objects),
-    }
+def _counts(split: Split) -> Counts:
+    return Counts(
+        images=len(split.images),
+        objects=len(split.objects),
+        box_only_objects=sum(not a.segmentation for a in split.objects),
+    )
 
 
-def _write_per_class(path: Path, split: Split, metrics: Metrics) -> None:
-    rows = [_row(category.name, metrics) for category in split.categories]
+def _write_per_class(path: Path, metrics: Metrics) -> None:
+    rows = [_row(name, metrics) for name in metrics.base.false_alarms]
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -189,29 +207,33 @@ def _write_per_class(path: Path, split: Split, metrics: Metrics) -> None:
 def _row(name: str, metrics: Metrics) -> dict[str, Any]:
     """The columns of a class; an empty cell is what cannot be measured."""
     row: dict[str, Any] = {"class": name}
-    for model in MODELS:
-        found = metrics[model]
-        masks, overlap = found["mask"], found["overlap"]
-        at = found["calibration"]["thresholds"][name]
-        values = {
-            "box_AP": found["box"]["per_class"][name],
-            "mask_AP": masks and masks["per_class"][name],
-            **{
-                f"{metrics['kind']}_AP_{size}": value
-                for size, value in found[metrics["kind"]]["per_class_and_size"][name].items()
-            },
-            "dice": overlap and overlap["dice"]["per_class"][name],
-            "iou": overlap and overlap["iou"]["per_class"][name],
-            "boundary_iou": overlap and overlap["boundary_iou"]["per_class"][name],
-            "false_alarms": found["false_alarms"][name],
-            "threshold": at["threshold"],
-            "precision": at["precision"],
-            "recall": at["recall"],
-        }
-        row |= {f"{model}_{column}": value for column, value in values.items()}
-    interval = metrics["difference"][metrics["kind"]]["per_class"][name]
-    columns = ("difference", "difference_low", "difference_high")
-    return row | dict(zip(columns, interval.values(), strict=True))
+    for model, found in (("base", metrics.base), ("tuned", metrics.tuned)):
+        columns = _model_columns(name, found, metrics.kind)
+        row |= {f"{model}_{column}": value for column, value in columns.items()}
+    interval = metrics.difference.average_precision[metrics.kind].per_class[name]
+    return row | {
+        "difference": interval.difference,
+        "difference_low": interval.low,
+        "difference_high": interval.high,
+    }
+
+
+def _model_columns(name: str, found: ModelMetrics, kind: Kind) -> dict[str, Any]:
+    masks, overlap = found.mask, found.overlap
+    chosen = found.calibration.thresholds[name]
+    by_size = found.average_precision(kind).per_class_and_size[name]
+    return {
+        "box_AP": found.box.per_class[name],
+        "mask_AP": masks and masks.per_class[name],
+        **{f"{kind}_AP_{size}": value for size, value in by_size.items()},
+        "dice": overlap and overlap.dice.per_class[name],
+        "iou": overlap and overlap.iou.per_class[name],
+        "boundary_iou": overlap and overlap.boundary_iou.per_class[name],
+        "false_alarms": found.false_alarms[name],
+        "threshold": chosen.threshold,
+        "precision": chosen.precision,
+        "recall": chosen.recall,
+    }
 
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtune.adapter import attach_adapter
-from segtune.atomic import atomic_path, write_json
-from segtune.config import MergeSettings, parse_section
-from segtune.errors import AdapterError, exit_on_error
-from segtune.lora import merge_lora
-from segtune.model import ARCHITECTURES, encode_images, encode_prompts, evaluating, ground
-from segtune.reporting import say
-from segtune.sam3_package import Sam3Image
-from segtune.weights import (
+from segtune.core.atomic import atomic_path, write_json
+from segtune.core.config import MergeSettings, parse_section
+from segtune.core.console import log_line
+from segtune.core.errors import AdapterError, exit_on_error
+from segtune.lora.adapter import attach_adapter
+from segtune.lora.inject import merge_lora
+from segtune.model.architecture import ARCHITECTURES
+from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
+from segtune.model.sam3_package import Sam3Image
+from segtune.model.weights import (
     load_base_model,
     load_strictly,
     official_file,
@@ -59,17 +60,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(arguments.out / "parity.json", parity)
         _write_model_card(arguments.out / "MODEL_CARD.md", arguments, recipe)
         worst = max(item["relative"] for item in parity["adapted_vs_merged"].values())
-        say(f"merged; adapted and merged outputs differ by {worst:.1e} at most (relative)")
+        log_line(f"merged; adapted and merged outputs differ by {worst:.1e} at most (relative)")
 
 
 def outputs_on_random_input(model: Sam3Image, image_size: int) -> Outputs:
-    """What a model answers to two prompts on one random picture, the same every time."""
+    """What a model answers to two prompts on one random image, the same every time."""
     noise = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, image_size, image_size, generator=noise)
     with evaluating(model), torch.inference_mode():
         text = encode_prompts(model, ["a thing", "something else"], image.device)
         features = {**encode_images(model, image), **text}
-        outputs = ground(model, features, torch.zeros(2, dtype=torch.long), torch.arange(2))
+        outputs = detect_encoded(model, features, torch.zeros(2, dtype=torch.long), torch.arange(2))
     return {name: outputs[name].clone() for name in COMPARED}
 
 
@@ -92,7 +93,7 @@ def _require_same_base(recipe: dict[str, Any] | None, arguments: argparse.Namesp
             f"trained on model {trained_on[0]!r} with weights {trained_on[1]!r}, to be merged "
             f"into {arguments.model!r} with {arguments.weights!r}",
             file=arguments.adapter,
-            remedy="Merge into the base that the adapter was trained on",
+            fix="Merge into the base that the adapter was trained on",
         )
 
 
@@ -115,7 +116,7 @@ def _require_parity(compared: dict[str, dict[str, float]], tolerance: float) -> 
             raise AdapterError(
                 f"after merging, {name} differs by {difference['relative']:.2e} (relative), "
                 f"more than {tolerance:.0e}",
-                remedy="Please report this; merge.tolerance is the limit",
+                fix="Please report this; merge.tolerance is the limit",
             )
 
 
@@ -142,14 +143,14 @@ def _history_of(recipe: dict[str, Any] | None) -> str:
         f"- {score} on the valid split: {result['best_score']:.4f} after epoch "
         f"{result['best_epoch']}; {result['base_score']:.4f} before training\n"
         f"- LoRA on {len(recipe['adapted'])} modules, merged; segtune {recipe['segtune']}\n"
-        + (f"- Trained on pictures of {image_size} pixels, not 1008\n" if image_size else "")
+        + (f"- Trained on images of {image_size} pixels, not 1008\n" if image_size else "")
     )
 
 
 def _write_model_card(
     path: Path, arguments: argparse.Namespace, recipe: dict[str, Any] | None
 ) -> None:
-    licence = distribution("sam3").read_text("licenses/LICENSE")
+    license = distribution("sam3").read_text("licenses/LICENSE")
     with atomic_path(path) as temporary:
         temporary.write_text(
             "# SAM 3, fine-tuned with segtune\n\n"
@@ -158,7 +159,7 @@ def _write_model_card(
             '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
             f"{'' if arguments.model == 'full' else ' only at size `full`; this is not'}\n\n"
             "SAM 3 and what derives from it are under the SAM License, which must travel "
-            f"with these weights:\n\n{licence}\n",
+            f"with these weights:\n\n{license}\n",
             "utf-8",
         )
 

@@ -1,6 +1,6 @@
 """Fine-tune SAM 3 with LoRA on the training split; select the adapter on the valid split.
 
-Runs alone or under torchrun. Stopped by SIGINT or SIGTERM it finishes its optimiser step,
+Runs alone or under torchrun. Stopped by SIGINT or SIGTERM it finishes its optimizer step,
 saves its state and exits; killed at any moment, it has the state of a little earlier. The
 same command then goes on, and ends with the same adapter.
 """
@@ -18,10 +18,38 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from segtune import __version__
-from segtune.adapter import save_adapter
-from segtune.atomic import atomic_path, write_json
-from segtune.augment import Augmentation
-from segtune.checkpoint import (
+from segtune.core.atomic import atomic_path, write_json
+from segtune.core.config import (
+    LoraSettings,
+    PredictSettings,
+    TrainSettings,
+    block_numbers,
+    parse_section,
+)
+from segtune.core.console import log_line, progress
+from segtune.core.errors import (
+    ConfigError,
+    DatasetError,
+    TrainingError,
+    WeightsError,
+    exit_on_error,
+)
+from segtune.core.fingerprints import code_fingerprints, file_digest
+from segtune.core.processes import Processes, process_group
+from segtune.dataset.batch import Batch
+from segtune.dataset.coco import Split, has_masks, read_split
+from segtune.lora.adapter import save_adapter
+from segtune.lora.inject import count_parameters, inject_lora
+from segtune.lora.layers import LoraSpec
+from segtune.lora.state import lora_state_dict
+from segtune.lora.targets import component_of, lora_specs
+from segtune.model.architecture import ARCHITECTURES, set_image_size
+from segtune.model.inference import Results, predict_images
+from segtune.model.weight_files import HUB_MODEL, weights_file
+from segtune.model.weights import load_base_model
+from segtune.reports.training_page import write_summary
+from segtune.training.augment import Augmentation
+from segtune.training.checkpoint import (
     changes_since,
     forget,
     load_state,
@@ -29,53 +57,28 @@ from segtune.checkpoint import (
     remove_damaged,
     run_folder,
 )
-from segtune.coco import Split, has_masks, read_split
-from segtune.config import (
-    LoraSettings,
-    PredictSettings,
-    TrainSettings,
-    block_numbers,
-    parse_section,
-    weights_file,
-)
-from segtune.dataset import Batch, PromptedImages, training_batches
-from segtune.distributed import Processes, joined
-from segtune.engine import Interrupted, StepReport, train_one_epoch
-from segtune.errors import (
-    ConfigError,
-    DatasetError,
-    TrainingError,
-    WeightsError,
-    exit_on_error,
-)
-from segtune.history import History
-from segtune.inference import Results, predict_pictures
-from segtune.lora import LoraSpec, count_parameters, inject_lora, lora_state_dict
-from segtune.losses import build_loss
-from segtune.model import ARCHITECTURES, set_image_size
-from segtune.preflight import require_memory
-from segtune.provenance import code_fingerprints, file_digest
-from segtune.reporting import progress, say
-from segtune.sampling import local_steps
-from segtune.selection import keep_best, valid_scores
-from segtune.summary import write_summary
-from segtune.targets import component_of, lora_specs
-from segtune.training import (
+from segtune.training.engine import Interrupted, StepReport, train_one_epoch
+from segtune.training.history import History
+from segtune.training.losses import build_loss
+from segtune.training.optimizer import build_optimizer
+from segtune.training.preflight import require_memory
+from segtune.training.prompted_images import PromptedImages, training_batches
+from segtune.training.run import (
     Position,
     Run,
     adapter_values,
-    averaged,
-    build_optimizer,
+    dataset_repeat_factors,
+    ema_weights,
     load_adapter_values,
-    picture_factors,
     random_state,
     restore,
     save,
     set_learning_rates,
     set_random_state,
-    update_average,
+    update_ema,
 )
-from segtune.weights import HUB_MODEL, load_base_model
+from segtune.training.sampling import local_steps
+from segtune.training.selection import keep_best, valid_scores
 
 INTERRUPTED_STATUS = 130  # of a shell command that Ctrl-C ended
 
@@ -101,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error("train"):
         settings = parse_section(TrainSettings, arguments.settings)
         _require_validated(arguments.report)
-        with joined() as processes:
+        with process_group() as processes:
             _require_divisible(settings.batch_size, processes.count)
             parent = arguments.out / "checkpoints"
             with locked(parent) if processes.is_main else nullcontext():
@@ -126,11 +129,11 @@ def _require_validated(report: Path) -> None:
         errors = json.loads(report.read_text("utf-8"))["errors"]
     except (OSError, ValueError, KeyError) as error:
         raise DatasetError(
-            f"no validation report ({error})", file=report, remedy="Run segtune.validate first"
+            f"no validation report ({error})", file=report, fix="Run segtune.validate first"
         ) from None
     if errors:
         raise DatasetError(
-            f"the dataset has {len(errors)} errors", file=report, remedy="Mend them first"
+            f"the dataset has {len(errors)} errors", file=report, fix="Fix them first"
         )
 
 
@@ -138,7 +141,7 @@ def _require_divisible(batch_size: int, processes: int) -> None:
     if batch_size % processes:
         raise ConfigError(
             f"train.batch_size ({batch_size}) cannot be split over {processes} processes",
-            remedy=f"Choose a multiple of {processes}",
+            fix=f"Choose a multiple of {processes}",
         )
 
 
@@ -151,7 +154,7 @@ def _train_and_write(
     folder = run_folder(parent, fingerprint)
     if processes.is_main:
         for name, changes in changes_since(parent, fingerprint).items():
-            say(f"not continuing the interrupted run {name}: {'; '.join(changes)}")
+            log_line(f"not continuing the interrupted run {name}: {'; '.join(changes)}")
     stop = StopSignal()
     run = _prepare(arguments, settings, processes, folder)
     try:
@@ -159,7 +162,7 @@ def _train_and_write(
     except Interrupted:
         save(run)
         if processes.is_main:
-            say(f"stopped after step {run.position.step}; the same command goes on from there")
+            log_line(f"stopped after step {run.position.step}; the same command goes on from there")
         raise SystemExit(INTERRUPTED_STATUS) from None
     except TrainingError as error:
         raise _reproducible(run, error) from None
@@ -192,7 +195,7 @@ def _fingerprint(arguments: argparse.Namespace, settings: TrainSettings) -> dict
 def _prepare(
     arguments: argparse.Namespace, settings: TrainSettings, processes: Processes, folder: Path
 ) -> Run:
-    """Model, data and optimiser, as they were when an interrupted run was saved."""
+    """Model, data and optimizer, as they were when an interrupted run was saved."""
     train = read_split(arguments.coco / "train.json")
     model = load_base_model(arguments.model, arguments.weights)
     image_size = set_image_size(model, arguments.model, arguments.image_size)
@@ -214,7 +217,7 @@ def _prepare(
         folder=folder,
         history=_history(arguments.out, folder, state, position) if processes.is_main else None,
         position=position,
-        factors=picture_factors(dataset, settings),
+        factors=dataset_repeat_factors(dataset, settings),
         average=adapter_values(model) if settings.ema_decay else {},
         best_adapter={},
         random_state=random_state(),
@@ -234,7 +237,7 @@ def _saved_state(folder: Path, processes: Processes) -> dict[str, Any] | None:
     if processes.is_main:
         for path in damaged:
             earlier = "the one before it is used" if state else "nothing else is there"
-            say(f"WARNING: {path.name} is damaged: {earlier}")
+            log_line(f"WARNING: {path.name} is damaged: {earlier}")
         remove_damaged(folder, damaged)
     return state
 
@@ -242,8 +245,8 @@ def _saved_state(folder: Path, processes: Processes) -> dict[str, Any] | None:
 def _dataset(train: Split, image_size: int, settings: TrainSettings) -> PromptedImages:
     augmentation = Augmentation(
         settings.horizontal_flip,
-        settings.smallest_scale,
-        settings.colour_jitter,
+        settings.min_scale,
+        settings.color_jitter,
         settings.box_noise,
     )
     prompted = (settings.max_negatives, settings.extra_negatives)
@@ -254,13 +257,15 @@ def _specs(settings: TrainSettings, train: Split, is_main: bool) -> dict[str, Lo
     components = dict(settings.lora)
     if not has_masks(train):
         if is_main:
-            say("the training split has no masks: boxes alone are trained, mask loss is skipped")
+            log_line(
+                "the training split has no masks: boxes alone are trained, mask loss is skipped"
+            )
         # Without mask loss nothing would ever reach adapters of the mask head.
         components.pop("segmentation", None)
     if not components:
         raise ConfigError(
             "train.lora adapts the segmentation head alone, and no object has a mask",
-            remedy="Add detr_decoder to train.lora",
+            fix="Add detr_decoder to train.lora",
         )
     specs: dict[str, LoraSpec] = {}
     for name, lora in components.items():
@@ -269,7 +274,7 @@ def _specs(settings: TrainSettings, train: Split, is_main: bool) -> dict[str, Lo
 
 
 def _spec(lora: LoraSettings) -> LoraSpec:
-    return LoraSpec(lora.rank, lora.alpha, lora.dropout, (), lora.rank_stabilised)
+    return LoraSpec(lora.rank, lora.alpha, lora.dropout, (), lora.rank_stabilized)
 
 
 def _history(
@@ -282,15 +287,15 @@ def _history(
 def _describe(run: Run) -> None:
     """Print what is trained, component by component."""
     counts = count_parameters(run.model, component_of)
-    say(f"LoRA on {len(run.adapted)} modules; trainable parameters:")
+    log_line(f"LoRA on {len(run.adapted)} modules; trainable parameters:")
     for component, (trainable, every) in counts.items():
         if trainable:
-            say(f"  {component:<14}{trainable:>12,}  of {every:>13,}")
+            log_line(f"  {component:<14}{trainable:>12,}  of {every:>13,}")
     trainable, every = (sum(column) for column in zip(*counts.values(), strict=True))
     share = 100 * trainable / every
-    say(f"  {'together':<14}{trainable:>12,}  of {every:>13,}  ({share:.2f} %)")
+    log_line(f"  {'together':<14}{trainable:>12,}  of {every:>13,}  ({share:.2f} %)")
     if run.position.step:
-        say(f"going on after step {run.position.step}")
+        log_line(f"going on after step {run.position.step}")
 
 
 def _train(run: Run, stop: StopSignal, out: Path) -> None:
@@ -344,7 +349,7 @@ def _epoch_progress(run: Run) -> Iterator[Callable[[StepReport], None]]:
             position.step += 1
             position.step_in_epoch += 1
             position.seconds += report.seconds
-            update_average(run)
+            update_ema(run)
             if run.history:
                 run.history.add("train", position.step, _train_record(run, report))
             advance(note=f"loss {report.loss:.3f}  {report.images / report.seconds:.1f} images/s")
@@ -381,12 +386,12 @@ def _validate(run: Run, stop: StopSignal, out: Path) -> None:
     """Score the adapter on the valid split and keep it if none was better."""
     processes = run.processes
     share = slice(processes.rank, None, processes.count)
-    pictures = run.valid.images[share]
+    images = run.valid.images[share]
     size, device = run.dataset.image_size, processes.device
-    found = predict_pictures(run.model, run.valid, pictures, size, device, PredictSettings())
-    shown = progress("valid picture", len(pictures), visible=processes.is_main)
+    found = predict_images(run.model, run.valid, images, size, device, PredictSettings())
+    shown = progress("valid image", len(images), visible=processes.is_main)
     mine: Results = []
-    with shown as advance, averaged(run), closing(found):
+    with shown as advance, ema_weights(run), closing(found):
         for _, results in found:
             mine += results
             advance()
@@ -395,7 +400,7 @@ def _validate(run: Run, stop: StopSignal, out: Path) -> None:
     if any(processes.sum([float(stop())])):
         raise Interrupted
     everyones = [result for results in processes.gather(mine) for result in results]
-    # By picture, so that ties are broken alike for every number of processes.
+    # By image, so that ties are broken alike for every number of processes.
     everyones.sort(key=lambda result: result["image_id"])
     keep_best(run, valid_scores(run.valid, everyones), everyones, out)
     run.position.validated_epoch = run.position.epoch
@@ -408,11 +413,11 @@ def _reproducible(run: Run, error: TrainingError) -> TrainingError:
     path = run.folder / "failure.json"
     if run.processes.is_main:
         failed = {"step": run.position.step + 1, "epoch": run.position.epoch + 1}
-        write_json(path, {**failed, "problem": error.problem, "pictures": error.record})
+        write_json(path, {**failed, "problem": error.problem, "images": error.record})
     return TrainingError(
         error.problem,
         record=f"step {run.position.step + 1}, {error.record}",
-        remedy=f"{error.remedy}. The same command repeats this step; see {path}",
+        fix=f"{error.fix}. The same command repeats this step; see {path}",
     )
 
 
@@ -427,11 +432,13 @@ def _write_results(run: Run, arguments: argparse.Namespace, fingerprint: Mapping
         temporary.write_bytes((run.folder / "history.jsonl").read_bytes())
     write_summary(out, recipe, count_parameters(run.model, component_of))
     score = f"{run.settings.select_by} {position.best_score:.4f} on valid"
-    say(f"kept epoch {position.best_epoch}, with {score}")
+    log_line(f"kept epoch {position.best_epoch}, with {score}")
     if position.epoch < run.settings.epochs:
-        say(f"stopped after epoch {position.epoch}: no better score for a while (train.patience)")
+        log_line(
+            f"stopped after epoch {position.epoch}: no better score for a while (train.patience)"
+        )
     if position.best_score < position.base_score:
-        say(
+        log_line(
             f"WARNING: this adapter is worse than the base model, which scored "
             f"{position.base_score:.4f} on valid before training"
         )

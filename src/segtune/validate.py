@@ -12,24 +12,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from segtune.atomic import atomic_path, write_json
-from segtune.coco import (
-    Annotation,
-    Image,
-    Segmentation,
-    Split,
-    read_json,
-    read_split,
-    rle_area,
-    run_lengths,
-    segmentation_to_rle,
-)
-from segtune.config import ValidateSettings, parse_section
-from segtune.errors import DatasetError, exit_on_error
-from segtune.reporting import say
+from segtune.core.atomic import atomic_path, write_json
+from segtune.core.config import ValidateSettings, parse_section
+from segtune.core.console import log_line
+from segtune.core.errors import DatasetError, exit_on_error
+from segtune.dataset.coco import Annotation, Image, Split, read_json, read_split
+from segtune.dataset.masks import Segmentation, decode_rle_counts, rle_area, segmentation_to_rle
 
 SPLITS = ("train", "valid", "test")
-ROUNDING = 1e-3  # pixels by which a box may reach beyond its picture
+ROUNDING = 1e-3  # pixels by which a box may reach beyond its image
 Problem = dict[str, Any]
 Manifest = Mapping[str, Mapping[str, Any]]  # path -> size in bytes, sha256
 
@@ -49,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(arguments.out / "report.json", report)
         _write_html(arguments.out / "report.html", report)
         for warning in report["warnings"]:
-            say(f"warning: {_line(warning)}")
+            log_line(f"warning: {_line(warning)}")
         if report["errors"]:
             raise DatasetError(
                 "; ".join(map(_line, report["errors"])),
                 file=arguments.coco,
-                remedy=f"All of it is in {arguments.out / 'report.json'}",
+                fix=f"All of it is in {arguments.out / 'report.json'}",
             )
-        say(f"valid: {sum(len(split.images) for split in splits)} pictures")
+        log_line(f"valid: {sum(len(split.images) for split in splits)} images")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,16 +67,16 @@ def _read_manifest(path: Path) -> Manifest:
         }
     except (KeyError, TypeError) as error:
         raise DatasetError(
-            f"no list of pictures ({error!r})", file=path, remedy="Run segtune.convert again"
+            f"no list of images ({error!r})", file=path, fix="Run segtune.convert again"
         ) from None
 
 
 def _errors(splits: Sequence[Split], manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """What is wrong, and where: (problem with its remedy, place)."""
+    """What is wrong, and where: (problem with its fix, place)."""
     sizes = {path: record["size"] for path, record in manifest.items()}
     for split in splits:
         if not split.images:
-            yield "a split without pictures: add some, or move some there", split.name
+            yield "a split without images: add some, or move some there", split.name
         if split.categories != splits[0].categories:
             yield "splits with different classes: run segtune.convert again", split.name
         yield from _id_errors(split)
@@ -106,7 +97,7 @@ def _errors(splits: Sequence[Split], manifest: Manifest) -> Iterator[tuple[str, 
 def _id_errors(split: Split) -> Iterator[tuple[str, str]]:
     annotations = [a.id for found in split.annotations.values() for a in found]
     ids = {
-        "picture": [image.id for image in split.images],
+        "image": [image.id for image in split.images],
         "object": annotations,
         "class": [category.id for category in split.categories],
     }
@@ -120,9 +111,9 @@ def _id_errors(split: Split) -> Iterator[tuple[str, str]]:
 def _image_errors(split: Split, image: Image, sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
     path = split.image_path(image)
     if not path.is_file():
-        yield "a picture that is not there: put it back, or convert again", str(path)
+        yield "an image that is not there: put it back, or convert again", str(path)
     elif sizes.get(image.file_name) != path.stat().st_size:
-        yield "a picture that has changed since: run segtune.convert again", str(path)
+        yield "an image that has changed since: run segtune.convert again", str(path)
 
 
 def _object_errors(split: Split, image: Image, a: Annotation) -> Iterator[tuple[str, str]]:
@@ -131,7 +122,7 @@ def _object_errors(split: Split, image: Image, a: Annotation) -> Iterator[tuple[
     inside = min(x, y) >= -ROUNDING and x + w <= image.width + ROUNDING
     # Written so that NaN fails too.
     if not (inside and y + h <= image.height + ROUNDING and w > 0 and h > 0):
-        yield "a box of no size or outside its picture: run segtune.convert again", place
+        yield "a box of no size or outside its image: run segtune.convert again", place
     if a.category_id not in {category.id for category in split.categories}:
         yield "an object of an unknown class: run segtune.convert again", place
     if a.segmentation and not _is_sound(a.segmentation, image):
@@ -146,9 +137,9 @@ def _is_sound(segmentation: Segmentation, image: Image) -> bool:
     try:
         if isinstance(segmentation, list):
             return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
-        # pycocotools trusts runs; those that leave the picture make it read beyond its memory.
+        # pycocotools trusts runs; those that leave the image make it read beyond its memory.
         counts = segmentation["counts"]
-        runs = counts if isinstance(counts, list) else run_lengths(counts)
+        runs = counts if isinstance(counts, list) else decode_rle_counts(counts)
         return (
             segmentation["size"] == [height, width]
             and runs is not None
@@ -162,14 +153,14 @@ def _is_sound(segmentation: Segmentation, image: Image) -> bool:
 
 def _warnings(splits: Sequence[Split], manifest: Manifest) -> Iterator[tuple[str, str]]:
     sha256 = {path: record["sha256"] for path, record in manifest.items()}
-    pictures = {
+    images = {
         split.name: {sha256.get(image.file_name): image.file_name for image in split.images}
         for split in splits
     }
-    for one, other in combinations(pictures, 2):
-        for content in pictures[one].keys() & pictures[other].keys() - {None}:
-            problem = f"a picture both in {one} and in {other}: scores on it mean nothing"
-            yield problem, f"{pictures[one][content]} = {pictures[other][content]}"
+    for one, other in combinations(images, 2):
+        for content in images[one].keys() & images[other].keys() - {None}:
+            problem = f"an image both in {one} and in {other}: scores on it mean nothing"
+            yield problem, f"{images[one][content]} = {images[other][content]}"
     for split in splits:
         present = {a.category_id for found in split.annotations.values() for a in found}
         for category in split.categories:
@@ -221,7 +212,7 @@ def _write_html(path: Path, report: dict[str, Any]) -> None:
             parts.append(f"<li>{html.escape(text)}</li>")
         parts.append("</ul>")
     names = list(report["splits"]["train"]["per_class"])
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["split", "pictures", *names])
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["split", "images", *names])
     parts.append(f"<h2>Objects per class</h2><table><tr>{head}</tr>")
     for name, counts in report["splits"].items():
         cells = [name, counts["images"], *(counts["per_class"].get(n, 0) for n in names)]

@@ -24,10 +24,10 @@ sys.path.insert(0, SOURCE)
 prepend("PYTHONPATH", SOURCE)
 prepend("PATH", str(Path(sys.executable).parent))
 
-from segtune.config import parse_config, weights_file
+from segtune.core.config import parse_config, weights_file
 from segtune.download import is_remote, parse_address
-from segtune.errors import SegtuneError
-from segtune.provenance import code_fingerprints, export_fingerprint
+from segtune.core.errors import SegtuneError
+from segtune.core.fingerprints import code_fingerprints, export_fingerprint
 
 
 # Under `--directory` there may be no config of its own.
@@ -45,26 +45,26 @@ WEIGHTS_INPUT = [
     str(file) for file in [weights_file(CONFIG.model, CONFIG.weights)] if file
 ]
 
-# Part of a command line, for the stages that look at pictures.
+# Part of a command line, for the stages that look at images.
 IMAGE_SIZE = f"--image-size {CONFIG.image_size}" if CONFIG.image_size else ""
 
 # Words asked for beyond the classes; without any, nothing is predicted for them.
 OUTSIDE_PROMPTS = " ".join(
-    ["--prompt", *map(shlex.quote, CONFIG.evaluate.outside_prompts)]
+    ["--prompt", *map(shlex.quote, CONFIG.evaluate.ood_prompts)]
 )
 OUTSIDE = (
     ["<results>/predict/{model}_outside.json"]
-    if CONFIG.evaluate.outside_prompts
+    if CONFIG.evaluate.ood_prompts
     else []
 )
 
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
 # mistyped path would seem to work.
 EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
-for knob, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items():
+for setting, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items():
     for path in paths:
         if not Path(path).exists():
-            raise WorkflowError(f"config: {knob}: there is no {path}")
+            raise WorkflowError(f"config: {setting}: there is no {path}")
 
 
 pathvars:
@@ -80,7 +80,7 @@ wildcard_constraints:
 def settings(stage):
     """A stage's settings, as one string.
 
-    Snakemake compares params as a set without names: of separate knobs, a change from
+    Snakemake compares params as a set without names: of separate settings, a change from
     one value to another that is present anyway would go unnoticed. As a function, for the
     braces of a template are no wildcards.
     """
@@ -89,7 +89,7 @@ def settings(stage):
 
 
 def share_settings(wildcards):
-    """The train section for a share of the pictures: as many optimiser steps as with all."""
+    """The train section for a share of the images: as many optimizer steps as with all."""
     rounds = round(1 / float(wildcards.share))
     changes = {
         name: getattr(CONFIG.train, name) * rounds
@@ -102,7 +102,7 @@ def share_settings(wildcards):
 def code(stage):
     """`path@hash` of the code that a stage's results depend on.
 
-    `segtune.distributed`, which launches some stages, is left out unless a stage imports
+    `segtune.launch`, which launches some stages, is left out unless a stage imports
     it: on which devices a stage runs does not change what it computes.
     """
     return code_fingerprints(stage)

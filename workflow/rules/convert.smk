@@ -5,7 +5,7 @@
 #
 # OUTPUTS
 #   <results>/coco/{train,valid,test}.json
-#   <results>/coco/manifest.json      path, size and SHA-256 of every picture
+#   <results>/coco/manifest.json      path, size and SHA-256 of every image
 #   <results>/coco/conversion.json    what was dropped, renamed or recomputed
 
 

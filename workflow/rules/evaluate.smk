@@ -4,7 +4,7 @@
 #   <results>/coco/{test,valid}.json
 #   <results>/predict/{base,tuned}.json
 #   <results>/predict/{base,tuned}_valid.json
-#   <results>/predict/{base,tuned}_outside.json    where `outside_prompts` are asked
+#   <results>/predict/{base,tuned}_outside.json    where `ood_prompts` are asked
 #
 # OUTPUTS
 #   <results>/evaluate/metrics.json

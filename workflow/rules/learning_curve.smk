@@ -1,6 +1,6 @@
 # Learning curve: would more data help? Only where it is asked for:
 #   snakemake --cores all --resources gpu=2 -- learning_curve
-# It trains twice more, on a quarter and on half of the training pictures.
+# It trains twice more, on a quarter and on half of the training images.
 #
 # REQUIRED INPUTS
 #   as of train, and <results>/train/adapter/
@@ -30,12 +30,12 @@ rule subset:
     params:
         coco=subpath(input.manifest, parent=True),
         out=subpath(output.manifest, parent=True),
-        code=code("subset"),
+        code=code("learning_curve_subset"),
     message:
-        "Taking {wildcards.share} of the training pictures"
+        "Taking {wildcards.share} of the training images"
     shell:
         """
-        python3 -m segtune.subset --coco {params.coco:q} --share {wildcards.share} \
+        python3 -m segtune.learning_curve_subset --coco {params.coco:q} --share {wildcards.share} \
             --out {params.out:q} 2>&1 | tee -i {log:q}
         """
 
@@ -60,7 +60,7 @@ use rule train as train_share with:
     params:
         settings=share_settings,
     message:
-        "Training on {wildcards.share} of the pictures"
+        "Training on {wildcards.share} of the images"
 
 
 rule learning_curve:

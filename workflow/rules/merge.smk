@@ -8,7 +8,7 @@
 # OUTPUTS
 #   <results>/merge/sam3.pt           loads with the stock sam3 loader
 #   <results>/merge/parity.json       adapted against merged outputs
-#   <results>/merge/MODEL_CARD.md     carries the licence of SAM 3
+#   <results>/merge/MODEL_CARD.md     carries the license of SAM 3
 
 
 rule merge:

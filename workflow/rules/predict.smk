@@ -1,4 +1,4 @@
-# Predict: prompt every class on every picture of the test split, before and after; on the valid
+# Predict: prompt every class on every image of the test split, before and after; on the valid
 # split too, for thresholds; and words beyond the data, for what is forgotten.
 #
 # REQUIRED INPUTS
@@ -10,7 +10,7 @@
 # OUTPUTS
 #   <results>/predict/{model}.json            COCO results on the test split
 #   <results>/predict/{model}_valid.json      COCO results on the valid split
-#   <results>/predict/{model}_outside.json    config key `evaluate: outside_prompts`, on test
+#   <results>/predict/{model}_outside.json    config key `evaluate: ood_prompts`, on test
 
 
 rule predict_model:
@@ -45,7 +45,7 @@ rule predict_model:
     # The number of processes is no param, because it does not change the result.
     shell:
         """
-        python3 -m segtune.distributed --devices {resources.gpu} --torchrun -- \
+        python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
             -m segtune.predict --coco {input.coco:q} {params.prompts} --out {output:q} \
             --model {params.model:q} --weights {params.weights:q} {params.image_size} \
             --settings {params.settings:q} 2>&1 | tee -i {log:q}

@@ -9,12 +9,12 @@
 # OUTPUTS
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors (PEFT's
 #                                     format) and recipe.json
-#   <results>/train/history.jsonl     one line per optimiser step and validation
+#   <results>/train/history.jsonl     one line per optimizer step and validation
 #   <results>/train/summary.html      one page of it, for people
 #
 # Undeclared, so that Snakemake does not delete them when a run is interrupted:
 # <results>/train/checkpoints/, from which the next run goes on,
-# <results>/train/valid_pictures/ and <results>/train/tensorboard/.
+# <results>/train/valid_images/ and <results>/train/tensorboard/.
 
 
 rule train:
@@ -58,10 +58,10 @@ rule train:
     message:
         "Training {params.model} on {resources.gpu} GPU(s), or the CPU where there is none"
     # The number of processes and readers is no param, because training must not be repeated
-    # where only the number of GPUs has changed. Half of the cores read pictures.
+    # where only the number of GPUs has changed. Half of the cores read images.
     shell:
         """
-        python3 -m segtune.distributed --devices {resources.gpu} --torchrun -- \
+        python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
             --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
             {params.image_size} --settings {params.settings:q} --workers $(({threads} / 4)) \

@@ -12,7 +12,7 @@
 
 
 rule validate:
-    """Check the splits, categories, masks and pictures; fail on errors."""
+    """Check the splits, categories, masks and images; fail on errors."""
     input:
         rules.convert.output.train,
         rules.convert.output.valid,

@@ -1,0 +1,1 @@
+"""What every other wing stands on: errors, settings, files, processes."""

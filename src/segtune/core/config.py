@@ -1,0 +1,265 @@
+"""The settings of the pipeline: one validated section per stage.
+
+`config.yaml` is read by Snakemake alone. A stage gets its section as one JSON string
+(`--settings`), so that Snakemake compares settings as a whole and a stage can be run by
+hand. Every problem of a config is reported at once, each with its dotted path.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from segtune.core.errors import ConfigError
+
+Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
+Projection = Literal["q", "k", "v", "out", "mlp"]
+
+
+class Section(BaseModel):
+    """A section refuses keys it does not know: a misspelt setting is never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Format = Literal["auto", "coco", "yolo", "voc", "createml", "tensorflow", "sam2", "semantic"]
+
+
+class ConvertSettings(Section):
+    format: Format = "auto"
+    class_name: str = Field("", description="class of a SAM 2 export, which names none")
+    oriented_boxes: bool = Field(
+        False, description="YOLO lines of nine values are turned boxes, no polygons"
+    )
+    connected_components: bool = Field(
+        False, description="each connected area of a semantic mask is an object"
+    )
+    merge_names: bool = Field(
+        False, description="classes that differ in case or spaces alone are one"
+    )
+    missing_test: Literal["error", "carve", "valid"] = "error"
+    holdout_fraction: float = Field(
+        0.15, gt=0, lt=0.5, description="of train's source images, for a missing split"
+    )
+    holdout_seed: int = Field(0, ge=0)
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="category name -> text prompt"
+    )
+    template: str = Field(
+        "{name}", description="of every prompt; {name}, and fields of an image's record or CSV"
+    )
+    fields: str = Field("", description="CSV of fields per image, with a column file_name")
+
+
+class ValidateSettings(Section):
+    max_examples: PositiveInt = Field(20, description="examples listed per problem")
+
+
+class LoraSettings(Section):
+    """LoRA of one component. The update is (alpha / rank) * B A x, or alpha / sqrt(rank)."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
+    targets: tuple[Projection, ...] = Field(("q", "k", "v", "out", "mlp"), min_length=1)
+    blocks: str = Field("", description="of vision, as 24-31 or 7,15,23,31; all if not given")
+    rank_stabilized: bool = Field(False, description="scale by alpha / sqrt(rank)")
+    learning_rate: PositiveFloat | None = Field(None, description="peak; train's if not given")
+
+    @field_validator("blocks")
+    @classmethod
+    def _blocks_can_be_read(cls, blocks: str) -> str:
+        block_numbers(blocks)
+        return blocks
+
+
+def block_numbers(blocks: str) -> list[int]:
+    """The numbers that "24-31" or "7,15,23-24" name, in order; none for "".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    numbers: set[int] = set()
+    for part in filter(None, blocks.replace(" ", "").split(",")):
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not bounds:
+            raise ValueError(f"{part!r} is no block number and no range such as 24-31")
+        found = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+        if not found:
+            raise ValueError(f"the range {part!r} is empty")
+        numbers |= set(found)
+    return sorted(numbers)
+
+
+def _default_lora() -> dict[Component, LoraSettings]:
+    # New words are learned where they are read; the rest moves little, and forgets little.
+    alphas: dict[Component, float] = {
+        "text": 24.0,
+        "vision": 2.0,
+        "detr_encoder": 1.5,
+        "detr_decoder": 2.0,
+        "segmentation": 8.0,
+    }
+    return {component: LoraSettings(alpha=alpha) for component, alpha in alphas.items()}
+
+
+class TrainSettings(Section):
+    seed: int = Field(0, ge=0)
+    epochs: PositiveInt = Field(8, description="passes over the training split")
+    batch_size: PositiveInt = Field(4, description="images per optimizer step, all processes")
+    micro_batch_size: PositiveInt = Field(
+        4, description="images per forward pass and process; limits memory"
+    )
+    max_negatives: int = Field(5, ge=0, description="absent classes prompted per image")
+    extra_negatives: tuple[str, ...] = Field(
+        (), description="prompts of things that no training image shows"
+    )
+    horizontal_flip: bool = Field(
+        True, description="mirror half of the images; not where left and right differ"
+    )
+    min_scale: float = Field(
+        1.0, gt=0, le=1, description="images are shrunk to this share at the least, and padded"
+    )
+    color_jitter: float = Field(
+        0.0, ge=0, lt=1, description="brightness, contrast, saturation times up to 1 +- this"
+    )
+    box_noise: float = Field(
+        0.0, ge=0, lt=1, description="target boxes' sides move by this share of them, deviation"
+    )
+    repeat_factor_threshold: float = Field(
+        0.0, ge=0, le=1, description="classes on a smaller share of images are seen more often"
+    )
+    learning_rate: PositiveFloat = Field(2e-3, description="peak, of AdamW")
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(10, ge=0, description="optimizer steps of linear warm-up")
+    schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
+    clip_norm: PositiveFloat = Field(0.1, description="largest L2 norm of the gradient")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="per step, of the averaged adapters that are scored and kept"
+    )
+    select_by: Literal["AP", "cgF1"] = Field(
+        "AP", description="score on the valid split by which the kept adapters are chosen"
+    )
+    validate_every: PositiveInt = Field(2, description="epochs between validations")
+    patience: int = Field(
+        0, ge=0, description="validations without a better score until training stops; 0: never"
+    )
+    checkpoint_every: PositiveInt = Field(50, description="optimizer steps between checkpoints")
+    lora: dict[Component, LoraSettings] = Field(default_factory=_default_lora, min_length=1)
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "TrainSettings":
+        if self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) is larger than "
+                f"batch_size ({self.batch_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_are_of_vision(self) -> "TrainSettings":
+        for component, lora in self.lora.items():
+            if lora.blocks and component != "vision":
+                raise ValueError(f"lora.{component}.blocks: only vision has blocks to choose")
+        return self
+
+
+class MergeSettings(Section):
+    tolerance: PositiveFloat = Field(
+        1e-3, description="largest difference of adapted and merged outputs, relative"
+    )
+
+
+class PredictSettings(Section):
+    prompts_per_pass: PositiveInt = Field(
+        8, description="prompts behind the image encoder at once; limits memory"
+    )
+    confidence_threshold: float = Field(
+        0.001, ge=0, le=1, description="detections below it are not written"
+    )
+    max_detections: PositiveInt = Field(100, description="kept per image and prompt")
+
+
+class EvaluateSettings(Section):
+    confidence_threshold: float = Field(
+        0.5, ge=0, le=1, description="a detection of an absent class counts from here on"
+    )
+    resamples: PositiveInt = Field(
+        1000, description="draws of images behind the intervals of differences"
+    )
+    ood_prompts: tuple[str, ...] = Field(
+        ("circle", "square", "star", "red", "blue"),
+        description="things beyond the data, asked for before and after: what is forgotten",
+    )
+
+
+class Config(Section):
+    """The whole of `config.yaml`."""
+
+    export: str
+    results: str = "results"
+    model: Literal["tiny", "full"] = "tiny"
+    weights: str = "default"
+    image_size: PositiveInt | None = Field(
+        None, description="side of the input in pixels; 1008 if not given, tiny 96"
+    )
+    convert: ConvertSettings = ConvertSettings()
+    validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
+    train: TrainSettings = TrainSettings()
+    merge: MergeSettings = MergeSettings()
+    predict: PredictSettings = PredictSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def section_json(self, stage: str) -> str:
+        """One stage's section as JSON with sorted keys, defaults filled in."""
+        section: Section = getattr(self, {"validate": "validate_"}.get(stage, stage))
+        return json.dumps(section.model_dump(mode="json"), sort_keys=True)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Validate a whole config.
+
+    Raises:
+        ConfigError: naming every problem with its dotted path.
+    """
+    return _validated(Config, values, "config")
+
+
+def parse_section(kind: type[SectionT], text: str) -> SectionT:
+    """Validate the JSON that a stage was given as `--settings`.
+
+    Raises:
+        ConfigError: naming every problem with its dotted path, or the JSON's own flaw.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error}", file="--settings") from None
+    return _validated(kind, values, "--settings")
+
+
+def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise ConfigError(
+            problems, file=source, fix="The settings and their units are in config.yaml"
+        ) from None

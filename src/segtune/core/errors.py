@@ -1,0 +1,76 @@
+"""The errors a user can cause and mend.
+
+Each carries its evidence: where it was found, what is wrong and what to do. A stage's
+`main` runs under `exit_on_error`, so such an error reaches people as one line and a
+non-zero exit status; any other exception is a bug of ours and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class SegtuneError(Exception):
+    """Something in the user's input or settings that segtune cannot work with.
+
+    Args:
+        problem: what is wrong, in words a user can act on.
+        file: the file it was found in.
+        record: the record inside that file, such as "annotation 17".
+        fix: what to do about it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: Path | str | None = None,
+        record: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = str(file) if file is not None else None
+        self.record = record
+        self.fix = fix
+        place = ": ".join(part for part in (self.file, record) if part)
+        text = f"{place}: {problem}" if place else problem
+        super().__init__(f"{text}. {fix}" if fix else text)
+
+
+class ConfigError(SegtuneError):
+    """A setting that is unknown, missing, or contradicts another one."""
+
+
+class ExportError(SegtuneError):
+    """An export that cannot be read without losing or inventing something."""
+
+
+class DatasetError(SegtuneError):
+    """A converted dataset that later stages must not be run on."""
+
+
+class WeightsError(SegtuneError):
+    """Model weights that cannot be had, read, or do not fit the model."""
+
+
+class AdapterError(SegtuneError):
+    """A LoRA recipe or adapter file that does not fit the model."""
+
+
+class ResourceError(SegtuneError):
+    """A machine that is too small for what the settings ask of it."""
+
+
+class TrainingError(SegtuneError):
+    """A training run that cannot go on."""
+
+
+@contextmanager
+def exit_on_error(stage: str) -> Iterator[None]:
+    """Turn a `SegtuneError` into one line on stderr and exit status 1."""
+    try:
+        yield
+    except SegtuneError as error:
+        print(f"segtune {stage}: {type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,148 @@
+"""What a result depends on besides its input files: code and the export.
+
+Snakemake tracks neither imported modules nor the inside of an export, so each rule names
+them in its params: `path@hash` strings, which make a dry run say what changed. Code is
+hashed by meaning: a comment, a docstring or a blank line does not cost a night of
+training, and neither does a `touch` or a git checkout.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+from segtune.core.errors import SegtuneError
+
+SOURCE = Path(__file__).parents[1]
+# Settings are compared by value; the others decide when and in what words, not what.
+WITHOUT_EFFECT = {"core.config", "core.console", "core.errors", "core.fingerprints"}
+PAGES = "reports."  # the wing that draws numbers and computes none
+ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}
+
+
+def code_fingerprints(module: str, with_pages: bool = False) -> list[str]:
+    """`path@hash` of a module and of every segtune module it imports, at any depth.
+
+    Modules that cannot change a result are left out.
+
+    Args:
+        module: a module's name below the package, such as "evaluate".
+        with_pages: whether the result is a page, which the drawing code decides about, too.
+    """
+    skipped = set() if with_pages else {name for name in _modules() if name.startswith(PAGES)}
+    return [
+        f"segtune/{_path(name).relative_to(SOURCE).as_posix()}@{_code_hash(name)}"
+        for name in sorted(_closure(module, skipped) - WITHOUT_EFFECT)
+    ]
+
+
+def export_fingerprint(export: Path) -> str:
+    """`path@hash` of an export's content, without reading its images.
+
+    Annotation files count by content, images by name and size, members of a zip by
+    name, size and CRC-32. An edited image of the same size in a folder goes unnoticed.
+    """
+    digest = hashlib.sha256()
+    for line in _export_lines(export):
+        digest.update(line.encode())
+    return f"{export}@{digest.hexdigest()[:16]}"
+
+
+def file_digest(path: Path, kind: type[SegtuneError], fix: str) -> str:
+    """A short hash of a file's content.
+
+    Raises:
+        SegtuneError: of this kind and with this fix, when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise kind(f"cannot be read ({error.strerror})", file=path, fix=fix) from None
+
+
+def json_digest(value: object) -> str:
+    """A short hash of a JSON value that does not depend on the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _export_lines(export: Path) -> list[str]:
+    if export.is_dir():
+        files = sorted(
+            Path(folder) / name for folder, _, names in os.walk(export) for name in names
+        )
+        return [_file_line(path, path.relative_to(export)) for path in files]
+    if zipfile.is_zipfile(export):
+        with zipfile.ZipFile(export) as archive:
+            members = sorted(archive.infolist(), key=lambda member: member.filename)
+        return [f"{m.filename} {m.file_size} {m.CRC}\n" for m in members]
+    return ["missing\n"]
+
+
+def _file_line(path: Path, name: Path) -> str:
+    if path.suffix.lower() in ANNOTATION_SUFFIXES or path.name.endswith("_mask.png"):
+        return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+    return f"{name} {path.stat().st_size}\n"
+
+
+def _modules() -> set[str]:
+    """Every module below the package by its dotted name, without the empty `__init__.py`."""
+    paths = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py"))
+    return {".".join(path.parts) for path in paths if path.name != "__init__"}
+
+
+def _path(module: str) -> Path:
+    return SOURCE.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _closure(module: str, skipped: set[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found | skipped:
+            found.add(name)
+            waiting.extend(segtune_imports(name))
+    return found
+
+
+def segtune_imports(module: str) -> set[str]:
+    """The segtune modules that one segtune module imports, anywhere in its code."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # `from a import b` imports the module a.b, or a name of the module a.
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    own = {name.removeprefix("segtune.") for name in names if name.startswith("segtune.")}
+    return {name for name in own if _path(name).is_file()}
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_path(module).read_text("utf-8"))
+
+
+def _code_hash(module: str) -> str:
+    tree = _tree(module)
+    digest = hashlib.sha256()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body.pop(0)
+    digest.update(ast.dump(tree).encode())
+    # What lies beside a module under its name, such as a template, counts byte by byte.
+    path = _path(module)
+    for companion in sorted(set(path.parent.glob(f"{path.stem}.*")) - {path}):
+        digest.update(companion.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -1,0 +1,1 @@
+"""The converted dataset: COCO records, masks, prompts, images and batches."""

@@ -1,0 +1,274 @@
+"""The converted dataset: one COCO file per split, and a manifest of its images.
+
+`<folder>/{train,valid,test}.json` share one category table; `manifest.json` beside them names
+the folder of the images, with the size and SHA-256 of each.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from segtune.core.atomic import write_json, write_tables
+from segtune.core.errors import DatasetError
+from segtune.dataset.masks import BoxXywh, Segmentation, segmentation_to_rle
+from segtune.dataset.prompts import fill
+
+SPLITS = ("train", "valid", "test")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A class and the text that SAM 3 is prompted with for it, perhaps with `{fields}`."""
+
+    id: int
+    name: str
+    prompt: str
+    supercategory: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image; `file_name` is relative to the manifest's root."""
+
+    id: int
+    file_name: str
+    width: int  # pixels
+    height: int  # pixels
+    fields: Mapping[str, str] = field(default_factory=dict)  # for the prompts
+    original: str = ""  # the image that this one was augmented from, where that is known
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object; `segmentation` is None where only a box is known."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox_xywh: BoxXywh  # pixels
+    area: float  # pixels
+    segmentation: Segmentation | None
+    iscrowd: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a converted dataset."""
+
+    name: str
+    root: Path  # folder of the images
+    categories: tuple[Category, ...]
+    images: tuple[Image, ...]
+    annotations: dict[int, tuple[Annotation, ...]]  # by image id; every image is a key
+
+    @property
+    def objects(self) -> list[Annotation]:
+        """Every object of the split."""
+        return [a for annotations in self.annotations.values() for a in annotations]
+
+    def ground_truth(self, image_id: int, category_id: int) -> Sequence[Annotation]:
+        """The objects of one category in an image."""
+        return self._by_pair.get((image_id, category_id), [])
+
+    def image_path(self, image: Image) -> Path:
+        """Where an image lies."""
+        return self.root / image.file_name
+
+    def prompts(self, image: Image) -> dict[int, str]:
+        """Category id -> the text that an image is prompted with."""
+        return {category.id: fill(category.prompt, image.fields) for category in self.categories}
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[int, int], list[Annotation]]:
+        pairs: dict[tuple[int, int], list[Annotation]] = {}
+        for a in self.objects:
+            pairs.setdefault((a.image_id, a.category_id), []).append(a)
+        return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """An image as it was when it was converted."""
+
+    path: str  # relative to the manifest's root
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Every image of a dataset."""
+
+    root: Path
+    images: tuple[ManifestEntry, ...]
+
+
+def read_split(path: Path) -> Split:
+    """Read `<folder>/<split>.json` as `segtune.convert` wrote it.
+
+    Raises:
+        DatasetError: when it or the manifest beside it is missing or has another shape.
+    """
+    values, manifest = read_json(path), read_manifest(path.parent)
+    try:
+        images = tuple(_image(record) for record in values["images"])
+        annotations: dict[int, list[Annotation]] = {image.id: [] for image in images}
+        for record in values["annotations"]:
+            annotations[record["image_id"]].append(_annotation(record))
+        return Split(
+            name=path.stem,
+            root=manifest.root,
+            categories=tuple(_category(record) for record in values["categories"]),
+            images=images,
+            annotations={key: tuple(found) for key, found in annotations.items()},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_converted(path, error) from None
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write a split as COCO, atomically."""
+    write_tables(
+        path,
+        {
+            "images": map(image_record, split.images),
+            "annotations": map(_annotation_record, split.objects),
+            "categories": map(asdict, split.categories),
+        },
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a folder of converted splits.
+
+    Raises:
+        DatasetError: when it is missing or has another shape.
+    """
+    path = folder / MANIFEST
+    values = read_json(path)
+    try:
+        return Manifest(
+            root=Path(os.path.normpath(folder.resolve() / values["root"])),
+            images=tuple(ManifestEntry(**record) for record in values["images"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise _not_converted(path, error) from None
+
+
+def write_manifest(path: Path, manifest: Manifest, folder: Path) -> None:
+    """Write a manifest, atomically.
+
+    Within the working directory the root is written relative to `folder`, where the manifest
+    will lie, so that a project can be moved as a whole; elsewhere it is absolute.
+    """
+    root = manifest.root.resolve()
+    here = Path.cwd().resolve()
+    movable = root.is_relative_to(here) and folder.resolve().is_relative_to(here)
+    written = os.path.relpath(root, folder.resolve()) if movable else str(root)
+    write_json(path, {"root": written, "images": [asdict(entry) for entry in manifest.images]})
+
+
+def with_rle_masks(split: Split) -> Split:
+    """The split with every mask as compressed RLE, which is compared many times faster."""
+    annotations = {
+        image.id: tuple(_with_rle_mask(a, image) for a in split.annotations[image.id])
+        for image in split.images
+    }
+    return replace(split, annotations=annotations)
+
+
+def has_masks(split: Split) -> bool:
+    """Whether any object of a split has a mask."""
+    return any(a.segmentation for annotations in split.annotations.values() for a in annotations)
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of the converted dataset.
+
+    Raises:
+        DatasetError: when it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"cannot be read ({error})", file=path, fix="Run segtune.convert first"
+        ) from None
+
+
+def image_record(image: Image) -> dict[str, Any]:
+    """An image as COCO's table of images has it."""
+    record: dict[str, Any] = {
+        "id": image.id,
+        "file_name": image.file_name,
+        "width": image.width,
+        "height": image.height,
+    }
+    if image.fields:
+        record["fields"] = dict(image.fields)
+    if image.original:
+        record["original"] = image.original
+    return record
+
+
+def _annotation_record(a: Annotation) -> dict[str, Any]:
+    record = {
+        "id": a.id,
+        "image_id": a.image_id,
+        "category_id": a.category_id,
+        "bbox": a.bbox_xywh,
+        "area": a.area,
+        "segmentation": a.segmentation or [],
+        "iscrowd": a.iscrowd,
+    }
+    return record if a.segmentation else {**record, "box_only": True}
+
+
+def _image(record: Mapping[str, Any]) -> Image:
+    return Image(
+        id=record["id"],
+        file_name=record["file_name"],
+        width=record["width"],
+        height=record["height"],
+        fields=record.get("fields", {}),
+        original=record.get("original", ""),
+    )
+
+
+def _category(record: Mapping[str, Any]) -> Category:
+    return Category(
+        id=record["id"],
+        name=record["name"],
+        prompt=record["prompt"],
+        supercategory=record["supercategory"],
+    )
+
+
+def _annotation(record: Mapping[str, Any]) -> Annotation:
+    x, y, w, h = record["bbox"]
+    return Annotation(
+        id=record["id"],
+        image_id=record["image_id"],
+        category_id=record["category_id"],
+        bbox_xywh=(x, y, w, h),
+        area=record["area"],
+        segmentation=record["segmentation"] or None,
+        iscrowd=record["iscrowd"],
+    )
+
+
+def _with_rle_mask(a: Annotation, image: Image) -> Annotation:
+    if not a.segmentation:
+        return a
+    return replace(a, segmentation=segmentation_to_rle(a.segmentation, image.height, image.width))
+
+
+def _not_converted(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"not a converted dataset ({error!r})", file=path, fix="Run segtune.convert again"
+    )

@@ -1,0 +1,154 @@
+"""What a model predicts on a split: one type from the model to the report, and its file."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segtune.core.errors import DatasetError
+from segtune.dataset.coco import Split
+from segtune.dataset.masks import BoxXywh, Rle, decode_rle_counts
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One predicted object, in pixels of its image."""
+
+    image_id: int
+    category_id: int
+    score: float  # confidence, 0 to 1
+    bbox_xywh: BoxXywh
+    rle: Rle  # compressed, of the image's size
+
+
+class Detections:
+    """Predictions in the order in which they were made, indexed by image and category."""
+
+    def __init__(self, detections: Iterable[Detection] = ()) -> None:
+        self._all = tuple(detections)
+        self._by_image: dict[int, list[Detection]] = {}
+        self._by_pair: dict[tuple[int, int], list[Detection]] = {}
+        for found in self._all:
+            self._by_image.setdefault(found.image_id, []).append(found)
+            self._by_pair.setdefault((found.image_id, found.category_id), []).append(found)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def in_image(self, image_id: int) -> Sequence[Detection]:
+        """Every prediction in an image."""
+        return self._by_image.get(image_id, [])
+
+    def of(self, image_id: int, category_id: int) -> Sequence[Detection]:
+        """The predictions of one category in an image."""
+        return self._by_pair.get((image_id, category_id), [])
+
+
+@dataclass(frozen=True)
+class PromptedDetections:
+    """Predictions for prompts that are not categories of the dataset."""
+
+    prompts: dict[int, str]  # by category id
+    detections: Detections
+
+
+def to_record(found: Detection) -> dict[str, Any]:
+    """A detection in COCO's results format."""
+    return {
+        "image_id": found.image_id,
+        "category_id": found.category_id,
+        "bbox": list(found.bbox_xywh),
+        "score": found.score,
+        "segmentation": found.rle,
+    }
+
+
+def from_record(record: dict[str, Any]) -> Detection:
+    """The detection that `to_record` wrote; nothing is checked."""
+    x, y, w, h = record["bbox"]
+    return Detection(
+        image_id=record["image_id"],
+        category_id=record["category_id"],
+        score=record["score"],
+        bbox_xywh=(x, y, w, h),
+        rle=record["segmentation"],
+    )
+
+
+def read_detections(path: Path, split: Split) -> Detections:
+    """Read COCO results on a split.
+
+    Raises:
+        DatasetError: when the file is not COCO results, or is about other images or categories.
+    """
+    results = _read(path)
+    known = {(i.id, c.id) for i in split.images for c in split.categories}
+    try:
+        if not isinstance(results, list):
+            raise TypeError("not a list")
+        unknown = sum((r["image_id"], r["category_id"]) not in known for r in results)
+        detections = [] if unknown else _checked(results, split)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from None
+    if unknown:
+        raise DatasetError(
+            f"{unknown} detections in images or of categories that the {split.name} split lacks",
+            file=path,
+            fix="Predict on the same split that is evaluated",
+        )
+    return Detections(detections)
+
+
+def read_prompted_detections(path: Path, split: Split) -> PromptedDetections:
+    """Read predictions for other prompts in the images of a split.
+
+    Raises:
+        DatasetError: when the file is not a COCO dataset with scores, or is about other images.
+    """
+    values = _read(path)
+    try:
+        prompts = {category["id"]: str(category["name"]) for category in values["categories"]}
+        for record in values["annotations"]:
+            if record["category_id"] not in prompts:
+                raise KeyError(record["category_id"])
+        return PromptedDetections(prompts, Detections(_checked(values["annotations"], split)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"not COCO results ({error!r})", file=path, fix="Run segtune.predict again")
+
+
+def _checked(records: Iterable[dict[str, Any]], split: Split) -> list[Detection]:
+    sizes = {image.id: [image.height, image.width] for image in split.images}
+    detections = []
+    for record in records:
+        _require_scorable(record, sizes[record["image_id"]])
+        detections.append(from_record(record))
+    return detections
+
+
+def _require_scorable(record: dict[str, Any], size: list[int]) -> None:
+    numbers = [record["score"], *record["bbox"]]
+    if len(numbers) != 5 or not all(math.isfinite(number) for number in numbers):
+        raise ValueError("score and bbox are not five finite numbers")
+    rle = record["segmentation"]
+    if rle["size"] != size:
+        raise ValueError("a mask whose size differs from its image's")
+    # pycocotools reads beyond its memory, or for ever, where the runs are damaged.
+    runs = decode_rle_counts(rle["counts"]) if isinstance(rle["counts"], str) else None
+    if not runs or min(runs) < 0 or sum(runs) != size[0] * size[1]:
+        raise ValueError("a mask that is not a compressed RLE of its image")

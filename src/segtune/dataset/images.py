@@ -1,0 +1,60 @@
+"""Image files: which names count, opening them, and which way is up."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+
+from PIL import Image as PilImage
+from PIL import ImageOps
+
+from segtune.core.errors import DatasetError, SegtuneError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+EXIF_ORIENTATION = 0x0112
+TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
+# What Pillow raises for files that are damaged, of another kind or too large.
+_UNREADABLE = (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError)
+
+
+def is_image_name(path: PurePath) -> bool:
+    """Whether a file is an image by its suffix, and not one of macOS's shadow files."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
+
+
+@contextmanager
+def opened_image(
+    path: Path, kind: type[SegtuneError] = DatasetError, fix: str | None = None
+) -> Iterator[PilImage.Image]:
+    """An image file, opened; what Pillow raises within becomes one clear error.
+
+    Raises:
+        SegtuneError: of this kind, when the image cannot be read.
+    """
+    try:
+        with PilImage.open(path) as image:
+            yield image
+    except _UNREADABLE as error:
+        raise kind(f"cannot read the image ({error})", file=path, fix=fix) from None
+
+
+def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
+    """An image in RGB, turned as its EXIF record says.
+
+    Args:
+        path: of the file.
+        draft_side: large JPEGs may be decoded smaller, down to this side in pixels.
+
+    Raises:
+        DatasetError: when it cannot be read.
+    """
+    with opened_image(path) as image:
+        if draft_side:
+            image.draft("RGB", (draft_side, draft_side))
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def upright_size(image: PilImage.Image) -> tuple[int, int]:
+    """(width, height) in pixels once the image is turned as its EXIF record says."""
+    width, height = image.size
+    transposed = image.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
+    return (height, width) if transposed else (width, height)

@@ -1,0 +1,158 @@
+"""How far an average precision would move with other images: a paired bootstrap.
+
+Images are drawn with replacement, the same draw for both models; a class's objects and
+detections come and go with their image. Percentile intervals after Efron and Tibshirani
+(1993), "An Introduction to the Bootstrap", chapter 13. The precision of a draw is what
+pycocotools computes on its images, without matching anything again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segtune.evaluation.matching import ClassMatches
+
+RECALLS = np.linspace(0, 1, 101)
+CONFIDENCE = 0.95
+SEED = 0
+CHUNK = 64  # draws at once; limits memory
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of two scores and its 95 % interval; None where nothing is measurable."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+def paired_differences(
+    base: Sequence[ClassMatches], tuned: Sequence[ClassMatches], resamples: int
+) -> tuple[Interval, list[Interval]]:
+    """Tuned minus base: of the AP over all classes, and of each class's own.
+
+    Args:
+        base: per class, the matches of one model.
+        tuned: per class, those of the other on the same images.
+        resamples: draws; a thousand settle the second digit of the bounds.
+    """
+    images = len(base[0].objects)
+    draws = drawn_counts(images, resamples)
+    everything = np.ones((1, images), np.int64)
+    points = precisions(tuned, everything) - precisions(base, everything)  # (1, classes)
+    spread = precisions(tuned, draws) - precisions(base, draws)  # (resamples, classes)
+    return (
+        _interval(mean_over_classes(points), mean_over_classes(spread)),
+        [_interval(points[:, c], spread[:, c]) for c in range(len(base))],
+    )
+
+
+def paired_statistics(
+    base: Array, tuned: Array, value: Callable[[Array], Mapping[str, Array]], resamples: int
+) -> dict[str, list[Interval]]:
+    """Tuned minus base, of statistics that follow from sums over images.
+
+    Args:
+        base: (images, ...) counts of one model.
+        tuned: those of the other on the same images.
+        value: from sums (draws, ...) to name -> (draws, statistics), NaN where unknown.
+        resamples: draws.
+
+    Returns:
+        Name -> the interval of each statistic.
+    """
+    draws = np.concatenate([np.ones((1, len(base)), np.int32), drawn_counts(len(base), resamples)])
+    values = [value(_sums(draws, counts)) for counts in (base, tuned)]
+    spread = {name: values[1][name] - values[0][name] for name in values[0]}
+    return {
+        name: [_interval(column[:1], column[1:]) for column in found.T]
+        for name, found in spread.items()
+    }
+
+
+def _sums(draws: Array, counts: Array) -> Array:
+    # Matrix products of integers are slow; doubles hold counts exactly.
+    flat = counts.reshape(len(counts), -1).astype(float)
+    return (draws.astype(float) @ flat).reshape(len(draws), *counts.shape[1:])
+
+
+def drawn_counts(images: int, resamples: int) -> Array:
+    """(resamples, images): how often each image was drawn."""
+    rng = np.random.default_rng(SEED)
+    counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
+    return counts.astype(np.int32)
+
+
+def precisions(classes: Sequence[ClassMatches], draws: Array) -> Array:
+    """(draws, classes): AP of each draw; NaN where a draw holds no object of the class."""
+    return np.stack([_class_precisions(matches, draws) for matches in classes], axis=1)
+
+
+def _class_precisions(matches: ClassMatches, draws: Array) -> Array:
+    chunks = [draws[start : start + CHUNK] for start in range(0, len(draws), CHUNK)]
+    return np.concatenate([_chunk_precisions(matches, chunk) for chunk in chunks])
+
+
+def _chunk_precisions(matches: ClassMatches, draws: Array) -> Array:
+    objects = draws @ matches.objects  # (R,)
+    weights = np.ascontiguousarray(draws.T)[matches.image]  # (N, R)
+    former, all_counted = None, weights
+    per_threshold = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for found, counted in zip(matches.matched, matches.counted, strict=True):
+            # Few detections meet a crowd, so this is mostly the same at all thresholds.
+            if former is None or not np.array_equal(counted, former):
+                former, all_counted = counted, np.cumsum(weights * counted[:, None], axis=0)
+            hits = np.flatnonzero(found & counted)
+            per_threshold.append(_interpolated(weights[hits], all_counted[hits], objects))
+    values: Array = np.mean(per_threshold, axis=0)
+    return np.where(objects > 0, values, np.nan)
+
+
+def _interpolated(weights: Array, all_counted: Array, objects: Array) -> Array:
+    """(R,) precision averaged over the 101 recalls, at one IoU threshold.
+
+    Precision is highest right at a hit, so the hits alone decide.
+
+    Args:
+        weights: (hits, R), how often each hit was drawn.
+        all_counted: (hits, R), detections drawn from the best score to each hit.
+        objects: (R,) drawn objects.
+    """
+    if not len(weights):
+        return np.zeros(weights.shape[1])
+    true = np.cumsum(weights, axis=0)
+    precision = np.ascontiguousarray((true / np.maximum(all_counted, 1)).T)
+    recall = np.ascontiguousarray((true / objects).T)
+    return np.array([_at_recalls(*draw) for draw in zip(precision, recall, strict=True)])
+
+
+def _at_recalls(precision: Array, recall: Array) -> float:
+    """Mean over the recalls of the highest precision from each recall on."""
+    places = np.searchsorted(recall, RECALLS)
+    places = places[places < len(recall)]  # the others are not reached
+    if not len(places):
+        return 0.0
+    highest = np.maximum.accumulate(np.maximum.reduceat(precision, places)[::-1])
+    return float(highest.sum() / len(RECALLS))
+
+
+def mean_over_classes(values: Array) -> Array:
+    """(draws,) mean over the classes that a draw holds."""
+    known = ~np.isnan(values)
+    totals = np.where(known, values, 0).sum(axis=1)
+    return np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), np.nan)
+
+
+def _interval(point: Array, spread: Array) -> Interval:
+    known = spread[~np.isnan(spread)]
+    if np.isnan(point[0]) or not len(known):
+        return Interval(None, None, None)
+    low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(point[0]), float(low), float(high))

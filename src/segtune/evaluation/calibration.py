@@ -1,0 +1,126 @@
+"""What a score is worth: confidence thresholds, precision and recall, and calibration.
+
+All of it follows from which detections match an object at an IoU of 0.5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segtune.evaluation.matching import ClassMatches
+
+Array = npt.NDArray[Any]
+
+BINS = 10  # of scores, from 0 to 1
+MIN_SCORE = 0.05  # below it there are many detections, all rightly unsure
+
+
+@dataclass(frozen=True)
+class AtThreshold:
+    """A class's detections above a confidence threshold; None where a divisor is zero."""
+
+    threshold: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Detections with similar scores."""
+
+    count: int
+    score: float  # mean
+    precision: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Scores beside the precision of detections that have them."""
+
+    bins: list[Bin]
+    error: float | None  # expected calibration error: mean |score - precision| over detections
+
+
+def best_threshold(matches: ClassMatches) -> AtThreshold | None:
+    """The confidence threshold of the highest F1; None for a class without objects or matches."""
+    scores, hits, counted = _ranked(matches)
+    objects = int(matches.objects.sum())
+    if not objects or not hits.any():
+        return None
+    f1 = 2 * np.cumsum(hits) / (np.cumsum(counted) + objects)
+    best = int(np.argmax(np.where(_last_of_equals(scores), f1, -1.0)))
+    return at_threshold(matches, float(scores[best]))
+
+
+def at_threshold(matches: ClassMatches, threshold: float) -> AtThreshold:
+    """Precision, recall and F1 above a confidence threshold."""
+    scores, hits, counted = _ranked(matches)
+    passed = scores >= threshold
+    true, all_passed = int(hits[passed].sum()), int(counted[passed].sum())
+    objects = int(matches.objects.sum())
+    return AtThreshold(
+        threshold,
+        true / all_passed if all_passed else None,
+        true / objects if objects else None,
+        2 * true / (all_passed + objects) if all_passed + objects else None,
+    )
+
+
+def precision_at_score(matches: ClassMatches, score: float) -> float:
+    """Precision of a class's detections from a score on, or from a lower one if it is higher.
+
+    A higher score is never worth less, and few detections say little.
+    """
+    scores, hits, counted = _ranked(matches)
+    precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)
+    together = np.where(_last_of_equals(scores), precision, 0.0)
+    return float(together[np.searchsorted(-scores, -score) :].max(initial=0.0))
+
+
+def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | None:
+    """Highest precision at recalls from 0 to 1 in equal steps; None without objects."""
+    _, hits, counted = _ranked(matches)
+    objects = int(matches.objects.sum())
+    if not objects:
+        return None
+    recall = np.cumsum(hits) / objects
+    precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    values: list[float] = envelope[np.searchsorted(recall, np.linspace(0, 1, points))].tolist()
+    return values
+
+
+def reliability(classes: Sequence[ClassMatches]) -> Reliability:
+    """Mean score and precision in ten equal bins, and the expected calibration error.
+
+    Detections below 0.05 are left out. The error is that of Guo et al. 2017, "On Calibration
+    of Modern Neural Networks".
+    """
+    ranked = [_ranked(matches) for matches in classes]
+    scores, hits, counted = (np.concatenate([r[n] for r in ranked]) for n in range(3))
+    considered = counted & (scores >= MIN_SCORE)
+    scores, hits = scores[considered], hits[considered]
+    places = np.minimum((scores * BINS).astype(int), BINS - 1)
+    bins = [
+        Bin(int(inside.sum()), float(scores[inside].mean()), float(hits[inside].mean()))
+        for place in range(BINS)
+        for inside in [places == place]
+        if inside.any()
+    ]
+    total = sum(found.count for found in bins)
+    error = sum(found.count * abs(found.score - found.precision) for found in bins)
+    return Reliability(bins, error / total if total else None)
+
+
+def _ranked(matches: ClassMatches) -> tuple[Array, Array, Array]:
+    """Scores, hits and what counts, at an IoU of 0.5, best score first."""
+    return matches.score, matches.matched[0] & matches.counted[0], matches.counted[0]
+
+
+def _last_of_equals(scores: Array) -> Array:
+    # Equal scores pass a threshold together.
+    return np.append(scores[1:] != scores[:-1], True)[: len(scores)]

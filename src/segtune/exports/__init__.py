@@ -1,0 +1,1 @@
+"""Reading Roboflow exports without loss."""

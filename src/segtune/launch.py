@@ -1,0 +1,121 @@
+"""Start a stage on leased devices, in one process per device.
+
+`python -m segtune.launch --devices N -- COMMAND ...` leases N CUDA devices for as long as
+COMMAND lives, so that two jobs of one workflow never share a card. With `--torchrun`, COMMAND
+is what follows `python`, run by torchrun in N processes that share the job's threads, or
+plainly where N is 1. Without CUDA nothing is leased; the processes are the same.
+"""
+
+import argparse
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from segtune.core.errors import ConfigError, exit_on_error
+
+POLL_SECONDS = 2.0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Lease devices, divide threads, and become the command or run it under torchrun."""
+    parser = argparse.ArgumentParser(prog="segtune.launch", description=__doc__)
+    parser.add_argument("--devices", type=int, required=True, help="CUDA devices to lease")
+    parser.add_argument("--torchrun", action="store_true", help="one process per device")
+    parser.add_argument("command", nargs="+", help="after --; with --torchrun, its arguments")
+    arguments = parser.parse_args(argv)
+    wanted = max(1, arguments.devices)
+    with exit_on_error("launch"):
+        devices = visible_devices()
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(devices, wanted))
+        processes = wanted if arguments.torchrun else 1
+        os.environ["OMP_NUM_THREADS"] = str(threads_per_process(processes))
+    sys.stdout.flush()
+    if not arguments.torchrun:
+        os.execvp(arguments.command[0], arguments.command)
+    elif wanted == 1:
+        os.execv(sys.executable, [sys.executable, *arguments.command])
+    else:
+        _torchrun(wanted, arguments.command)
+
+
+def _torchrun(processes: int, command: list[str]) -> None:
+    """torchrun, without its traceback on top of the message of the process that failed."""
+    try:
+        torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
+    except ChildFailedError as error:
+        raise SystemExit(error.get_first_failure()[1].exitcode) from None
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval.value) from None
+
+
+def threads_per_process(processes: int) -> int:
+    """An equal part of the threads that this job was given, at least one."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    return max(1, threads // processes)
+
+
+def visible_devices() -> list[str]:
+    """CUDA devices by the names that `CUDA_VISIBLE_DEVICES` uses; empty without CUDA."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [name.strip() for name in named.split(",")]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def lease(devices: Sequence[str], wanted: int, folder: Path | None = None) -> list[str]:
+    """Lock `wanted` of `devices`, waiting for others to let go of theirs.
+
+    A lease is an advisory lock that the command inherits: it ends with the command's last
+    process, however that ends.
+
+    Raises:
+        ConfigError: when there are fewer devices than wanted.
+    """
+    if wanted > len(devices):
+        raise ConfigError(
+            f"{wanted} devices wanted, {len(devices)} visible: {', '.join(devices)}",
+            fix="Ask for fewer: snakemake --resources gpu=N",
+        )
+    folder = folder or Path(tempfile.gettempdir()) / f"segtune-devices-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        locks = _lock_free(devices, wanted, folder)
+        if len(locks) == wanted:
+            for descriptor in locks.values():
+                os.set_inheritable(descriptor, True)
+            return list(locks)
+        # Holding some while waiting for the rest could starve another job for ever.
+        for descriptor in locks.values():
+            os.close(descriptor)
+        time.sleep(POLL_SECONDS)
+
+
+def _lock_free(devices: Sequence[str], wanted: int, folder: Path) -> dict[str, int]:
+    locks: dict[str, int] = {}
+    for device in devices:
+        if len(locks) == wanted:
+            break
+        descriptor = os.open(folder / device.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+        else:
+            locks[device] = descriptor
+    return locks
+
+
+if __name__ == "__main__":
+    main()

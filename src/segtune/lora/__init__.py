@@ -1,0 +1,1 @@
+"""Low-rank adaptation, and where it goes in SAM 3."""

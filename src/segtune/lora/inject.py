@@ -1,0 +1,142 @@
+"""Putting LoRA into a model by module name, merging it and taking it out again."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import nn
+
+from segtune.core.errors import AdapterError
+from segtune.lora.layers import FUSED, LoraLinear, LoraModule, LoraMultiheadAttention, LoraSpec
+
+
+def inject_lora(
+    model: nn.Module, specs: Mapping[str, LoraSpec], seed: int = 0
+) -> dict[str, LoraSpec]:
+    """Freeze a model and adapt the modules that the patterns name, in place.
+
+    Args:
+        model: any module with linears or multi-head attention.
+        specs: regular expression of whole qualified module names -> how to adapt them.
+        seed: of the random A matrices; the global generator is not disturbed.
+
+    Returns:
+        What was adapted: qualified module name -> its spec.
+
+    Raises:
+        AdapterError: when a pattern matches nothing, matches a module that cannot be
+            adapted, or a module that another pattern adapted.
+    """
+    model.requires_grad_(False)
+    adapted: dict[str, LoraSpec] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for pattern, spec in specs.items():
+            for name in _matching(model, pattern):
+                if name in adapted:
+                    raise AdapterError("adapted twice", record=name)
+                _replace(model, name, _adapt(model.get_submodule(name), spec, name))
+                adapted[name] = spec
+    return adapted
+
+
+def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable adapter parameters by qualified name, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if ".lora.lora_" in name}
+
+
+def merge_lora(model: nn.Module) -> dict[str, LoraModule]:
+    """Add every update to its base weight and put the base modules back, in place.
+
+    Returns:
+        The adapted modules that were taken out, by qualified name, for `unmerge_lora`.
+    """
+    taken_out = dict(adapted_modules(model))
+    for name, module in taken_out.items():
+        _replace(model, name, module.merged())
+    return taken_out
+
+
+def unmerge_lora(model: nn.Module, taken_out: Mapping[str, LoraModule]) -> None:
+    """Undo `merge_lora`, in place: the base weights come back but for rounding.
+
+    Args:
+        model: the merged model.
+        taken_out: what `merge_lora` returned.
+    """
+    for name, module in taken_out.items():
+        module.unmerge()
+        _replace(model, name, module)
+
+
+def count_parameters(
+    model: nn.Module, group_of: Callable[[str], str] = lambda name: ""
+) -> dict[str, tuple[int, int]]:
+    """Trainable and all parameters: group -> (trainable, all), groups in the model's order.
+
+    Args:
+        model: adapted or not.
+        group_of: the group that a parameter's qualified name belongs to.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        trainable, every = counts.get(group_of(name), (0, 0))
+        size = parameter.numel()
+        counts[group_of(name)] = (trainable + size * parameter.requires_grad, every + size)
+    return counts
+
+
+def _matching(model: nn.Module, pattern: str) -> list[str]:
+    names = [name for name, _ in model.named_modules() if name]
+    found = [name for name in names if re.fullmatch(pattern, name)]
+    if not found:
+        plain = re.sub(r"\\(\W)", r"\1", pattern)  # of an exact name, without its escapes
+        near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
+        raise AdapterError(
+            f"LoRA target {plain!r} matches no module",
+            fix=f"The nearest names are {', '.join(near)}",
+        )
+    return found
+
+
+def _adapt(module: nn.Module, spec: LoraSpec, name: str) -> nn.Module:
+    if isinstance(module, LoraLinear | LoraMultiheadAttention):
+        raise AdapterError("adapted already", record=name)
+    if isinstance(module, nn.MultiheadAttention):
+        _require(set(spec.projections), {*FUSED, "out"}, name)
+        if not spec.projections or module.in_proj_weight is None or module.bias_k is not None:
+            raise AdapterError("this attention cannot be adapted", record=name)
+        return LoraMultiheadAttention(module, spec)
+    if isinstance(module, nn.Linear):
+        _require(set(spec.projections), set(FUSED), name)
+        if spec.projections and module.out_features % len(FUSED):
+            raise AdapterError("this linear fuses no q, k and v", record=name)
+        return LoraLinear(module, spec)
+    raise AdapterError(f"a {type(module).__name__} cannot be adapted", record=name)
+
+
+def _require(projections: set[str], allowed: set[str], name: str) -> None:
+    if projections - allowed:
+        raise AdapterError(
+            f"unknown projections {sorted(projections - allowed)}",
+            record=name,
+            fix=f"Choose from {sorted(allowed)}",
+        )
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def adapted_modules(
+    model: nn.Module,
+) -> Iterator[tuple[str, LoraModule]]:
+    attention = [m for m in model.modules() if isinstance(m, LoraMultiheadAttention)]
+    inside_attention = {id(module.out_proj) for module in attention}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLinear | LoraMultiheadAttention):
+            continue
+        if id(module) not in inside_attention:
+            yield name, module

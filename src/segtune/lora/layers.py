@@ -1,0 +1,267 @@
+"""Low-rank adaptation of linears, fused qkv linears and multi-head attention.
+
+An adapted projection computes `W x + (alpha / rank) * B A x` with A (rank, in) and
+B (out, rank); W is frozen, B starts at zero (Hu et al. 2021, "LoRA: Low-Rank Adaptation
+of Large Language Models"). The queries, keys and values of a fused projection are adapted
+separately. Adapted modules keep the names of the base parameters, so a base checkpoint
+still fits, and the adapters are read and written in PEFT's layout.
+
+This file knows torch and nothing of SAM 3.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segtune.core.errors import AdapterError
+
+PEFT_PREFIX = "base_model.model."
+FUSED = ("q", "k", "v")  # row blocks of a fused projection, in this order
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """How to adapt the modules that one pattern names.
+
+    Args:
+        rank: rows of each A.
+        alpha: the update is scaled by alpha / rank.
+        dropout: probability, on the input of A while training.
+        projections: of "q", "k", "v" for a linear that fuses them, and "out" too for
+            attention; empty for a plain linear, which is adapted whole.
+        rank_stabilized: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "A Rank
+            Stabilization Scaling Factor for Fine-Tuning with LoRA").
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    projections: tuple[str, ...] = ()
+    rank_stabilized: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What B A x is multiplied with."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+
+class _Adapters(nn.Module):
+    """The low-rank updates of one weight matrix, one per adapted block of its rows."""
+
+    def __init__(self, weight: Tensor, spec: LoraSpec, blocks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.scale, self.blocks = spec.scale, blocks
+        self.dropout = nn.Dropout(spec.dropout)
+        self.block_rows = weight.shape[0] // (1 if blocks == ("all",) else len(FUSED))
+        for name in blocks:
+            # new_empty and new_zeros keep the weight's device and dtype.
+            down = weight.new_empty(spec.rank, weight.shape[1])
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+            # Not in a ParameterDict, which nn.DataParallel leaves empty in its replicas.
+            self.register_parameter(f"lora_A_{name}", nn.Parameter(down))
+            up = weight.new_zeros(self.block_rows, spec.rank)
+            self.register_parameter(f"lora_B_{name}", nn.Parameter(up))
+
+    @property
+    def lora_A(self) -> dict[str, Tensor]:  # noqa: N802
+        """A of each adapted block: (rank, in)."""
+        return {name: getattr(self, f"lora_A_{name}") for name in self.blocks}
+
+    @property
+    def lora_B(self) -> dict[str, Tensor]:  # noqa: N802
+        """B of each adapted block: (block_rows, rank)."""
+        return {name: getattr(self, f"lora_B_{name}") for name in self.blocks}
+
+    def block(self, name: str, x: Tensor) -> Tensor:
+        """The update of one block: (..., in) -> (..., block_rows)."""
+        low_rank = F.linear(self.dropout(x), getattr(self, f"lora_A_{name}"))
+        return F.linear(low_rank, getattr(self, f"lora_B_{name}")) * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The update of the whole matrix: (..., in) -> (..., out)."""
+        if self.blocks == ("all",):
+            return self.block("all", x)
+        zeros = x.new_zeros(*x.shape[:-1], self.block_rows)
+        parts = [self.block(name, x) if name in self.blocks else zeros for name in FUSED]
+        return torch.cat(parts, dim=-1)
+
+    def delta(self) -> Tensor:
+        """The update as a matrix: (out, in)."""
+        down, up = self.stacked()
+        return up @ down * self.scale
+
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """All blocks as one A (n * rank, in) and one block-structured B (out, n * rank)."""
+        down = torch.cat(list(self.lora_A.values()))
+        if self.blocks == ("all",):
+            return down, self.lora_B["all"]
+        rank = len(down) // len(self.blocks)
+        up = down.new_zeros(len(FUSED) * self.block_rows, len(down))
+        for column, (name, matrix) in enumerate(self.lora_B.items()):
+            up[self._rows(name), column * rank : (column + 1) * rank] = matrix
+        return down, up
+
+    def load_stacked(self, down: Tensor, up: Tensor, name: str) -> None:
+        """Take the blocks apart again; what lies outside them must be zero."""
+        mine_down, mine_up = self.stacked()
+        if down.shape != mine_down.shape or up.shape != mine_up.shape:
+            raise AdapterError(
+                f"the adapter holds A {tuple(down.shape)} and B {tuple(up.shape)}, the "
+                f"model expects {tuple(mine_down.shape)} and {tuple(mine_up.shape)}",
+                record=name,
+                fix="Use the recipe that the adapter was trained with",
+            )
+        rank = len(down) // len(self.blocks)
+        rest = up.detach().clone()
+        with torch.no_grad():
+            for column, block in enumerate(self.blocks):
+                columns = slice(column * rank, (column + 1) * rank)
+                self.lora_A[block].copy_(down[columns])
+                self.lora_B[block].copy_(up[self._rows(block), columns])
+                rest[self._rows(block), columns] = 0
+        if rest.any():
+            raise AdapterError(
+                "the adapter mixes queries, keys and values, the model adapts them apart",
+                record=name,
+            )
+
+    def _rows(self, name: str) -> slice:
+        if name == "all":
+            return slice(None)
+        start = FUSED.index(name) * self.block_rows
+        return slice(start, start + self.block_rows)
+
+
+class LoraLinear(nn.Linear):
+    """A linear, plain or fused qkv, with low-rank updates beside its frozen weight."""
+
+    def __init__(self, base: nn.Linear, spec: LoraSpec) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self._replaced = (base,)  # in a tuple, so that it is no submodule
+        self.lora = _Adapters(base.weight, spec, spec.projections or ("all",))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias) + self.lora(x)
+
+    def merged(self) -> nn.Linear:
+        """The base linear with the update added to its weight, in place."""
+        (base,) = self._replaced
+        with torch.no_grad():
+            base.weight.add_(self.lora.delta())
+        return base
+
+    def unmerge(self) -> None:
+        """Take the update off the base weight again."""
+        with torch.no_grad():
+            self.weight.sub_(self.lora.delta())
+
+
+class LoraMultiheadAttention(nn.MultiheadAttention):
+    """Multi-head attention with low-rank updates of q, k, v and the output projection.
+
+    It always runs scaled-dot-product attention and never returns attention weights.
+    """
+
+    def __init__(self, base: nn.MultiheadAttention, spec: LoraSpec) -> None:
+        nn.Module.__init__(self)
+        self.embed_dim, self.num_heads = base.embed_dim, base.num_heads
+        self.head_dim, self.dropout = base.head_dim, base.dropout
+        self.batch_first = base.batch_first
+        self.in_proj_weight, self.in_proj_bias = base.in_proj_weight, base.in_proj_bias
+        self._replaced = (base,)
+        self.out_proj = base.out_proj
+        if "out" in spec.projections:
+            whole = replace(spec, projections=())
+            self.out_proj = LoraLinear(base.out_proj, whole)  # type: ignore[assignment]
+        fused = tuple(name for name in FUSED if name in spec.projections)
+        self.lora = _Adapters(base.in_proj_weight, spec, fused) if fused else None
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """Attend; arguments and shapes as in `nn.MultiheadAttention`, batched inputs only."""
+        inputs = [query, key, value]
+        if not self.batch_first:
+            inputs = [x.transpose(0, 1) for x in inputs]
+        q, k, v = (self._project(i, x) for i, x in enumerate(inputs))  # (B, heads, L, d)
+        mask = _additive_mask(attn_mask, key_padding_mask, q, k)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        output = self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, L, E)
+        if not self.batch_first:
+            output = output.transpose(0, 1).contiguous()
+        return output, None
+
+    def _project(self, index: int, x: Tensor) -> Tensor:
+        rows = slice(index * self.embed_dim, (index + 1) * self.embed_dim)
+        bias = self.in_proj_bias[rows] if self.in_proj_bias is not None else None
+        projected = F.linear(x, self.in_proj_weight[rows], bias)
+        if self.lora is not None and FUSED[index] in self.lora.blocks:
+            projected = projected + self.lora.block(FUSED[index], x)
+        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def merged(self) -> nn.MultiheadAttention:
+        """The base attention with the updates added to its weights, in place."""
+        (base,) = self._replaced
+        if isinstance(self.out_proj, LoraLinear):
+            self.out_proj.merged()
+        if self.lora is not None:
+            with torch.no_grad():
+                base.in_proj_weight.add_(self.lora.delta())
+        return base
+
+    def unmerge(self) -> None:
+        """Take the updates off the base weights again."""
+        if isinstance(self.out_proj, LoraLinear):
+            self.out_proj.unmerge()
+        if self.lora is not None:
+            with torch.no_grad():
+                self.in_proj_weight.sub_(self.lora.delta())
+
+
+LoraModule = LoraLinear | LoraMultiheadAttention
+
+
+def _additive_mask(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor
+) -> Tensor | None:
+    """One mask that broadcasts to (B, heads, L, S): -inf or False where not to look.
+
+    In `nn.MultiheadAttention` a true entry of a boolean mask hides, in
+    scaled-dot-product attention it shows.
+    """
+    batch, heads, length, _ = q.shape
+    source = k.shape[2]
+    if attn_mask is not None and attn_mask.dim() == 3:
+        attn_mask = attn_mask.view(batch, heads, length, source)
+    hidden = None
+    if key_padding_mask is not None:
+        hidden = key_padding_mask.view(batch, 1, 1, source)
+    if attn_mask is None:
+        return None if hidden is None else _shown(hidden, q)
+    if hidden is None:
+        return _shown(attn_mask, q)
+    return _additive(attn_mask, q) + _additive(hidden, q)
+
+
+def _shown(mask: Tensor, q: Tensor) -> Tensor:
+    return ~mask if mask.dtype == torch.bool else mask.to(q.dtype)
+
+
+def _additive(mask: Tensor, q: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(q.dtype)
+    return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -math.inf)

@@ -1,0 +1,1 @@
+"""SAM 3: architecture, weights, forward pass and inference."""

@@ -1,0 +1,106 @@
+"""What training does to an image, its boxes and its masks.
+
+Every function gives a new sample whose boxes and masks have moved with the image. What
+is drawn comes from a generator of the caller's, so it depends on nothing else.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from segtune.dataset.batch import Sample
+
+MAX_BOX_NOISE = 20 / 1008  # of the image's side, as in the official recipe
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied; the default varies nothing.
+
+    Args:
+        horizontal_flip: mirror half of the images.
+        min_scale: images are shrunk to a random share of the input, this at the
+            least, and padded at the right and at the bottom. SAM 3's recipe has 480 of
+            1008 pixels.
+        color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this.
+        box_noise: standard deviation by which target boxes' sides move, as a share of them.
+    """
+
+    horizontal_flip: bool = False
+    min_scale: float = 1.0
+    color_jitter: float = 0.0
+    box_noise: float = 0.0
+
+    def drawn_side(self, image_size: int, rng: np.random.Generator) -> int:
+        """The side in pixels to which an image is squashed before it is padded."""
+        smallest = round(self.min_scale * image_size)
+        return int(rng.integers(smallest, image_size + 1)) if smallest < image_size else image_size
+
+    def varied(self, sample: Sample, image_size: int, rng: np.random.Generator) -> Sample:
+        """A sample of any side, varied and padded to `image_size` pixels."""
+        if self.horizontal_flip and rng.random() < 0.5:
+            sample = mirrored(sample)
+        if self.color_jitter:
+            sample = recolored(sample, 1 + self.color_jitter * rng.uniform(-1, 1, 3))
+        if self.box_noise:
+            sample = with_noisy_boxes(sample, self.box_noise, rng)
+        return padded(sample, image_size)
+
+
+def mirrored(sample: Sample) -> Sample:
+    """Left and right exchanged."""
+    right = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    opposite = torch.tensor([-1.0, 1.0, 1.0, 1.0])
+    return replace(
+        sample,
+        image=sample.image.flip(-1),
+        boxes_cxcywh=tuple(right + boxes * opposite for boxes in sample.boxes_cxcywh),
+        masks=tuple(masks.flip(-1) for masks in sample.masks),
+    )
+
+
+def padded(sample: Sample, side: int) -> Sample:
+    """Grown to `side` pixels with black, to the right and downwards."""
+    old = sample.image.shape[-1]
+    if old == side:
+        return sample
+    margin = (0, side - old, 0, side - old)
+    return replace(
+        sample,
+        image=F.pad(sample.image, margin, value=-1.0),  # -1 is black
+        boxes_cxcywh=tuple(boxes * (old / side) for boxes in sample.boxes_cxcywh),
+        masks=tuple(F.pad(masks, margin) for masks in sample.masks),
+    )
+
+
+def recolored(sample: Sample, factors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Sample:
+    """Brightness, contrast and saturation multiplied by three factors, one after the other."""
+    brightness, contrast, saturation = factors.tolist()
+    pixels = sample.image / 2 + 0.5
+    pixels = transforms.adjust_brightness(pixels, brightness)
+    pixels = transforms.adjust_contrast(pixels, contrast)
+    pixels = transforms.adjust_saturation(pixels, saturation)
+    return replace(sample, image=(pixels - 0.5) / 0.5)
+
+
+def with_noisy_boxes(sample: Sample, deviation: float, rng: np.random.Generator) -> Sample:
+    """Each side of each box moved at random; boxes stay inside and never turn over."""
+    return replace(
+        sample, boxes_cxcywh=tuple(_noisy(boxes, deviation, rng) for boxes in sample.boxes_cxcywh)
+    )
+
+
+def _noisy(boxes_cxcywh: Tensor, deviation: float, rng: np.random.Generator) -> Tensor:
+    centers, sizes = boxes_cxcywh.split(2, dim=-1)
+    noise = torch.from_numpy(rng.normal(0, deviation, (2, *sizes.shape))).to(sizes)
+    # Less than a quarter of the box, so that opposite sides never meet.
+    moved = torch.minimum((noise * sizes).abs(), sizes / 4).clamp(max=MAX_BOX_NOISE)
+    low, high = (
+        (centers + sign * sizes / 2 + moved_side).clamp(0, 1)
+        for sign, moved_side in zip((-1, 1), noise.sign() * moved, strict=True)
+    )
+    return torch.cat([(low + high) / 2, high - low], dim=-1)

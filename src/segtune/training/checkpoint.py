@@ -1,0 +1,126 @@
+"""Unfinished training runs on disk: everything that is needed to go on, bit for bit.
+
+A run's state lives in a folder named after its fingerprint (settings, data, code). A run
+with another fingerprint never continues it. The last two states are kept; each file's name
+holds its checksum, so that a damaged one is noticed and passed over. Nothing here is a
+declared output of the workflow, which would delete it when the job fails.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtune.core.atomic import atomic_path, write_json
+from segtune.core.errors import TrainingError
+from segtune.core.fingerprints import json_digest
+
+KEPT = 2
+FINGERPRINT = "fingerprint.json"
+
+
+@contextmanager
+def locked(parent: Path) -> Iterator[None]:
+    """Keep every other training out of `parent`.
+
+    Raises:
+        TrainingError: when another training works there at this moment.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                "another training writes here", file=parent, fix="Wait until it ends"
+            ) from None
+        yield
+
+
+def run_folder(parent: Path, fingerprint: Mapping[str, Any]) -> Path:
+    """The folder of the run with this fingerprint."""
+    folder = parent / json_digest(fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FINGERPRINT, fingerprint)
+    return folder
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a run's state (tensors and plain values), and remove all but the one before it."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    former = _states(folder)
+    number = _number(former[-1]) + 1 if former else 1
+    path = folder / f"state-{number:08d}-{_digest(buffer.getvalue())}.pt"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    for outdated in former[: 1 - KEPT]:
+        outdated.unlink()
+
+
+def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
+    """The newest undamaged state of an interrupted run, and the damaged files.
+
+    Returns:
+        None as the state when there is none.
+    """
+    damaged: list[Path] = []
+    for path in reversed(_states(folder)):
+        content = path.read_bytes()
+        if path.stem.rpartition("-")[2] == _digest(content):
+            state: dict[str, Any] = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )
+            return state, damaged
+        damaged.append(path)
+    return None, damaged
+
+
+def remove_damaged(folder: Path, damaged: Sequence[Path]) -> None:
+    """Remove damaged states and what a killed process left of one."""
+    for path in [*damaged, *folder.glob(".state-*")]:
+        path.unlink()
+
+
+def forget(folder: Path) -> None:
+    """Remove the state of a run that has finished."""
+    shutil.rmtree(folder)
+
+
+def changes_since(parent: Path, fingerprint: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What keeps each other interrupted run in `parent` from being continued."""
+    return {
+        path.parent.name: _differences(json.loads(path.read_text("utf-8")), fingerprint)
+        for path in sorted(parent.glob(f"*/{FINGERPRINT}"))
+        if path.parent.name != json_digest(fingerprint) and _states(path.parent)
+    }
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states in a folder, oldest first."""
+    return sorted(folder.glob("state-*.pt"))
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{path}: {old} -> {new}"]

@@ -1,0 +1,129 @@
+"""The official SAM 3 fine-tuning loss with masks, normalized over the whole global batch.
+
+Terms, weights and matchers follow the fine-tuning configuration that Meta publishes with
+SAM 3. The package's wrapper averages per process; here every process divides by the
+numbers of the whole step, so that processes and accumulation add up to one big batch.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+
+from segtune.core.errors import TrainingError
+from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3LossWrapper, loss_fns
+
+REPORTED = ("loss_bbox", "loss_giou", "loss_ce", "presence_loss", "loss_mask", "loss_dice")
+
+
+def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    loss = sigmoid_focal_loss(inputs, targets, alpha=alpha, gamma=gamma, reduction="sum")
+    return cast(Tensor, loss)
+
+
+# The package computes this sum with a Triton kernel, which runs on CUDA alone and whose
+# atomic additions make two equal runs differ in the last bits.
+loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
+
+
+class _GloballyNormalized(Sam3LossWrapper):
+    def _get_num_boxes(self, targets: Mapping[str, Any]) -> Tensor:
+        return cast(Tensor, targets["boxes_per_share"])
+
+
+def build_loss(matcher: nn.Module, with_masks: bool) -> nn.Module:
+    """The loss of the official recipe; without mask terms where no mask exists.
+
+    Args:
+        matcher: the model's one-to-one matcher, for the auxiliary one-to-many outputs.
+        with_masks: whether the training split has masks.
+    """
+    terms = [
+        loss_fns.Boxes(weight_dict={"loss_bbox": 5.0, "loss_giou": 2.0}),
+        loss_fns.IABCEMdetr(
+            weak_loss=False,
+            weight_dict={"loss_ce": 20.0, "presence_loss": 20.0},
+            pos_weight=10.0,
+            alpha=0.25,
+            gamma=2,
+            use_presence=True,
+            pos_focal=False,
+            pad_n_queries=200,
+            pad_scale_pos=1.0,
+        ),
+    ]
+    if with_masks:
+        weights = {"loss_mask": 200.0, "loss_dice": 10.0}
+        terms.append(loss_fns.Masks(weight_dict=weights, focal_alpha=0.25, focal_gamma=2.0))
+    return _GloballyNormalized(
+        loss_fns_find=terms,
+        normalization="none",
+        matcher=matcher,
+        o2m_matcher=BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4),
+        o2m_weight=2.0,
+        use_o2m_matcher_on_o2m_aux=False,
+    )
+
+
+def prompted_loss(
+    loss: nn.Module,
+    outputs: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    step_boxes: float,
+    step_prompts: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """This batch's share of the loss of the whole optimizer step.
+
+    The shares of all micro-batches and processes sum to the loss of one big batch: box
+    and mask terms are sums over objects divided by `step_boxes`, classification and
+    presence terms are means over prompts weighted by the share of `step_prompts`.
+
+    Args:
+        loss: from `build_loss`.
+        outputs: from the model in training mode, P prompts.
+        targets: from `model.loss_targets`.
+        step_boxes: objects in the whole step, over all processes.
+        step_prompts: prompts in the whole step, over all processes.
+
+    Returns:
+        The share, to be summed and differentiated, and the detached shares of the terms
+        of the last decoder layer, unweighted.
+    """
+    share = len(targets["num_boxes"]) / step_prompts
+    boxes = torch.tensor(max(step_boxes, 1.0) * share)
+    computed = cast(Any, loss).compute_loss(
+        _float32(outputs), {**targets, "boxes_per_share": boxes}
+    )
+    terms = {name: computed[name].detach() * share for name in REPORTED if name in computed}
+    return computed[loss_fns.CORE_LOSS_KEY] * share, terms
+
+
+def not_finite(loss: float, gradient_norm: float, names: list[str]) -> TrainingError:
+    """What is wrong with a step whose loss or gradient is NaN or infinite.
+
+    Args:
+        loss: of the step.
+        gradient_norm: of the step, before clipping.
+        names: the images of the step.
+    """
+    found = f"loss became {loss}" if not math.isfinite(loss) else f"gradient became {gradient_norm}"
+    return TrainingError(
+        f"the {found}",
+        record=", ".join(names),
+        fix="Lower train.learning_rate, or look at the labels of these images",
+    )
+
+
+def _float32(value: Any) -> Any:
+    # Matching and losses are computed in single precision, whatever the forward pass ran in.
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, Mapping):
+        keys = [key for key in value if key not in ("prev_encoder_out", "encoder_hidden_states")]
+        return {key: _float32(value[key]) for key in keys}
+    if isinstance(value, list):
+        return [_float32(item) for item in value]
+    return value

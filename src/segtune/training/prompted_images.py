@@ -1,0 +1,155 @@
+"""From a converted split to batches of prompted images.
+
+One row of a batch is one prompt on one image. What an epoch shows depends on (seed,
+epoch, item) alone: not on the number of workers or processes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segtune.dataset.batch import Batch, Sample, collate, load_image
+from segtune.dataset.coco import Annotation, Image, Split, has_masks
+from segtune.dataset.masks import segmentation_to_mask
+from segtune.training.augment import Augmentation
+from segtune.training.sampling import Item
+
+
+class PromptedImages(Dataset[Sample]):
+    """A training split; an item is asked for by (epoch, index, earlier occurrences).
+
+    Args:
+        split: the converted split.
+        image_size: side of the model's square input, in pixels.
+        max_negatives: absent prompts per image at most. Over ceil(absent / max_negatives)
+            epochs an image is asked for everything that it does not show.
+        extra_negatives: prompts of things that no image of the split shows.
+        augmentation: how images are varied, anew each time.
+        seed: of the choice of negatives and of the variation.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        image_size: int,
+        max_negatives: int,
+        extra_negatives: Sequence[str],
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self.split, self.image_size, self.seed = split, image_size, seed
+        self.max_negatives = max_negatives
+        known = {
+            prompt.strip().casefold()
+            for image in split.images
+            for prompt in split.prompts(image).values()
+        }
+        self.extra_negatives = tuple(
+            prompt for prompt in extra_negatives if prompt.strip().casefold() not in known
+        )
+        self.augmentation = augmentation
+        self.classes = [category.id for category in split.categories]
+        self.images = [image for image in split.images if self._offers_a_prompt(image)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int, int]) -> Sample:
+        epoch, index, occurrence = item
+        rng = np.random.default_rng([self.seed, epoch, index, occurrence])
+        side = self.augmentation.drawn_side(self.image_size, rng)
+        negatives = self._negatives(index, epoch + occurrence)
+        sample = self.sample(self.images[index], negatives, side)
+        return self.augmentation.varied(sample, self.image_size, rng)
+
+    def sample(self, image: Image, negatives: Sequence[int | str], side: int) -> Sample:
+        """An image of `side` pixels, prompted with what it shows and with `negatives`."""
+        objects = self._objects(image)
+        prompts = [*sorted({a.category_id for a in objects}), *negatives]
+        found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
+        prompt_of = self.split.prompts(image)
+        masks = [_masks(anns, image, side) for anns in found]
+        return Sample(
+            name=image.file_name,
+            image=load_image(self.split.image_path(image), side)[0],
+            prompts=tuple(prompt_of[p] if isinstance(p, int) else p for p in prompts),
+            boxes_cxcywh=tuple(_boxes_cxcywh(anns, image) for anns in found),
+            masks=tuple(masks),
+            has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
+        )
+
+    def shown(self, image: Image) -> frozenset[int]:
+        """The classes on an image, those that it shows as a crowd alone among them."""
+        return frozenset(a.category_id for a in self.split.annotations[image.id])
+
+    def _objects(self, image: Image) -> list[Annotation]:
+        # A crowd region is no single object, so it cannot be a target.
+        return [a for a in self.split.annotations[image.id] if not a.iscrowd]
+
+    def absent(self, image: Image) -> list[int | str]:
+        """The prompts of which an image shows nothing: category ids and extra negatives."""
+        # A class that is there as a crowd alone is no target, and not absent either.
+        shown = self.shown(image)
+        return [*(i for i in self.classes if i not in shown), *self.extra_negatives]
+
+    def _offers_a_prompt(self, image: Image) -> bool:
+        return bool(self._objects(image)) or (self.max_negatives > 0 and bool(self.absent(image)))
+
+    def _negatives(self, index: int, turn: int) -> list[int | str]:
+        """The next few of an image's absent prompts, in a seeded order of its own."""
+        absent = self.absent(self.images[index])
+        count = min(self.max_negatives, len(absent))
+        order = np.random.default_rng([self.seed, index]).permutation(len(absent))
+        return [absent[i] for i in sorted(np.roll(order, -turn * count)[:count])]
+
+
+def training_batches(
+    dataset: PromptedImages,
+    steps: Sequence[Sequence[Item]],
+    epoch: int,
+    micro_batch_size: int,
+    workers: int,
+) -> Iterator[list[Batch]]:
+    """The batches of each optimizer step: micro-batches of at most `micro_batch_size`."""
+    with_masks = has_masks(dataset.split)
+
+    def collate_step(samples: list[Sample]) -> list[Batch]:
+        chunks = (
+            samples[start : start + micro_batch_size]
+            for start in range(0, len(samples), micro_batch_size)
+        )
+        return [collate(chunk, with_masks) for chunk in chunks]
+
+    loader: DataLoader[list[Batch]] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # asked for by (epoch, index, occurrence)
+        batch_sampler=[[(epoch, *item) for item in step] for step in steps],
+        collate_fn=collate_step,
+        num_workers=workers,
+        # Each loader draws a seed; from the global generator, a resumed run would differ.
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+def _boxes_cxcywh(annotations: Sequence[Annotation], image: Image) -> Tensor:
+    boxes = torch.tensor([a.bbox_xywh for a in annotations]).reshape(-1, 4)
+    boxes[:, :2] += boxes[:, 2:] / 2
+    return boxes / torch.tensor([image.width, image.height] * 2)
+
+
+def _masks(annotations: Sequence[Annotation], image: Image, image_size: int) -> Tensor:
+    """(n, S, S) bool; all False for a box-only object."""
+    if not annotations:
+        return torch.zeros(0, image_size, image_size, dtype=torch.bool)
+    blank = np.zeros((image.height, image.width), np.uint8)
+    drawn = [
+        segmentation_to_mask(a.segmentation, image.height, image.width) if a.segmentation else blank
+        for a in annotations
+    ]
+    masks = torch.from_numpy(np.stack(drawn)).float()[None]  # (1, n, height, width)
+    size = (image_size, image_size)
+    return F.interpolate(masks, size, mode="bilinear", antialias=True)[0] >= 0.5

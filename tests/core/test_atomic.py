@@ -1,0 +1,47 @@
+"""Files appear whole or not at all."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from segtune.core.atomic import atomic_path, write_json
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "file.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "file.json", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == 0o640
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {"ä": [1, 2.5, None]})
+    assert json.loads((tmp_path / "file.json").read_text("utf-8")) == {"ä": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_json(tmp_path / "file.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "file.json").read_text("utf-8")) == {"ä": [1, 2.5, None]}

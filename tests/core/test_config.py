@@ -1,0 +1,67 @@
+"""Settings: every problem at once, each with its path; sections as comparable JSON."""
+
+import json
+from typing import Any
+
+import pytest
+
+from segtune.core.config import TrainSettings, parse_config, parse_section
+from segtune.core.errors import ConfigError
+from segtune.model.weight_files import TINY_WEIGHTS, weights_file
+
+
+def test_defaults_are_filled_in_and_sections_are_sorted_json() -> None:
+    config = parse_config({"export": "x"})
+    text = config.section_json("train")
+    assert json.loads(text)["batch_size"] == 4
+    assert text == json.dumps(json.loads(text), sort_keys=True)
+    assert parse_section(TrainSettings, text) == config.train
+    for stage in ("convert", "validate", "train", "merge", "predict", "evaluate"):
+        assert json.loads(config.section_json(stage))
+
+
+def test_text_from_the_command_line_becomes_numbers() -> None:
+    config = parse_config({"export": "x", "train": {"epochs": "3", "learning_rate": "1e-4"}})
+    assert config.train.epochs == 3
+    assert config.train.learning_rate == 1e-4
+
+
+def test_every_problem_is_named_at_once() -> None:
+    values = {"train": {"epochs": 0, "lerning_rate": 1, "lora": {"vision": {"rank": -1}}}}
+    with pytest.raises(ConfigError) as raised:
+        parse_config({**values, "modell": "tiny"})
+    message = str(raised.value)
+    paths = ("export", "modell", "train.epochs", "train.lerning_rate", "train.lora.vision.rank")
+    for path in paths:
+        assert f"{path}: " in message
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"batch_size": 2, "micro_batch_size": 4}, r"micro_batch_size \(4\) is larger"),
+        ({"lora": {}}, "lora"),
+        ({"lora": {"vison": {}}}, r"lora\.vison"),
+        ({"lora": {"vision": {"targets": ["w"]}}}, r"lora\.vision\.targets"),
+        ({"lora": {"vision": {"targets": []}}}, r"lora\.vision\.targets"),
+        ({"lora": {"vision": {"dropout": 1.0}}}, r"lora\.vision\.dropout"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"clip_norm": 0}, "clip_norm"),
+    ],
+)
+def test_contradictions_are_refused(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_section(TrainSettings, json.dumps(section))
+
+
+def test_what_is_no_json_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--settings: not JSON"):
+        parse_section(TrainSettings, "{epochs: 3}")
+
+
+def test_only_paths_are_files() -> None:
+    others = [weights_file("full", w) for w in ("default", "facebook/sam3", "random:3")]
+    assert others == [None] * 3
+    assert str(weights_file("full", "weights/sam3.pt")) == "weights/sam3.pt"
+    assert weights_file("tiny", "default") == TINY_WEIGHTS
+    assert TINY_WEIGHTS.is_file()

@@ -1,0 +1,119 @@
+"""Adapters that PEFT has trained, read here: PEFT itself is the oracle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from segtune.core.errors import AdapterError
+from segtune.lora.adapter import attach_adapter
+from segtune.lora.inject import lora_parameters, merge_lora
+from segtune.model.architecture import build_model
+from segtune.model.forward import encode_images, evaluating
+
+WIDTH = 16
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Linear(WIDTH, 10)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.plain(self.attention(q, k, v, need_weights=False)[0])
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().double()
+
+
+def trained_by_peft(folder: Path, model: nn.Module, **config: Any) -> PeftModel:
+    """A model that PEFT has adapted with random values, saved to a folder."""
+    torch.manual_seed(1)
+    adapted = get_peft_model(model, LoraConfig(init_lora_weights=False, **config))
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"r": 3, "lora_alpha": 7, "target_modules": ["plain", "qkv"]},
+        {"r": 4, "lora_alpha": 7, "target_modules": ["plain"], "use_rslora": True},
+        {"r": 3, "lora_alpha": 7, "target_modules": ["attention"]},
+        {
+            "r": 3,
+            "lora_alpha": 7,
+            "target_modules": "plain|qkv|attention",
+            "rank_pattern": {"qkv": 5},
+            "alpha_pattern": {"attention": 2},
+        },
+    ],
+)
+def test_an_adapter_trained_by_peft_gives_the_same_outputs(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    theirs = trained_by_peft(tmp_path, net(), **config)
+    mine, x = net(), torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    assert attach_adapter(mine, tmp_path) is None
+    expected = theirs(x)
+    assert not torch.allclose(net()(x), expected)
+    assert_close(mine(x), expected, **EXACT)
+    merge_lora(mine)
+    assert_close(mine(x), expected, **EXACT)
+
+
+def test_an_adapter_of_the_vision_encoder_trained_by_peft_fits_sam3(tmp_path: Path) -> None:
+    pattern = r".*vision_backbone\.trunk\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
+    config = {"r": 2, "lora_alpha": 4, "target_modules": pattern}
+    theirs = trained_by_peft(tmp_path, build_model("tiny"), **config)
+    mine, images = build_model("tiny"), torch.randn(1, 3, 96, 96)
+    attach_adapter(mine, tmp_path)
+    assert len(lora_parameters(mine)) == 3 * 4 * 2  # blocks, linears, A and B
+    with evaluating(mine), torch.inference_mode():
+        features = encode_images(mine, images)["backbone_fpn"][-1]
+        expected = encode_images(theirs.base_model.model, images)["backbone_fpn"][-1]
+    assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, "LORA with use_dora"),
+        ({"bias": "all"}, "LORA with bias"),
+        ({"peft_type": "IA3"}, "the kind IA3"),
+        ({"modules_to_save": ["plain"]}, "modules_to_save"),
+    ],
+)
+def test_what_is_more_than_plain_lora_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(AdapterError, match=message):
+        attach_adapter(net(), tmp_path)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    with pytest.raises(AdapterError, match="plain: the model has no such module"):
+        attach_adapter(nn.Sequential(nn.Linear(2, 2)), tmp_path)
+
+
+def test_a_module_that_was_adapted_already_is_not_adapted_again(tmp_path: Path) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    model = net()
+    attach_adapter(model, tmp_path)
+    with pytest.raises(AdapterError, match="adapted already"):
+        attach_adapter(model, tmp_path)

@@ -1,0 +1,123 @@
+"""Leases of devices, shared threads, and processes that speak with each other."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segtune.core.errors import ConfigError
+from segtune.launch import lease, main, threads_per_process, visible_devices
+
+# Leases two of three devices, says which, and waits to be told to end.
+HOLD = """
+import sys
+from pathlib import Path
+from segtune.core.processes import lease
+print(*lease(["0", "1", "2"], int(sys.argv[2]), Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(folder: Path, wanted: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", HOLD, str(folder), str(wanted)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def read(process: "subprocess.Popen[str]") -> list[str]:
+    assert process.stdout
+    return process.stdout.readline().split()
+
+
+def test_two_jobs_never_share_a_device_and_a_dead_one_gives_its_back(tmp_path: Path) -> None:
+    first = hold(tmp_path, 2)
+    assert read(first) == ["0", "1"]
+    assert lease(["0", "1", "2"], 1, tmp_path) == ["2"]
+    waiting = hold(tmp_path, 2)
+    time.sleep(0.2)
+    assert waiting.poll() is None
+    first.kill()
+    first.communicate()
+    assert read(waiting) == ["0", "1"]
+    waiting.communicate()
+
+
+def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"3 devices wanted, 2 visible: 4, 5.*gpu=N"):
+        lease(["4", "5"], 3, tmp_path)
+
+
+def test_cuda_visible_devices_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_devices() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
+    assert visible_devices() == ["3", "GPU-abc"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert visible_devices() == []
+
+
+def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert threads_per_process(2) == 4
+    assert threads_per_process(16) == 1
+
+
+SHOW = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ.get('RANK'))"
+
+
+def test_a_command_is_run_in_place(tmp_path: Path) -> None:
+    command = ["--devices", "0", "--", sys.executable, "-c", SHOW]
+    environment = {**os.environ, "OMP_NUM_THREADS": "6", "CUDA_VISIBLE_DEVICES": ""}
+    answer = subprocess.run(
+        [sys.executable, "-m", "segtune.core.processes", *command],
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert answer.stdout == "6 None\n"
+
+
+SPEAK = """
+from segtune.core.processes import process_group
+with process_group() as processes:
+    total = processes.sum([1.0, processes.rank])
+    everyone = processes.gather({"rank": processes.rank})
+    if processes.is_main:
+        print("sum", total, "all", everyone, "of", processes.count, flush=True)
+"""
+FAIL = "import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)"
+
+
+def torchrun(tmp_path: Path, code: str) -> "subprocess.CompletedProcess[str]":
+    (tmp_path / "script.py").write_text(code)
+    command = ["--devices", "2", "--torchrun", "--", str(tmp_path / "script.py")]
+    return subprocess.run(
+        [sys.executable, "-m", "segtune.core.processes", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_processes_sum_and_gather(tmp_path: Path) -> None:
+    answer = torchrun(tmp_path, SPEAK)
+    assert answer.returncode == 0, answer.stderr
+    assert "sum [2.0, 1.0] all [{'rank': 0}, {'rank': 1}] of 2" in answer.stdout
+
+
+def test_the_status_of_a_failed_process_is_passed_on_without_a_traceback(tmp_path: Path) -> None:
+    answer = torchrun(tmp_path, FAIL)
+    assert answer.returncode == 3
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--devices", "1"])
+    assert "command" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""Augmentations move boxes and masks exactly; pycocotools says where a mask is."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_utils
+
+from segtune.dataset.batch import Sample
+from segtune.training.augment import MAX_BOX_NOISE, Augmentation, mirrored, padded, recolored
+
+SIDE = 48
+Box = tuple[int, int, int, int]
+
+
+def boxes() -> st.SearchStrategy[list[Box]]:
+    edges = st.tuples(*[st.integers(0, SIDE - 1)] * 2).filter(lambda e: e[0] < e[1])
+    box = st.tuples(edges, edges).map(lambda e: (e[0][0], e[1][0], e[0][1], e[1][1]))
+    return st.lists(box, min_size=1, max_size=4)
+
+
+def sample_of(corners: list[Box], side: int = SIDE) -> Sample:
+    """Ellipses that touch the sides of their boxes, given in pixels x0, y0, x1, y1."""
+    y, x = np.mgrid[:side, :side] + 0.5
+    masks = np.stack(
+        [
+            ((x - (a + c) / 2) / (c - a)) ** 2 + ((y - (b + d) / 2) / (d - b)) ** 2 <= 0.25
+            for a, b, c, d in corners
+        ]
+    )
+    masks |= np.stack([_cross(a, b, c, d, side) for a, b, c, d in corners])
+    xyxy = torch.tensor(corners, dtype=torch.float32) / side
+    sizes = xyxy[:, 2:] - xyxy[:, :2]
+    noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Sample(
+        name="a.jpg",
+        image=noise,
+        prompts=("thing", "nothing"),
+        boxes_cxcywh=(torch.cat([xyxy[:, :2] + sizes / 2, sizes], 1), torch.zeros(0, 4)),
+        masks=(torch.from_numpy(masks), torch.zeros(0, side, side, dtype=torch.bool)),
+        has_mask=(torch.ones(len(corners), dtype=torch.bool), torch.zeros(0, dtype=torch.bool)),
+    )
+
+
+def _cross(a: int, b: int, c: int, d: int, side: int) -> Any:
+    shape = np.zeros((side, side), bool)
+    shape[(b + d) // 2, a:c] = True
+    shape[b:d, (a + c) // 2] = True
+    return shape
+
+
+def bbox_by_pycocotools(mask: torch.Tensor) -> list[float]:
+    rle = mask_utils.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return list(mask_utils.toBbox(rle))
+
+
+def require_boxes_around_masks(sample: Sample) -> None:
+    side = sample.image.shape[-1]
+    for found, masks in zip(sample.boxes_cxcywh, sample.masks, strict=True):
+        for box, mask in zip(found, masks, strict=True):
+            x, y, width, height = bbox_by_pycocotools(mask)
+            expected = [x + width / 2, y + height / 2, width, height]
+            assert (box * side).tolist() == pytest.approx(expected, abs=1e-3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(corners=boxes(), grown=st.integers(SIDE, 2 * SIDE), seed=st.integers(0, 99))
+def test_boxes_stay_around_their_masks(corners: list[Box], grown: int, seed: int) -> None:
+    sample = sample_of(corners)
+    require_boxes_around_masks(sample)
+    augmentation = Augmentation(horizontal_flip=True, min_scale=0.5, color_jitter=0.3)
+    varied = augmentation.varied(sample, grown, np.random.default_rng(seed))
+    assert varied.image.shape == (3, grown, grown)
+    require_boxes_around_masks(varied)
+    areas = [mask_utils.area(mask_utils.encode(np.asfortranarray(m.numpy().astype(np.uint8))))
+             for s in (sample, varied) for m in s.masks[0]]  # fmt: skip
+    assert areas[: len(corners)] == areas[len(corners) :]
+
+
+@settings(max_examples=30, deadline=None)
+@given(corners=boxes())
+def test_mirroring_twice_changes_nothing(corners: list[Box]) -> None:
+    sample = sample_of(corners)
+    again = mirrored(mirrored(sample))
+    assert torch.equal(mirrored(sample).image, sample.image.flip(-1))
+    assert torch.equal(again.image, sample.image)
+    assert torch.equal(again.masks[0], sample.masks[0])
+    torch.testing.assert_close(again.boxes_cxcywh, sample.boxes_cxcywh)
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    sample, flips = sample_of([(3, 5, 20, 9)]), Augmentation(horizontal_flip=True)
+    varied = [flips.varied(sample, SIDE, np.random.default_rng(n)) for n in range(40)]
+    turned = sum(not torch.equal(one.image, sample.image) for one in varied)
+    assert 10 <= turned <= 30
+
+
+def test_padding_is_black_and_at_the_right_and_bottom() -> None:
+    sample = sample_of([(3, 5, 20, 9)])
+    grown = padded(sample, 60)
+    assert torch.equal(grown.image[:, :SIDE, :SIDE], sample.image)
+    assert (grown.image[:, SIDE:] == -1).all()
+    assert (grown.image[:, :, SIDE:] == -1).all()
+
+
+def test_sides_are_drawn_between_the_smallest_scale_and_the_input() -> None:
+    scaled = Augmentation(min_scale=480 / 1008)
+    sides = {scaled.drawn_side(1008, np.random.default_rng(n)) for n in range(4000)}
+    assert min(sides) == 480
+    assert max(sides) == 1008
+    assert len(sides) > 490
+    assert Augmentation().drawn_side(1008, np.random.default_rng(0)) == 1008
+
+
+def test_colors_are_multiplied() -> None:
+    sample = sample_of([(3, 5, 20, 9)])
+    brighter = recolored(sample, np.array([1.2, 1.0, 1.0]))
+    pixels = sample.image / 2 + 0.5
+    torch.testing.assert_close(brighter.image / 2 + 0.5, (pixels * 1.2).clamp(0, 1))
+    grey = recolored(sample, np.array([1.0, 1.0, 0.0])).image
+    torch.testing.assert_close(grey[0], grey[1])
+    flat = recolored(sample, np.array([1.0, 0.0, 1.0])).image
+    assert flat.std() < 1e-5
+    assert torch.equal(brighter.masks[0], sample.masks[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(corners=boxes(), seed=st.integers(0, 99), deviation=st.floats(0.01, 0.9))
+def test_noisy_boxes_stay_boxes(corners: list[Box], seed: int, deviation: float) -> None:
+    sample = sample_of(corners)
+    noisy = Augmentation(box_noise=deviation).varied(sample, SIDE, np.random.default_rng(seed))
+    before, after = (_xyxy(s.boxes_cxcywh[0]) for s in (sample, noisy))
+    assert not torch.equal(before, after)
+    assert ((after >= 0) & (after <= 1)).all()
+    assert (after[:, 2:] > after[:, :2]).all()
+    assert (after - before).abs().max() <= MAX_BOX_NOISE + 1e-6
+    assert torch.equal(noisy.masks[0], sample.masks[0])
+
+
+def _xyxy(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
+    centers, sizes = boxes_cxcywh.split(2, -1)
+    return torch.cat([centers - sizes / 2, centers + sizes / 2], -1)

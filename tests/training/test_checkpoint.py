@@ -1,0 +1,93 @@
+"""Unfinished runs: one at a time, never continued by another, and gone when done."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from segtune.core.errors import TrainingError
+from segtune.training.checkpoint import (
+    changes_since,
+    forget,
+    load_state,
+    locked,
+    remove_damaged,
+    run_folder,
+    save_state,
+)
+
+OLD = {"settings": {"rank": 16, "alpha": 32}, "code": {"lora.py": "abc"}}
+NEW = {"settings": {"rank": 32, "alpha": 32}, "code": {"lora.py": "abc"}}
+
+
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, OLD)
+    assert load_state(folder) == (None, [])
+    state = {"adapter": {"a": torch.randn(3)}, "position": {"step": 4}, "lines": 7}
+    save_state(folder, state)
+    loaded, damaged = load_state(run_folder(tmp_path, OLD))
+    assert loaded is not None
+    assert not damaged
+    assert torch.equal(loaded["adapter"]["a"], state["adapter"]["a"])  # type: ignore[index]
+    assert loaded["position"] == {"step": 4}
+    assert load_state(run_folder(tmp_path, NEW)) == (None, [])
+    forget(folder)
+    assert not folder.exists()
+
+
+def test_the_state_before_the_last_is_kept_and_no_more(tmp_path: Path) -> None:
+    for number in range(12):
+        save_state(tmp_path, {"number": number})
+        assert load_state(tmp_path) == ({"number": number}, [])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda path: path.write_bytes(b"")])
+def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    for number in range(3):
+        save_state(tmp_path, {"number": number})
+    before, last = sorted(tmp_path.iterdir())
+    damage(last)
+    assert load_state(tmp_path) == ({"number": 1}, [last])
+    damage(before)
+    assert load_state(tmp_path) == (None, [last, before])
+    (tmp_path / ".state-00000009-x.pt.abc").write_text("what a killed process left")
+    remove_damaged(tmp_path, [last, before])
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_runs_differences_are_named(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, OLD)
+    assert changes_since(tmp_path, NEW) == {}
+    save_state(folder, {})
+    assert changes_since(tmp_path, OLD) == {}
+    assert changes_since(tmp_path, NEW) == {folder.name: ["settings.rank: 16 -> 32"]}
+
+
+def test_a_folder_is_for_one_training_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from segtune.training.checkpoint import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(TrainingError, match="another training writes here"), locked(tmp_path):
+        pass
+    other.communicate()
+    with locked(tmp_path):
+        pass

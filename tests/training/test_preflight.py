@@ -1,0 +1,57 @@
+"""The largest step first, and what would help when it does not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from segtune.dataset.coco import read_split
+from segtune.training.augment import Augmentation
+from segtune.training.preflight import Trial, largest_batch, suggestions
+from segtune.training.prompted_images import PromptedImages
+from tests.converted import write_converted
+
+
+def test_the_largest_batch_holds_the_images_with_the_most_prompts(tmp_path: Path) -> None:
+    split = read_split(write_converted(tmp_path) / "train.json")
+    data = PromptedImages(split, 96, 5, ("unicorn",), Augmentation(), 0)
+    batch = largest_batch(data, images=2, negatives=5)
+    # Four prompts each: the classes and the unicorn; of these, one image shows something.
+    assert batch.images.shape == (2, 3, 96, 96)
+    assert len(batch.num_boxes) == 8
+    assert int(batch.num_boxes.sum()) == 2
+    without = largest_batch(data, images=1, negatives=0)
+    assert without.num_boxes.tolist() == [1]
+
+
+def gb(trial: Trial) -> float | None:
+    """A machine of 24 GB: 4 GB for weights, 6 per image with vision adapted, 1 per prompt."""
+    per_image = 1 if "vision" in trial.frozen else 6
+    total = 4.0 + trial.images * (per_image + 1 + trial.negatives)
+    return total if total <= 24 else None
+
+
+@pytest.mark.parametrize(
+    ("failed", "expected"),
+    [
+        (
+            Trial("", 2, 5),
+            "train.micro_batch_size: 1: 16.0 GB; train.max_negatives: 1: 20.0 GB; "
+            "no `vision` in train.lora: 18.0 GB; all of these: 7.0 GB",
+        ),
+        (
+            Trial("", 8, 5),
+            "train.micro_batch_size: 1: 16.0 GB; train.max_negatives: 1: still too much; "
+            "no `vision` in train.lora: still too much; all of these: 7.0 GB",
+        ),
+        (Trial("", 1, 1), "The step takes with no `vision` in train.lora: 7.0 GB"),
+    ],
+)
+def test_every_setting_that_would_help_is_named_with_what_it_saves(
+    failed: Trial, expected: str
+) -> None:
+    assert expected in suggestions(failed, ("vision", "detr_decoder"), gb)
+
+
+def test_settings_that_are_at_their_end_are_not_named() -> None:
+    told = suggestions(Trial("", 4, 0), ("detr_decoder",), gb)
+    assert told == "The step takes with train.micro_batch_size: 1: 11.0 GB"
