@@ -27,5 +27,6 @@ rule all:
     default_target: True
     input:
         "<results>/validate/report.html",
+        "<results>/train/summary.html",
         "<results>/merge/sam3.pt",
         "<results>/evaluate/report.html",

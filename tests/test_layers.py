@@ -1,99 +1,45 @@
-"""Imports go down only: stages, engine floor, middle floor, ground floor."""
+"""The plan of the package: commands at the top, wings below, imports only downward."""
 
 import ast
-import re
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
+from itertools import chain
 
 import pytest
 
 from segtune.core.fingerprints import SOURCE, segtune_imports
 
-FLOORS = {
-    "ground": {
-        "errors",
-        "config",
-        "atomic",
-        "provenance",
-        "distributed",
-        "coco",
-        "lora",
-        "template",
-        "schedule",
-        "sampling",
-    },
-    "middle": {
-        "roboflow",
-        "archive",
-        "sources",
-        "splits",
-        "conditions",
-        "tokens",
-        "format_coco",
-        "format_yolo",
-        "format_voc",
-        "format_createml",
-        "format_tensorflow",
-        "format_sam2",
-        "format_semantic",
-        "objects",
-        "categories",
-        "images",
-        "sam3_package",
-        "model",
-        "weights",
-        "dataset",
-        "losses",
-        "adapter",
-        "checkpoint",
-        "history",
-        "metrics",
-        "bootstrap",
-        "reporting",
-        "targets",
-        "peft_format",
-        "augment",
-        "overlays",
-        "summary",
-        "mask_decoding",
-        "partial",
-        "cgf1",
-        "overlap",
-        "calibration",
-        "mistakes",
-        "matches",
-        "alarms",
-        "ious",
-        "predictions",
-        "forgetting",
-        "label_issues",
-        "comparison",
-        "gallery",
-        "charts",
-        "report",
-    },
-    "engine": {"engine", "inference", "training", "preflight", "selection"},
-    "stages": {
-        "download",
-        "convert",
-        "validate",
-        "train",
-        "merge",
-        "predict",
-        "evaluate",
-        "subset",
-        "learning_curve",
-    },
-}
-LEVEL = {module: level for level, floor in enumerate(FLOORS.values()) for module in floor}
-MODULES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")
+# From the top; wings on one line do not import each other, and commands do not either.
+ORDER = (
+    ("commands",),
+    ("training",),
+    ("exports", "reports"),
+    ("evaluation", "model"),
+    ("lora", "dataset"),
+    ("core",),
+)
+LEVEL = {wing: level for level, wings in enumerate(ORDER) for wing in wings}
+MODULES = sorted(
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    for path in SOURCE.rglob("*.py")
+    if path.name != "__init__.py"
+)
+COMMANDS = [module for module in MODULES if "." not in module]
+MAX_LINES = 400
+
+
+def wing(module: str) -> str:
+    return module.partition(".")[0] if "." in module else "commands"
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(SOURCE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
 
 
 def imported_packages(module: str) -> set[str]:
     """The top-level packages that a module imports, anywhere in its code."""
     packages: set[str] = set()
-    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text("utf-8"))):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             packages |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -101,47 +47,59 @@ def imported_packages(module: str) -> set[str]:
     return packages
 
 
-def test_every_module_has_its_floor() -> None:
-    assert set(MODULES) == set(LEVEL)
-
-
-def test_the_readme_says_where_every_module_is() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    tree = set(re.findall(r"\w+", readme.partition("## Where things are")[2].partition("##")[0]))
-    assert [m for m in MODULES if m not in tree and not m.startswith("format_")] == []
-
-
-def test_the_package_has_no_folders() -> None:
-    # `segtune_imports` and with it the fingerprints of code look at one folder only.
-    assert sorted(SOURCE.glob("*/**/*.py")) == []
+def test_every_folder_is_a_wing() -> None:
+    assert {wing(module) for module in MODULES} == set(LEVEL)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_downwards(module: str) -> None:
-    shares_floor = module not in FLOORS["stages"]
-    upwards = {
+def test_imports_go_down(module: str) -> None:
+    here = wing(module)
+    upward = {
         name
         for name in segtune_imports(module)
-        if LEVEL[name] > LEVEL[module] or (LEVEL[name] == LEVEL[module] and not shares_floor)
+        if LEVEL[wing(name)] < LEVEL[here]
+        or (LEVEL[wing(name)] == LEVEL[here] and (wing(name) != here or here == "commands"))
     }
-    assert not upwards
+    assert not upward
 
 
 def test_there_are_no_cycles() -> None:
     TopologicalSorter({module: segtune_imports(module) for module in MODULES}).prepare()
 
 
-def test_lora_knows_torch_alone() -> None:
-    assert imported_packages("lora") - sys.stdlib_module_names == {"torch", "segtune"}
-    assert segtune_imports("lora") == {"errors"}
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_module_at_the_top_is_a_command(module: str) -> None:
+    functions = {node.name for node in tree(module).body if isinstance(node, ast.FunctionDef)}
+    assert "main" in functions
+    assert ast.unparse(tree(module).body[-1]) == "if __name__ == '__main__':\n    main()"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_is_too_long(module: str) -> None:
+    text = SOURCE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+def test_lora_layers_know_only_torch() -> None:
+    for module in ("lora.layers", "lora.inject"):
+        assert imported_packages(module) - sys.stdlib_module_names <= {"torch", "segtune"}
+        assert segtune_imports(module) <= {"core.errors", "lora.layers"}
 
 
 def test_one_module_imports_sam3() -> None:
-    assert {module for module in MODULES if "sam3" in imported_packages(module)} == {"sam3_package"}
+    importing = {module for module in MODULES if "sam3" in imported_packages(module)}
+    assert importing == {"model.sam3_package"}
 
 
-def test_nothing_outside_is_imported_relatively() -> None:
+def test_nothing_is_imported_relatively() -> None:
     # A relative import would escape the fingerprints of code.
-    for path in Path(SOURCE).glob("*.py"):
-        tree = ast.parse(path.read_text("utf-8"))
-        assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    nodes = chain.from_iterable(ast.walk(tree(module)) for module in MODULES)
+    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+
+
+def test_packages_hold_no_code() -> None:
+    # Fingerprints of code pass over `__init__.py`.
+    for path in SOURCE.rglob("__init__.py"):
+        docstring, *code = ast.parse(path.read_text("utf-8")).body
+        assert isinstance(docstring, ast.Expr)
+        assert all(ast.unparse(line).startswith("__version__ = ") for line in code)

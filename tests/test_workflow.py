@@ -23,19 +23,14 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
 IMAGES = {"train": 8, "valid": 4, "test": 4}
 
-EVERYTHING = {
-    "convert": 1,
-    "validate": 1,
-    "train": 1,
-    "merge": 1,
-    "predict_model": 2,
-    "predict_valid": 2,
-    "predict_outside": 2,
-    "evaluate": 1,
-}
-PREDICT = dict.fromkeys(("predict_model", "predict_valid", "predict_outside"), 2)
-FROM_MERGE = {"merge": 1, **dict.fromkeys(PREDICT, 1), "evaluate": 1}
-FROM_TRAIN = {"train": 1, **FROM_MERGE}
+PAGES = {"validate_page": 1, "train_page": 1, "evaluate_page": 1}
+PREDICT = dict.fromkeys(("predict_model", "predict_valid", "predict_ood"), 2)
+EVALUATE = {"evaluate": 1, "evaluate_page": 1}
+TUNED = {**dict.fromkeys(PREDICT, 1), **EVALUATE}
+FROM_MERGE = {"merge": 1, **TUNED}
+FROM_TRAIN = {"train": 1, "train_page": 1, **FROM_MERGE}
+TRAIN_AND_PREDICT = {**FROM_TRAIN, **PREDICT}
+EVERYTHING = {"convert": 1, "validate": 1, "validate_page": 1, **TRAIN_AND_PREDICT}
 NOTHING: dict[str, int] = {}
 
 # The first test waits for the pipeline.
@@ -160,19 +155,23 @@ def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
     ("module", "planned"),
     [
         ("convert", EVERYTHING),
-        ("validate", {"validate": 1, **FROM_TRAIN}),
-        ("lora", FROM_TRAIN),
+        ("exports/annotations", EVERYTHING),
+        ("validate", {"validate": 1, "validate_page": 1, **FROM_TRAIN}),
+        ("lora/layers", FROM_TRAIN),
         ("train", FROM_TRAIN),
-        ("engine", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
+        ("training/losses", FROM_TRAIN),
+        ("training/augment", FROM_TRAIN),
+        ("training/engine", FROM_TRAIN),
+        ("evaluation/average_precision", {**FROM_TRAIN, **EVALUATE}),
+        ("model/forward", TRAIN_AND_PREDICT),
         ("merge", FROM_MERGE),
-        ("predict", {**PREDICT, "evaluate": 1}),
-        ("evaluate", {"evaluate": 1}),
-        ("bootstrap", {"evaluate": 1}),
-        ("alarms", {"evaluate": 1}),
-        ("overlap", {"evaluate": 1}),
-        ("charts", {"evaluate": 1}),
-        ("gallery", {"evaluate": 1}),
-        ("report", {"evaluate": 1}),
+        ("predict", {**PREDICT, **EVALUATE}),
+        ("evaluate", EVALUATE),
+        ("evaluation/bootstrap", EVALUATE),
+        ("evaluation/false_alarms", EVALUATE),
+        ("evaluation/pixel_overlap", EVALUATE),
+        ("launch", NOTHING),
+        ("core/console", NOTHING),
     ],
 )
 def test_edited_code_replans_what_it_computes(
@@ -181,29 +180,56 @@ def test_edited_code_replans_what_it_computes(
     with edited(finished / "src" / "segtune" / f"{module}.py", "\nEDITED = True\n"):
         jobs, text = plan(finished)
     assert jobs == planned
-    assert f"segtune/{module}.py@" in text
+    assert (f"segtune/{module}.py@" in text) == bool(planned)
 
 
-@pytest.mark.parametrize("name", ["report.html.j2", "report.css", "report.js"])
-def test_an_edited_page_replans_the_evaluation_alone(finished: Path, name: str) -> None:
-    with edited(finished / "src" / "segtune" / name, "\n"):
-        jobs, text = plan(finished)
-    assert jobs == {"evaluate": 1}
-    assert "segtune/report.py@" in text
+@pytest.mark.parametrize(
+    ("name", "planned"),
+    [
+        ("page.py", PAGES),
+        ("page.html.j2", PAGES),
+        ("page.css", PAGES),
+        ("drawing.py", {"train_page": 1, "evaluate_page": 1}),
+        ("gallery.py", {"evaluate_page": 1}),
+        ("charts.py", {"train_page": 1, "evaluate_page": 1}),
+        ("evaluation_page.py", {"evaluate_page": 1}),
+        ("evaluation_page.html.j2", {"evaluate_page": 1}),
+        ("evaluation_page.js", {"evaluate_page": 1}),
+        ("training_page.py", {"train_page": 1}),
+        ("training_page.html.j2", {"train_page": 1}),
+        ("validation_page.py", {"validate_page": 1}),
+        ("validation_page.html.j2", {"validate_page": 1}),
+        ("learning_curve_page.html.j2", NOTHING),
+    ],
+)
+def test_an_edited_page_replans_only_pages(
+    finished: Path, name: str, planned: dict[str, int]
+) -> None:
+    addition = "\nEDITED = True\n" if name.endswith(".py") else "\n"
+    with edited(finished / "src" / "segtune" / "reports" / name, addition):
+        assert plan(finished)[0] == planned
+
+
+def test_an_edited_augmentation_is_not_a_reason_to_merge(finished: Path) -> None:
+    with edited(finished / "src" / "segtune" / "training" / "augment.py", "\nEDITED = True\n"):
+        text = plan(finished)[1]
+    reasons = dict(re.findall(r"^rule (\w+):\n(?:.*\n)*?    reason: (.+)$", text, re.M))
+    assert reasons["train"].startswith("Params have changed")
+    assert reasons["merge"].startswith("Input files updated by another job")
 
 
 @pytest.mark.parametrize(
     ("change", "planned"),
     [
         ("convert={holdout_seed: 1}", EVERYTHING),
-        ("validate={max_examples: 1}", {"validate": 1, **FROM_TRAIN}),
+        ("validate={max_examples: 1}", {"validate_page": 1}),
         ("train={seed: 1}", FROM_TRAIN),
         ("merge={tolerance: 0.1}", FROM_MERGE),
-        ("predict={max_detections: 1}", {**PREDICT, "evaluate": 1}),
-        ("evaluate={resamples: 10}", {"evaluate": 1}),
-        ("image_size=144", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
-        ("weights=random:1", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
-        ("model=full", {"train": 1, "merge": 1, **PREDICT, "evaluate": 1}),
+        ("predict={max_detections: 1}", {**PREDICT, **EVALUATE}),
+        ("evaluate={resamples: 10}", EVALUATE),
+        ("image_size=144", TRAIN_AND_PREDICT),
+        ("weights=random:1", TRAIN_AND_PREDICT),
+        ("model=full", TRAIN_AND_PREDICT),
     ],
 )
 def test_every_section_reaches_its_stages(
@@ -212,11 +238,39 @@ def test_every_section_reaches_its_stages(
     assert plan(finished, "--config", change)[0] == planned
 
 
-def test_other_words_are_asked_without_predicting_the_rest(finished: Path) -> None:
+def test_other_ood_prompts_do_not_repeat_other_predictions(finished: Path) -> None:
     setting = ("--config", "evaluate={ood_prompts: [horse]}")
-    assert plan(finished, *setting)[0] == {"predict_outside": 2, "evaluate": 1}
+    assert plan(finished, *setting)[0] == {"predict_ood": 2, **EVALUATE}
     none = plan(finished, "--config", "evaluate={ood_prompts: []}")[0]
-    assert none == {"evaluate": 1}
+    assert none == EVALUATE
+
+
+@pytest.fixture
+def moved(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """The whole checkout, results included, at another place; nothing is left at the old one."""
+    place = finished.rename(tmp_path / "moved")
+    yield place
+    place.rename(finished)
+
+
+def test_a_moved_checkout_has_nothing_to_do(moved: Path) -> None:
+    jobs, text = plan(moved)
+    assert jobs == NOTHING
+    assert "Nothing to be done" in text
+
+
+def test_a_moved_checkout_finds_its_images_and_weights(moved: Path) -> None:
+    for rule in ("evaluate_page", "predict_model"):
+        targets = ["results/predict/base.json"] if rule == "predict_model" else [rule]
+        answer = snakemake(moved, "--cores", "2", "--forcerun", rule, "--", *targets)
+        assert answer.returncode == 0, answer.stdout
+    manifest = json.loads((moved / "results" / "coco" / "manifest.json").read_text("utf-8"))
+    assert manifest["root"] == "../../data/demo"
+
+
+def test_a_copied_checkout_has_nothing_to_do(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy", copy_function=shutil.copyfile, symlinks=True)
+    assert plan(tmp_path / "copy")[0] == NOTHING
 
 
 def test_a_comment_or_a_docstring_replans_nothing(finished: Path) -> None:
@@ -236,7 +290,7 @@ def test_a_restored_edit_replans_nothing(finished: Path) -> None:
     assert plan(finished)[0] == NOTHING
 
 
-def test_a_rank_that_becomes_another_settings_value_is_noticed(finished: Path) -> None:
+def test_a_rank_that_takes_the_value_of_another_setting_is_noticed(finished: Path) -> None:
     write_config(finished, rank=32)
     try:
         assert plan(finished)[0] == FROM_TRAIN
@@ -276,7 +330,7 @@ def test_an_edited_annotation_replans_everything(finished: Path) -> None:
 def test_a_mistyped_path_is_not_up_to_date(finished: Path, setting: str) -> None:
     answer = snakemake(finished, "--dry-run", "--config", f"{setting}=nowhere")
     assert answer.returncode != 0
-    assert f"config: {setting}: there is no nowhere" in answer.stdout
+    assert f"config: {setting}: nowhere does not exist" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -287,7 +341,8 @@ def test_a_mistyped_path_is_not_up_to_date(finished: Path, setting: str) -> None
         ("train", {"convert", "validate", "train"}),
         ("merge", {"convert", "validate", "train", "merge"}),
         ("predict", {"convert", "validate", "train", "merge", *PREDICT}),
-        ("evaluate", set(EVERYTHING)),
+        ("evaluate", set(EVERYTHING) - set(PAGES)),
+        ("evaluate_page", set(EVERYTHING) - {"validate_page", "train_page"}),
     ],
 )
 def test_a_rule_can_be_asked_for_by_name(checkout: Path, target: str, planned: set[str]) -> None:
@@ -301,7 +356,7 @@ def test_an_export_on_roboflow_is_downloaded_first(checkout: Path) -> None:
     assert jobs == {"download": 1, **EVERYTHING}
     answer = snakemake(checkout, "--dry-run", "--config", "export=roboflow://team/reef")
     assert answer.returncode != 0
-    assert "no address of a version on Roboflow" in answer.stdout
+    assert "is not the address of a version on Roboflow" in answer.stdout
 
 
 def test_another_working_directory(checkout: Path, tmp_path: Path) -> None:
@@ -326,12 +381,18 @@ def test_a_preset_shows_its_plan(checkout: Path, preset: Path) -> None:
     assert jobs == EVERYTHING
 
 
-def test_a_misspelt_setting_is_named(checkout: Path) -> None:
+def test_a_misspelled_setting_is_named(checkout: Path) -> None:
     answer = snakemake(checkout, "--dry-run", "--config", "train={learning_rat: 1, epochs: x}")
     assert answer.returncode != 0
     assert "train.learning_rat: " in answer.stdout
     assert "train.epochs: " in answer.stdout
     assert "Traceback" not in answer.stdout
+
+
+def test_a_renamed_setting_is_named_with_its_new_name(checkout: Path) -> None:
+    answer = snakemake(checkout, "--dry-run", "--config", "train={smallest_scale: 0.5}")
+    assert answer.returncode != 0
+    assert "train.smallest_scale: 'smallest_scale' is now called 'min_scale'" in answer.stdout
 
 
 def test_the_shipped_config_shows_every_setting_with_its_default() -> None:
@@ -348,13 +409,18 @@ def test_the_shipped_config_shows_every_setting_with_its_default() -> None:
 
 def test_the_slurm_profile_names_rules() -> None:
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text("utf-8"))
-    known = {*EVERYTHING, "train_share"}
+    known = {*EVERYTHING, "train_fraction"}
     assert set(profile["set-threads"]) | set(profile["set-resources"]) <= known
 
 
 def test_a_learning_curve_is_drawn_where_it_is_asked_for(finished: Path) -> None:
-    jobs, _ = plan(finished, "--", "learning_curve")
-    assert jobs == {"subset": 2, "train_share": 2, "learning_curve": 1}
+    jobs, _ = plan(finished, "--", "learning_curve_page")
+    assert jobs == {
+        "learning_curve_subset": 2,
+        "train_fraction": 2,
+        "learning_curve": 1,
+        "learning_curve_page": 1,
+    }
     answer = snakemake(finished, "--dry-run", "--printshellcmds", "--", "learning_curve")
     # Half of the images are seen twice as often.
     assert sorted(re.findall(r'"epochs": (\d+)', answer.stdout)) == ["2", "4"]

@@ -24,10 +24,15 @@ sys.path.insert(0, SOURCE)
 prepend("PYTHONPATH", SOURCE)
 prepend("PATH", str(Path(sys.executable).parent))
 
-from segtune.core.config import parse_config, weights_file
+from segtune.core.config import parse_config
+from segtune.core.errors import SegtuneError, WeightsError
+from segtune.core.fingerprints import (
+    code_fingerprints,
+    export_fingerprint,
+    file_digest,
+)
 from segtune.download import is_remote, parse_address
-from segtune.core.errors import SegtuneError
-from segtune.core.fingerprints import code_fingerprints, export_fingerprint
+from segtune.model.weight_files import TINY_WEIGHTS, weights_file
 
 
 # Under `--directory` there may be no config of its own.
@@ -37,26 +42,24 @@ configfile: "config.yaml" if Path("config.yaml").exists() else f"{workflow.based
 try:
     CONFIG = parse_config(config)
     REMOTE = is_remote(CONFIG.export) and parse_address(CONFIG.export)
+    WEIGHTS = weights_file(CONFIG.model, CONFIG.weights)
+    # The shipped weights lie in the package: their content counts, not where that lies.
+    SHIPPED = WEIGHTS == TINY_WEIGHTS
+    WEIGHTS_DIGEST = (
+        file_digest(WEIGHTS, WeightsError, "Check `weights`") if SHIPPED else ""
+    )
 except SegtuneError as error:
     raise WorkflowError(str(error)) from None
 
-# Local weights are an input like any other; those from the hub cannot be.
-WEIGHTS_INPUT = [
-    str(file) for file in [weights_file(CONFIG.model, CONFIG.weights)] if file
-]
+# The user's own weights are an input like any other; those from the hub cannot be.
+WEIGHTS_INPUT = [str(WEIGHTS)] if WEIGHTS and not SHIPPED else []
 
-# Part of a command line, for the stages that look at images.
+# Part of a command line, for the stages that read images.
 IMAGE_SIZE = f"--image-size {CONFIG.image_size}" if CONFIG.image_size else ""
 
-# Words asked for beyond the classes; without any, nothing is predicted for them.
-OUTSIDE_PROMPTS = " ".join(
-    ["--prompt", *map(shlex.quote, CONFIG.evaluate.ood_prompts)]
-)
-OUTSIDE = (
-    ["<results>/predict/{model}_outside.json"]
-    if CONFIG.evaluate.ood_prompts
-    else []
-)
+# Out-of-distribution prompts; without any, nothing is predicted for them.
+OOD_PROMPTS = " ".join(["--prompt", *map(shlex.quote, CONFIG.evaluate.ood_prompts)])
+OOD = ["<results>/predict/{model}_ood.json"] if CONFIG.evaluate.ood_prompts else []
 
 # Snakemake takes existing results for up to date when an input of theirs is missing, so a
 # mistyped path would seem to work.
@@ -64,7 +67,7 @@ EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
 for setting, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items():
     for path in paths:
         if not Path(path).exists():
-            raise WorkflowError(f"config: {setting}: there is no {path}")
+            raise WorkflowError(f"config: {setting}: {path} does not exist")
 
 
 pathvars:
@@ -82,15 +85,15 @@ def settings(stage):
 
     Snakemake compares params as a set without names: of separate settings, a change from
     one value to another that is present anyway would go unnoticed. As a function, for the
-    braces of a template are no wildcards.
+    braces of a template are not wildcards.
     """
     text = CONFIG.section_json(stage)
     return lambda wildcards: text
 
 
-def share_settings(wildcards):
-    """The train section for a share of the images: as many optimizer steps as with all."""
-    rounds = round(1 / float(wildcards.share))
+def fraction_settings(wildcards):
+    """The train section for a fraction of the images: as many optimizer steps as with all."""
+    rounds = round(1 / float(wildcards.fraction))
     changes = {
         name: getattr(CONFIG.train, name) * rounds
         for name in ("epochs", "validate_every")
@@ -102,20 +105,25 @@ def share_settings(wildcards):
 def code(stage):
     """`path@hash` of the code that a stage's results depend on.
 
-    `segtune.launch`, which launches some stages, is left out unless a stage imports
-    it: on which devices a stage runs does not change what it computes.
+    `segtune.launch` is left out: on which devices a stage runs does not change what it
+    computes. So is the code of pages: editing it does not change a number.
     """
     return code_fingerprints(stage)
 
 
+def page_code(command):
+    """`path@hash` of the code that a page depends on."""
+    return code_fingerprints(command, with_pages=True)
+
+
 def predicting_weights(wildcards):
-    """The file of the model that predicts; none for base weights from the hub."""
+    """The file of the model that predicts; none for shipped weights and those from the hub."""
     return rules.merge.output.weights if wildcards.model == "tuned" else WEIGHTS_INPUT
 
 
-def outside_arguments(wildcards, input):
-    """How evaluate is given the answers to words beyond the classes, where there are any."""
+def ood_arguments(wildcards, input):
+    """The options of evaluate for predictions of out-of-distribution prompts, if any."""
     return " ".join(
-        f"--{model}-outside {shlex.quote(path)}"
-        for model, path in zip(["base", "tuned"], input.outside)
+        f"--{model}-ood {shlex.quote(path)}"
+        for model, path in zip(["base", "tuned"], input.ood)
     )

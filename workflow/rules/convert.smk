@@ -1,4 +1,4 @@
-# Convert: bring an export of any supported format to COCO, once and for all.
+# Convert: turn an export of any supported format into COCO.
 #
 # REQUIRED INPUTS
 #   the export, a folder or zip       config key `export`, or <results>/export.zip
@@ -10,9 +10,9 @@
 
 
 rule convert:
-    """Convert the export to one COCO file per split, and say what was changed."""
+    """Convert the export to one COCO file per split, and log every repair."""
     input:
-        # A folder's time says nothing of its content: the param `export` does.
+        # A folder's time says nothing about its content: the param `export` does.
         export="<results>/export.zip" if REMOTE else ancient(CONFIG.export),
     output:
         train="<results>/coco/train.json",

@@ -4,12 +4,12 @@
 #   <results>/coco/{test,valid}.json
 #   <results>/predict/{base,tuned}.json
 #   <results>/predict/{base,tuned}_valid.json
-#   <results>/predict/{base,tuned}_outside.json    where `ood_prompts` are asked
+#   <results>/predict/{base,tuned}_ood.json        where there are `ood_prompts`
 #
 # OUTPUTS
 #   <results>/evaluate/metrics.json
 #   <results>/evaluate/per_class.csv
-#   <results>/evaluate/report.html
+#   <results>/evaluate/report.html                 the page, by a rule of its own
 
 
 rule evaluate:
@@ -21,7 +21,7 @@ rule evaluate:
         valid=rules.convert.output.valid,
         base_valid="<results>/predict/base_valid.json",
         tuned_valid="<results>/predict/tuned_valid.json",
-        outside=expand(OUTSIDE, model=["base", "tuned"]),
+        ood=expand(OOD, model=["base", "tuned"]),
     output:
         metrics=report(
             "<results>/evaluate/metrics.json",
@@ -33,11 +33,6 @@ rule evaluate:
             caption="../report/per_class.rst",
             category="Evaluation",
         ),
-        html=report(
-            "<results>/evaluate/report.html",
-            caption="../report/evaluate.rst",
-            category="Evaluation",
-        ),
     log:
         "<logs>/evaluate.log",
     benchmark:
@@ -46,7 +41,7 @@ rule evaluate:
         "../envs/segtune.yaml"
     params:
         out=subpath(output.metrics, parent=True),
-        outside=outside_arguments,
+        ood=ood_arguments,
         settings=settings("evaluate"),
         code=code("evaluate"),
     message:
@@ -56,6 +51,36 @@ rule evaluate:
         python3 -m segtune.evaluate --coco {input.coco:q} --base {input.base:q} \
             --tuned {input.tuned:q} --valid {input.valid:q} \
             --base-valid {input.base_valid:q} --tuned-valid {input.tuned_valid:q} \
-            {params.outside} --out {params.out:q} --settings {params.settings:q} \
+            {params.ood} --out {params.out:q} --settings {params.settings:q} \
             2>&1 | tee -i {log:q}
+        """
+
+
+rule evaluate_page:
+    """Make the page of the evaluation."""
+    input:
+        metrics=rules.evaluate.output.metrics,
+        coco=rules.convert.output.test,
+        valid=rules.convert.output.valid,
+        base="<results>/predict/base.json",
+        tuned="<results>/predict/tuned.json",
+    output:
+        report(
+            "<results>/evaluate/report.html",
+            caption="../report/evaluate.rst",
+            category="Evaluation",
+        ),
+    log:
+        "<logs>/evaluate_page.log",
+    conda:
+        "../envs/segtune.yaml"
+    params:
+        code=page_code("evaluate_page"),
+    message:
+        "Writing {output}"
+    shell:
+        """
+        python3 -m segtune.evaluate_page --metrics {input.metrics:q} --coco {input.coco:q} \
+            --valid {input.valid:q} --base {input.base:q} --tuned {input.tuned:q} \
+            --out {output:q} 2>&1 | tee -i {log:q}
         """

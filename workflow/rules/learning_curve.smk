@@ -1,5 +1,5 @@
 # Learning curve: would more data help? Only where it is asked for:
-#   snakemake --cores all --resources gpu=2 -- learning_curve
+#   snakemake --cores all --resources gpu=2 -- learning_curve_page
 # It trains twice more, on a quarter and on half of the training images.
 #
 # REQUIRED INPUTS
@@ -8,23 +8,23 @@
 # OUTPUTS
 #   <results>/learning_curve/learning_curve.json
 #   <results>/learning_curve/learning_curve.html
-#   <results>/learning_curve/{share}/    the data and the adapter of each training
+#   <results>/learning_curve/{fraction}/    the data and the adapter of each training run
 
-SHARES = ["0.25", "0.5"]
+FRACTIONS = ["0.25", "0.5"]
 
 
-rule subset:
-    """Take a share of the training split."""
+rule learning_curve_subset:
+    """Take a fraction of the training split."""
     input:
         rules.convert.output.train,
         rules.convert.output.valid,
         manifest=rules.convert.output.manifest,
     output:
-        train="<results>/learning_curve/{share}/coco/train.json",
-        valid="<results>/learning_curve/{share}/coco/valid.json",
-        manifest="<results>/learning_curve/{share}/coco/manifest.json",
+        train="<results>/learning_curve/{fraction}/coco/train.json",
+        valid="<results>/learning_curve/{fraction}/coco/valid.json",
+        manifest="<results>/learning_curve/{fraction}/coco/manifest.json",
     log:
-        "<logs>/subset_{share}.log",
+        "<logs>/learning_curve_subset_{fraction}.log",
     conda:
         "../envs/segtune.yaml"
     params:
@@ -32,61 +32,60 @@ rule subset:
         out=subpath(output.manifest, parent=True),
         code=code("learning_curve_subset"),
     message:
-        "Taking {wildcards.share} of the training images"
+        "Taking {wildcards.fraction} of the training images"
     shell:
         """
-        python3 -m segtune.learning_curve_subset --coco {params.coco:q} --share {wildcards.share} \
-            --out {params.out:q} 2>&1 | tee -i {log:q}
+        python3 -m segtune.learning_curve_subset --coco {params.coco:q} \
+            --fraction {wildcards.fraction} --out {params.out:q} 2>&1 | tee -i {log:q}
         """
 
 
-use rule train as train_share with:
+use rule train as train_fraction with:
     input:
-        rules.subset.output.train,
-        rules.subset.output.valid,
+        rules.learning_curve_subset.output.train,
+        rules.learning_curve_subset.output.valid,
         WEIGHTS_INPUT,
-        manifest=rules.subset.output.manifest,
-        report=rules.validate.output.json,
+        manifest=rules.learning_curve_subset.output.manifest,
+        report=rules.validate.output,
     output:
-        config="<results>/learning_curve/{share}/train/adapter/adapter_config.json",
-        tensors="<results>/learning_curve/{share}/train/adapter/adapter_model.safetensors",
-        recipe="<results>/learning_curve/{share}/train/adapter/recipe.json",
-        history="<results>/learning_curve/{share}/train/history.jsonl",
-        summary="<results>/learning_curve/{share}/train/summary.html",
+        config="<results>/learning_curve/{fraction}/train/adapter/adapter_config.json",
+        tensors="<results>/learning_curve/{fraction}/train/adapter/adapter_model.safetensors",
+        recipe="<results>/learning_curve/{fraction}/train/adapter/recipe.json",
+        history="<results>/learning_curve/{fraction}/train/history.jsonl",
+        base="<results>/learning_curve/{fraction}/train/valid_base.json",
+        best="<results>/learning_curve/{fraction}/train/valid_best.json",
     log:
-        "<logs>/train_{share}.log",
+        "<logs>/train_{fraction}.log",
     benchmark:
-        "<benchmarks>/train_{share}.tsv"
+        "<benchmarks>/train_{fraction}.tsv"
     params:
-        settings=share_settings,
+        settings=fraction_settings,
     message:
-        "Training on {wildcards.share} of the images"
+        "Training on {wildcards.fraction} of the images"
 
 
 rule learning_curve:
-    """Say whether more data would help."""
+    """Extrapolate to more data."""
     input:
         coco=rules.convert.output.train,
         recipe=rules.train.output.recipe,
-        shares_coco=expand(rules.subset.output.train, share=SHARES),
-        shares_recipe=expand(rules.train_share.output.recipe, share=SHARES),
-    output:
-        json="<results>/learning_curve/learning_curve.json",
-        html=report(
-            "<results>/learning_curve/learning_curve.html",
-            caption="../report/learning_curve.rst",
-            category="Training",
+        fraction_coco=expand(
+            rules.learning_curve_subset.output.train, fraction=FRACTIONS
         ),
+        fraction_recipe=expand(rules.train_fraction.output.recipe, fraction=FRACTIONS),
+    output:
+        "<results>/learning_curve/learning_curve.json",
     log:
         "<logs>/learning_curve.log",
     conda:
         "../envs/segtune.yaml"
     params:
-        out=subpath(output.json, parent=True),
+        out=subpath(output[0], parent=True),
         runs=lambda wildcards, input: [
             f"--run {shlex.quote(str(Path(coco).parent))} {shlex.quote(str(Path(recipe).parent))}"
             for coco, recipe in zip(
-                [input.coco, *input.shares_coco], [input.recipe, *input.shares_recipe]
+                [input.coco, *input.fraction_coco],
+                [input.recipe, *input.fraction_recipe],
             )
         ],
         code=code("learning_curve"),
@@ -95,5 +94,30 @@ rule learning_curve:
     shell:
         """
         python3 -m segtune.learning_curve {params.runs} --out {params.out:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule learning_curve_page:
+    """Make the page of the learning curve."""
+    input:
+        rules.learning_curve.output,
+    output:
+        report(
+            "<results>/learning_curve/learning_curve.html",
+            caption="../report/learning_curve.rst",
+            category="Training",
+        ),
+    log:
+        "<logs>/learning_curve_page.log",
+    conda:
+        "../envs/segtune.yaml"
+    params:
+        code=page_code("learning_curve_page"),
+    message:
+        "Writing {output}"
+    shell:
+        """
+        python3 -m segtune.learning_curve_page --curve {input:q} --out {output:q} \
             2>&1 | tee -i {log:q}
         """

@@ -1,4 +1,4 @@
-# Merge: fold the adapters into the base weights, and prove that nothing changed by it.
+# Merge: fold the adapters into the base weights, and check that outputs stay the same.
 #
 # REQUIRED INPUTS
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors,
@@ -34,6 +34,7 @@ rule merge:
         out=subpath(output.weights, parent=True),
         model=CONFIG.model,
         weights=CONFIG.weights,
+        weights_digest=WEIGHTS_DIGEST,
         settings=settings("merge"),
         code=code("merge"),
     message:

@@ -1,5 +1,5 @@
-# Predict: prompt every class on every image of the test split, before and after; on the valid
-# split too, for thresholds; and words beyond the data, for what is forgotten.
+# Predict: prompt every class in every image of the test split, with the base and the fine-tuned
+# model; on the valid split too, for thresholds; and out-of-distribution prompts, for forgetting.
 #
 # REQUIRED INPUTS
 #   <results>/coco/{test,valid}.json
@@ -10,7 +10,7 @@
 # OUTPUTS
 #   <results>/predict/{model}.json            COCO results on the test split
 #   <results>/predict/{model}_valid.json      COCO results on the valid split
-#   <results>/predict/{model}_outside.json    config key `evaluate: ood_prompts`, on test
+#   <results>/predict/{model}_ood.json        config key `evaluate: ood_prompts`, on test
 
 
 rule predict_model:
@@ -36,13 +36,16 @@ rule predict_model:
         weights=lambda wildcards, input: (
             input.weights if wildcards.model == "tuned" else CONFIG.weights
         ),
+        weights_digest=lambda wildcards: (
+            "" if wildcards.model == "tuned" else WEIGHTS_DIGEST
+        ),
         image_size=IMAGE_SIZE,
         prompts="",
         settings=settings("predict"),
         code=code("predict"),
     message:
         "Predicting {output} with the {wildcards.model} model"
-    # The number of processes is no param, because it does not change the result.
+    # The number of processes is not a param, because it does not change the result.
     shell:
         """
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
@@ -65,22 +68,22 @@ use rule predict_model as predict_valid with:
         "<benchmarks>/predict_{model}_valid.tsv"
 
 
-use rule predict_model as predict_outside with:
+use rule predict_model as predict_ood with:
     output:
-        "<results>/predict/{model}_outside.json",
+        "<results>/predict/{model}_ood.json",
     log:
-        "<logs>/predict_{model}_outside.log",
+        "<logs>/predict_{model}_ood.log",
     benchmark:
-        "<benchmarks>/predict_{model}_outside.tsv"
+        "<benchmarks>/predict_{model}_ood.tsv"
     params:
-        prompts=lambda wildcards: OUTSIDE_PROMPTS,
+        prompts=lambda wildcards: OOD_PROMPTS,
 
 
-# A rule with a wildcard cannot be asked for by its name.
+# A rule with a wildcard cannot be a target by its name.
 rule predict:
     """Predict with both models."""
     input:
         expand(
-            rules.predict_model.output + rules.predict_valid.output + OUTSIDE,
+            rules.predict_model.output + rules.predict_valid.output + OOD,
             model=["base", "tuned"],
         ),

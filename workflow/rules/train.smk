@@ -1,4 +1,4 @@
-# Train: fit LoRA adapters on the training split; choose the best on the validation split.
+# Train: fit LoRA adapters on the training split; choose the best epoch on the validation split.
 #
 # REQUIRED INPUTS
 #   <results>/coco/{train,valid}.json
@@ -10,10 +10,12 @@
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors (PEFT's
 #                                     format) and recipe.json
 #   <results>/train/history.jsonl     one line per optimizer step and validation
-#   <results>/train/summary.html      one page of it, for people
+#   <results>/train/valid_{base,best}.json    predictions on a few images of valid, before
+#                                             training and at the best epoch
+#   <results>/train/summary.html      the page of all this, by a rule of its own
 #
 # Undeclared, so that Snakemake does not delete them when a run is interrupted:
-# <results>/train/checkpoints/, from which the next run goes on,
+# <results>/train/checkpoints/, from which the next run resumes,
 # <results>/train/valid_images/ and <results>/train/tensorboard/.
 
 
@@ -26,17 +28,14 @@ rule train:
         manifest=rules.convert.output.manifest,
         # The gate. Not ancient(): behind one, Snakemake 9.27 overlooks that params changed
         # as soon as the job before it is to run as well.
-        report=rules.validate.output.json,
+        report=rules.validate.output,
     output:
         config="<results>/train/adapter/adapter_config.json",
         tensors="<results>/train/adapter/adapter_model.safetensors",
         recipe="<results>/train/adapter/recipe.json",
         history="<results>/train/history.jsonl",
-        summary=report(
-            "<results>/train/summary.html",
-            caption="../report/train.rst",
-            category="Training",
-        ),
+        base="<results>/train/valid_base.json",
+        best="<results>/train/valid_best.json",
     log:
         "<logs>/train.log",
     benchmark:
@@ -52,13 +51,14 @@ rule train:
         out=subpath(output.history, parent=True),
         model=CONFIG.model,
         weights=CONFIG.weights,
+        weights_digest=WEIGHTS_DIGEST,
         image_size=IMAGE_SIZE,
         settings=settings("train"),
         code=code("train"),
     message:
         "Training {params.model} on {resources.gpu} GPU(s), or the CPU where there is none"
-    # The number of processes and readers is no param, because training must not be repeated
-    # where only the number of GPUs has changed. Half of the cores read images.
+    # The number of processes and readers is not a param, because training must not be
+    # repeated where only the number of GPUs has changed. Half of the cores read images.
     shell:
         """
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
@@ -66,4 +66,34 @@ rule train:
             --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
             {params.image_size} --settings {params.settings:q} --workers $(({threads} / 4)) \
             2>&1 | tee -i {log:q}
+        """
+
+
+rule train_page:
+    """Make the page of the training run."""
+    input:
+        rules.train.output.recipe,
+        rules.train.output.base,
+        rules.train.output.best,
+        valid=rules.convert.output.valid,
+        history=rules.train.output.history,
+    output:
+        report(
+            "<results>/train/summary.html",
+            caption="../report/train.rst",
+            category="Training",
+        ),
+    log:
+        "<logs>/train_page.log",
+    conda:
+        "../envs/segtune.yaml"
+    params:
+        train=subpath(input.history, parent=True),
+        code=page_code("train_page"),
+    message:
+        "Writing {output}"
+    shell:
+        """
+        python3 -m segtune.train_page --coco {input.valid:q} --train {params.train:q} \
+            --out {output:q} 2>&1 | tee -i {log:q}
         """

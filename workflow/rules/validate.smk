@@ -6,7 +6,7 @@
 #
 # OUTPUTS
 #   <results>/validate/report.json    the gate that train asks for
-#   <results>/validate/report.html    the same, for people
+#   <results>/validate/report.html    its page, by a rule of its own
 #
 # It fails when it finds errors, so that nothing later starts.
 
@@ -19,12 +19,7 @@ rule validate:
         rules.convert.output.test,
         manifest=rules.convert.output.manifest,
     output:
-        json="<results>/validate/report.json",
-        html=report(
-            "<results>/validate/report.html",
-            caption="../report/validate.rst",
-            category="Dataset",
-        ),
+        "<results>/validate/report.json",
     log:
         "<logs>/validate.log",
     benchmark:
@@ -35,13 +30,39 @@ rule validate:
         "../envs/segtune.yaml"
     params:
         coco=subpath(input.manifest, parent=True),
-        out=subpath(output.json, parent=True),
-        settings=settings("validate"),
+        out=subpath(output[0], parent=True),
         code=code("validate"),
     message:
         "Validating {params.coco}"
     shell:
         """
         python3 -m segtune.validate --coco {params.coco:q} --out {params.out:q} \
+            2>&1 | tee -i {log:q}
+        """
+
+
+rule validate_page:
+    """Make the page of the validation report."""
+    input:
+        rules.validate.output,
+    output:
+        report(
+            "<results>/validate/report.html",
+            caption="../report/validate.rst",
+            category="Dataset",
+        ),
+    log:
+        "<logs>/validate_page.log",
+    conda:
+        "../envs/segtune.yaml"
+    params:
+        # `max_examples` limits a list on the page: it must not replan what the gate guards.
+        settings=settings("validate"),
+        code=page_code("validate_page"),
+    message:
+        "Writing {output}"
+    shell:
+        """
+        python3 -m segtune.validate_page --report {input:q} --out {output:q} \
             --settings {params.settings:q} 2>&1 | tee -i {log:q}
         """

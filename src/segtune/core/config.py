@@ -20,15 +20,30 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from segtune.core.errors import ConfigError
+
+# Keys and values of earlier versions -> today's.
+RENAMED = {
+    "carved_share": "holdout_fraction",
+    "carve_seed": "holdout_seed",
+    "carve": "hold_out",
+    "smallest_scale": "min_scale",
+    "colour_jitter": "color_jitter",
+    "repeat_threshold": "repeat_factor_threshold",
+    "rank_stabilised": "rank_stabilized",
+    "score_threshold": "confidence_threshold",
+    "false_alarm_score": "confidence_threshold",
+    "outside_prompts": "ood_prompts",
+}
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
 
 
 class Section(BaseModel):
-    """A section refuses keys it does not know: a misspelt setting is never ignored."""
+    """A section refuses keys it does not know: a misspelled setting is never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,19 +53,19 @@ Format = Literal["auto", "coco", "yolo", "voc", "createml", "tensorflow", "sam2"
 
 class ConvertSettings(Section):
     format: Format = "auto"
-    class_name: str = Field("", description="class of a SAM 2 export, which names none")
+    class_name: str = Field("", description="class of a SAM 2 export, which has no class names")
     oriented_boxes: bool = Field(
-        False, description="YOLO lines of nine values are turned boxes, no polygons"
+        False, description="YOLO lines of nine values are oriented boxes, not polygons"
     )
     connected_components: bool = Field(
-        False, description="each connected area of a semantic mask is an object"
+        False, description="each connected component of a semantic mask is an object"
     )
     merge_names: bool = Field(
-        False, description="classes that differ in case or spaces alone are one"
+        False, description="merge classes whose names differ only in case or spaces"
     )
-    missing_test: Literal["error", "carve", "valid"] = "error"
+    missing_test: Literal["error", "hold_out", "valid"] = "error"
     holdout_fraction: float = Field(
-        0.15, gt=0, lt=0.5, description="of train's source images, for a missing split"
+        0.15, gt=0, lt=0.5, description="of train's original images, for a missing split"
     )
     holdout_seed: int = Field(0, ge=0)
     prompts: dict[str, str] = Field(
@@ -63,7 +78,7 @@ class ConvertSettings(Section):
 
 
 class ValidateSettings(Section):
-    max_examples: PositiveInt = Field(20, description="examples listed per problem")
+    max_examples: PositiveInt = Field(20, description="examples shown per problem on the page")
 
 
 class LoraSettings(Section):
@@ -73,9 +88,9 @@ class LoraSettings(Section):
     alpha: PositiveFloat = 16.0
     dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
     targets: tuple[Projection, ...] = Field(("q", "k", "v", "out", "mlp"), min_length=1)
-    blocks: str = Field("", description="of vision, as 24-31 or 7,15,23,31; all if not given")
+    blocks: str = Field("", description="of vision, as 24-31 or 7,15,23,31; default: all")
     rank_stabilized: bool = Field(False, description="scale by alpha / sqrt(rank)")
-    learning_rate: PositiveFloat | None = Field(None, description="peak; train's if not given")
+    learning_rate: PositiveFloat | None = Field(None, description="peak; default: train's")
 
     @field_validator("blocks")
     @classmethod
@@ -94,7 +109,7 @@ def block_numbers(blocks: str) -> list[int]:
     for part in filter(None, blocks.replace(" ", "").split(",")):
         bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not bounds:
-            raise ValueError(f"{part!r} is no block number and no range such as 24-31")
+            raise ValueError(f"{part!r} is neither a block number nor a range such as 24-31")
         found = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
         if not found:
             raise ValueError(f"the range {part!r} is empty")
@@ -103,7 +118,7 @@ def block_numbers(blocks: str) -> list[int]:
 
 
 def _default_lora() -> dict[Component, LoraSettings]:
-    # New words are learned where they are read; the rest moves little, and forgets little.
+    # New words are learned where they are read; the rest changes little, and forgets little.
     alphas: dict[Component, float] = {
         "text": 24.0,
         "vision": 2.0,
@@ -121,24 +136,24 @@ class TrainSettings(Section):
     micro_batch_size: PositiveInt = Field(
         4, description="images per forward pass and process; limits memory"
     )
-    max_negatives: int = Field(5, ge=0, description="absent classes prompted per image")
+    max_negatives: int = Field(5, ge=0, description="negative prompts per image")
     extra_negatives: tuple[str, ...] = Field(
-        (), description="prompts of things that no training image shows"
+        (), description="negative prompts for things that no training image shows"
     )
     horizontal_flip: bool = Field(
-        True, description="mirror half of the images; not where left and right differ"
+        True, description="mirror half of the images; off where left and right differ"
     )
     min_scale: float = Field(
-        1.0, gt=0, le=1, description="images are shrunk to this share at the least, and padded"
+        1.0, gt=0, le=1, description="images are shrunk to a random scale from here to 1, padded"
     )
     color_jitter: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast, saturation times up to 1 +- this"
     )
     box_noise: float = Field(
-        0.0, ge=0, lt=1, description="target boxes' sides move by this share of them, deviation"
+        0.0, ge=0, lt=1, description="standard deviation of target boxes' sides, relative"
     )
     repeat_factor_threshold: float = Field(
-        0.0, ge=0, le=1, description="classes on a smaller share of images are seen more often"
+        0.0, ge=0, le=1, description="classes in a smaller fraction of images are seen more often"
     )
     learning_rate: PositiveFloat = Field(2e-3, description="peak, of AdamW")
     weight_decay: float = Field(0.0, ge=0)
@@ -146,14 +161,14 @@ class TrainSettings(Section):
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
     clip_norm: PositiveFloat = Field(0.1, description="largest L2 norm of the gradient")
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="per step, of the averaged adapters that are scored and kept"
+        0.0, ge=0, lt=1, description="per step, of averaged adapters, which are then evaluated"
     )
     select_by: Literal["AP", "cgF1"] = Field(
-        "AP", description="score on the valid split by which the kept adapters are chosen"
+        "AP", description="score on the valid split that chooses the best epoch"
     )
     validate_every: PositiveInt = Field(2, description="epochs between validations")
     patience: int = Field(
-        0, ge=0, description="validations without a better score until training stops; 0: never"
+        0, ge=0, description="validations without improvement until training stops; 0: never"
     )
     checkpoint_every: PositiveInt = Field(50, description="optimizer steps between checkpoints")
     lora: dict[Component, LoraSettings] = Field(default_factory=_default_lora, min_length=1)
@@ -177,7 +192,7 @@ class TrainSettings(Section):
 
 class MergeSettings(Section):
     tolerance: PositiveFloat = Field(
-        1e-3, description="largest difference of adapted and merged outputs, relative"
+        1e-3, description="largest relative difference between adapted and merged outputs"
     )
 
 
@@ -188,19 +203,19 @@ class PredictSettings(Section):
     confidence_threshold: float = Field(
         0.001, ge=0, le=1, description="detections below it are not written"
     )
-    max_detections: PositiveInt = Field(100, description="kept per image and prompt")
+    max_detections: PositiveInt = Field(100, description="per image and prompt")
 
 
 class EvaluateSettings(Section):
     confidence_threshold: float = Field(
-        0.5, ge=0, le=1, description="a detection of an absent class counts from here on"
+        0.5, ge=0, le=1, description="of false alarms, and where none can be chosen on valid"
     )
     resamples: PositiveInt = Field(
-        1000, description="draws of images behind the intervals of differences"
+        1000, description="bootstrap resamples of the images, behind the intervals"
     )
     ood_prompts: tuple[str, ...] = Field(
         ("circle", "square", "star", "red", "blue"),
-        description="things beyond the data, asked for before and after: what is forgotten",
+        description="out-of-distribution prompts, by which forgetting is measured",
     )
 
 
@@ -212,7 +227,7 @@ class Config(Section):
     model: Literal["tiny", "full"] = "tiny"
     weights: str = "default"
     image_size: PositiveInt | None = Field(
-        None, description="side of the input in pixels; 1008 if not given, tiny 96"
+        None, description="side of the input in pixels; default: 1008, tiny 96"
     )
     convert: ConvertSettings = ConvertSettings()
     validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
@@ -256,10 +271,16 @@ def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg']}"
-            for item in error.errors()
-        )
+        problems = "; ".join(map(_problem, error.errors()))
         raise ConfigError(
-            problems, file=source, fix="The settings and their units are in config.yaml"
+            problems, file=source, fix="All settings and their units are in config.yaml"
         ) from None
+
+
+def _problem(details: ErrorDetails) -> str:
+    """One problem with its dotted path, and today's name where an old one was used."""
+    path = ".".join(map(str, details["loc"])) or "settings"
+    unknown = details["type"] == "extra_forbidden"
+    old = details["loc"][-1] if unknown else details["input"]
+    new = RENAMED.get(old) if isinstance(old, str) else None
+    return f"{path}: {old!r} is now called {new!r}" if new else f"{path}: {details['msg']}"
