@@ -1,10 +1,10 @@
-"""Converting 10,000 images with 50,000 masks: seconds and peak memory, beside others.
+"""Converting 10,000 images with 50,000 masks: seconds and peak memory, compared with others.
 
 `python -m benchmarks.conversion` writes a synthetic export in Roboflow's COCO layout and
-converts it with segtune, with datumaro and with supervision, the latter two in virtual
-environments of their own. Each runs as its own process, one after the other; what takes
-longer than half an hour or more than 12 GB is stopped and said. segtune decodes every
-image and rasterizes every mask; datumaro is shown doing that and doing neither.
+converts it with segtune, datumaro and supervision, the latter two in virtual environments of
+their own. Each runs as its own process, one after the other; what takes longer than half an
+hour or more than 12 GB is stopped and reported as such. segtune decodes every image and
+rasterizes every mask; datumaro is shown doing that and doing neither.
 """
 
 import argparse
@@ -30,22 +30,22 @@ from rich.table import Table
 WIDTH, HEIGHT = 640, 480  # pixels
 MASKS_PER_IMAGE = 5
 POINTS = 50  # of each polygon
-SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
+FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 CLASSES = [f"thing {letter}" for letter in "abcdefgh"]
 OTHERS = {  # row of the table: requirement
     "datumaro, labels copied": "datumaro==1.13.12",
     "datumaro, the same work": "datumaro==1.13.12",
     "supervision": "supervision==0.31.2",
 }
-LARGEST = 12 * 2**30  # bytes of memory
-LONGEST = 1800  # seconds
+MAX_BYTES = 12 * 2**30  # of memory
+MAX_SECONDS = 1800
 DATUMARO = """
 import sys
 from datumaro import Dataset
 data = Dataset.import_from(sys.argv[1], "roboflow_coco")
 {work}data.export(f"{{sys.argv[2]}}/coco", "coco_instances")
 """
-DECODE_AND_RASTERISE = """
+DECODE_AND_RASTERIZE = """
 for item in data:
     item.media.data
 data.transform("polygons_to_masks")
@@ -60,14 +60,14 @@ for split in ("train", "valid", "test"):
 """
 SCRIPTS = {
     "datumaro, labels copied": DATUMARO.format(work=""),
-    "datumaro, the same work": DATUMARO.format(work=DECODE_AND_RASTERISE),
+    "datumaro, the same work": DATUMARO.format(work=DECODE_AND_RASTERIZE),
     "supervision": SUPERVISION,
 }
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one conversion took; `failure` says why there is no result."""
+    """The cost of one conversion; `failure` says why there is no result."""
 
     seconds: float
     peak_mb: float
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the export, convert it, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--environments", type=Path, help="of the others; kept for the next time")
+    parser.add_argument("--environments", type=Path, help="of the others, to be reused")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def commands(folder: Path, environments: Path) -> Iterator[tuple[str, list[str]]]:
-    """Name and command line of each converter, its environment made when it is asked for."""
+    """Name and command line of each converter, whose environment is created when needed."""
     paths = [str(folder / "export"), str(folder / "segtune")]
     yield (
         "segtune",
@@ -118,27 +118,27 @@ def run(command: list[str]) -> Cost:
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            ["timeout", str(LONGEST), *command],
+            ["timeout", str(MAX_SECONDS), *command],
             stdout=subprocess.DEVNULL,
             stderr=errors,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (LARGEST, LARGEST)),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES)),
         )
         _, status, usage = os.wait4(process.pid, 0)
         errors.seek(0)
-        said = errors.read().strip().splitlines() or ["killed, or too slow"]
+        lines = errors.read().strip().splitlines() or ["killed, or too slow"]
     # Linux counts the peak in KiB.
-    return Cost(time.monotonic() - began, usage.ru_maxrss / 1024, said[-1] if status else "")
+    return Cost(time.monotonic() - began, usage.ru_maxrss / 1024, lines[-1] if status else "")
 
 
 def write_export(folder: Path, images: int) -> None:
-    """Images that differ in their last bytes alone, and polygons with three bulges."""
+    """Images that differ only in their last bytes, and polygons with three bulges."""
     rng = np.random.default_rng(0)
     noise = Image.fromarray((255 * rng.random((48, 64, 3))).astype(np.uint8))
     stream = io.BytesIO()
     noise.resize((WIDTH, HEIGHT)).save(stream, "JPEG", quality=80)
-    for split, share in SHARES.items():
+    for split, fraction in FRACTIONS.items():
         (folder / split).mkdir(parents=True)
-        names = [f"{split}{n}_jpg.rf.{n:032x}.jpg" for n in range(round(share * images))]
+        names = [f"{split}{n}_jpg.rf.{n:032x}.jpg" for n in range(round(fraction * images))]
         for name in names:
             (folder / split / name).write_bytes(stream.getvalue() + name.encode())
         tables = {

@@ -1,8 +1,8 @@
-"""Evaluating 5,000 images, 30,000 objects and 50,000 detections: seconds and peak memory.
+"""Evaluation of 5,000 images, 30,000 objects and 50,000 detections: time and peak memory.
 
 `python -m benchmarks.evaluation` writes a converted split with random blobs, predictions of
-two models with 50,000 detections each, and a valid split of a fifth of that size, and runs
-`segtune.evaluate` on them as users do.
+two models with 50,000 detections each, and a valid split of a fifth of that size. It runs
+`segtune.evaluate` and `segtune.evaluate_page` on them as the workflow does.
 """
 
 import argparse
@@ -27,28 +27,30 @@ CLASSES = [f"thing {letter}" for letter in "abcdefgh"]
 OBJECTS_PER_IMAGE = 6
 DETECTIONS_PER_IMAGE = 10
 POINTS = 40  # of each outline
-FOUND = {"base": 0.5, "tuned": 0.8}  # share of the objects
+DETECTED = {"base": 0.5, "tuned": 0.8}  # fraction of the objects
 MIB = 2**20
-INTERVAL = 0.1  # seconds between looks at the memory
+INTERVAL = 0.1  # seconds between two samples of the memory
 
 Random = np.random.Generator
 Blob = tuple[float, float, float]  # center x, y and radius, in pixels
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the splits and predictions, evaluate, print one line."""
+    """Write the splits and predictions, evaluate, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=5_000)
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, {"test": arguments.images, "valid": arguments.images // 5})
-        seconds, peak_mib = evaluate(folder)
-        size = sum(path.stat().st_size for path in (folder / "evaluate").rglob("*.html")) / MIB
+        seconds, peak_mib = measure(evaluate_command(folder))
+        page_seconds, page_mib = measure(page_command(folder))
+        size = (folder / "report.html").stat().st_size / MIB
     print(
         f"{arguments.images} images, {arguments.images * OBJECTS_PER_IMAGE} objects, twice "
         f"{arguments.images * DETECTIONS_PER_IMAGE} detections: {seconds:.1f} s, "
-        f"{peak_mib:.0f} MiB; report.html {size:.1f} MiB"
+        f"{peak_mib:.0f} MiB; report.html: {page_seconds:.1f} s, {page_mib:.0f} MiB, "
+        f"{size:.1f} MiB on disk"
     )
 
 
@@ -68,30 +70,41 @@ def write_data(folder: Path, images: dict[str, int]) -> None:
         (folder / f"coco/{split}.json").write_text(json.dumps(_split(split, count, objects, rng)))
         for image in range(1, count + 1):
             os.link(folder / "image.jpg", folder / f"{split}{image}.jpg")
-        for model, share in FOUND.items():
-            results = _results(count, objects, share, rng)
+        for model, fraction in DETECTED.items():
+            results = _results(count, objects, fraction=fraction, rng=rng)
             name = model if split == "test" else f"{model}_{split}"
             (folder / f"{name}.json").write_text(json.dumps(results))
 
 
-def evaluate(folder: Path) -> tuple[float, float]:
-    """Seconds of the command, and peak MiB of all its processes together."""
-    command = [sys.executable, "-m", "segtune.evaluate", "--coco", folder / "coco/test.json"]
+def evaluate_command(folder: Path) -> list[object]:
+    command = ["segtune.evaluate", "--coco", folder / "coco/test.json"]
     command += ["--valid", folder / "coco/valid.json", "--out", folder / "evaluate"]
     for name in ("base", "tuned", "base_valid", "tuned_valid"):
         command += [f"--{name.replace('_', '-')}", folder / f"{name}.json"]
+    return command
+
+
+def page_command(folder: Path) -> list[object]:
+    command = ["segtune.evaluate_page", "--metrics", folder / "evaluate/metrics.json"]
+    command += ["--coco", folder / "coco/test.json", "--valid", folder / "coco/valid.json"]
+    command += ["--base", folder / "base.json", "--tuned", folder / "tuned.json"]
+    return [*command, "--out", folder / "report.html"]
+
+
+def measure(command: Sequence[object]) -> tuple[float, float]:
+    """Seconds of a command, and peak MiB of all its processes together."""
     began, peak = time.perf_counter(), 0
-    process = psutil.Popen([str(part) for part in command])
+    process = psutil.Popen([sys.executable, "-m", *map(str, command)])
     while process.poll() is None:
         peak = max(peak, memory(process))
         time.sleep(INTERVAL)
     if process.returncode:
-        raise SystemExit(f"evaluate failed with status {process.returncode}")
+        raise SystemExit(f"{command[0]} failed with status {process.returncode}")
     return time.perf_counter() - began, peak / MIB
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes of a process and its descendants; what they share is counted once."""
+    """Bytes of a process and its descendants, counting shared memory once."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         for member in (process, *process.children(recursive=True)):
@@ -124,16 +137,17 @@ def _split(
         ],
         "annotations": annotations,
         "categories": [
-            {"id": n, "name": name, "prompt": name} for n, name in enumerate(CLASSES, start=1)
+            {"id": n, "name": name, "supercategory": "none", "prompt": name}
+            for n, name in enumerate(CLASSES, start=1)
         ],
     }
 
 
 def _results(
-    count: int, objects: list[tuple[int, int, Blob]], share: float, rng: Random
+    count: int, objects: list[tuple[int, int, Blob]], *, fraction: float, rng: Random
 ) -> list[dict[str, Any]]:
-    """Some of the objects, a little off, and blobs where there is nothing."""
-    found = [o for o in objects if rng.random() < share]
+    """Some of the objects, slightly displaced, and blobs at random places."""
+    found = [o for o in objects if rng.random() < fraction]
     strays = count * DETECTIONS_PER_IMAGE - len(found)
     records = [_result(o, float(rng.beta(4, 2)), rng) for o in found]
     for _ in range(strays):

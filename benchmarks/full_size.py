@@ -1,9 +1,9 @@
-"""The full architecture through every stage: seconds and peak memory of each.
+"""The full architecture through the stages: seconds and peak memory of each.
 
-`python -m benchmarks.full_size` writes a small export, takes random weights and runs
-convert, validate, one optimizer step on two images, merge, predict and evaluate, each as
-its own command. It checks that stock SAM 3 loads the merged file whole. On a CUDA device
-the peak of its memory is shown too. Needs about 24 GB of memory and 8 GB of disk.
+`python -m benchmarks.full_size` writes a small export and runs convert, validate, train (one
+optimizer step on two images, from random weights), merge and predict, each as its own
+command. It checks that stock SAM 3 loads the merged file completely. Needs about 24 GB of
+memory and 8 GB of disk.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SIDE = 640  # pixels of the images; the model sees 1008
 
 @dataclass(frozen=True)
 class Measured:
-    """One command's cost."""
+    """Time and memory of one command."""
 
     stage: str
     seconds: float
@@ -44,7 +44,7 @@ class Measured:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the stages and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="for all files; default: a temporary folder")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -85,12 +85,12 @@ def run(stage: str, command: list[str]) -> Measured:
     _, status, usage = os.wait4(process, 0)
     if status:
         raise SystemExit(f"{stage} failed")
-    # Linux counts the peak in KiB.
+    # Linux reports the peak in KiB.
     return Measured(stage, time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9)
 
 
 def write_export(folder: Path) -> None:
-    """Grey images of noise with one rectangle each, in Roboflow's COCO layout."""
+    """Images of noise with one rectangle each, in Roboflow's COCO layout."""
     for seed, (split, count) in enumerate(COUNTS.items()):
         (folder / split).mkdir(parents=True)
         images, annotations = [], []

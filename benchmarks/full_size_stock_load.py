@@ -1,4 +1,4 @@
-"""Load a merged file with stock SAM 3's own builder and loader; fail unless it is whole.
+"""Load a merged file with stock SAM 3's own builder and loader; fail unless it is complete.
 
 `python -m benchmarks.full_size_stock_load sam3.pt`
 """
@@ -13,7 +13,7 @@ from segtune.model.tokenizer import bpe_vocabulary
 
 
 class CudaOnCpu(TorchFunctionMode):
-    """The stock builder asks for cuda while it builds; without one, give it the CPU."""
+    """The stock builder allocates on cuda; where there is none, use the CPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = dict(kwargs or {})
@@ -23,7 +23,7 @@ class CudaOnCpu(TorchFunctionMode):
 
 
 def main(path: str) -> None:
-    """Compare what the stock loader put into the model with what the file holds."""
+    """Compare the tensors that the stock loader has loaded with those of the file."""
     from sam3.model_builder import build_sam3_image_model
 
     with CudaOnCpu():

@@ -1,11 +1,11 @@
-"""What one training step of full SAM 3 holds in memory, counted tensor by tensor.
+"""The memory that one training step of full SAM 3 takes, counted tensor by tensor.
 
 `python -m benchmarks.memory` runs the forward and backward pass of one image at 1008 x
 1008 in bfloat16 autocast with the LoRA of a preset, on tensors that have a shape and no
-content (torch's FakeTensorMode), and counts the storage of every tensor that lives. The
-matching, whose result needs content, is a fixed one, and the loss is counted for itself on
-real tensors. Not in it: the CUDA context (about 0.5 GB), workspaces of kernels, and what
-the allocator loses by fragmentation.
+content (torch's FakeTensorMode), and counts the storage of every live tensor. The matching,
+which depends on content, is replaced by a fixed one, and the loss is counted separately on
+real tensors. Not included: the CUDA context (about 0.5 GB), the workspaces of kernels, and
+what the allocator loses to fragmentation.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from torch.utils._pytree import tree_leaves
 from segtune.core.config import Config, TrainSettings
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
-from segtune.lora.layers import LoraSpec
 from segtune.lora.targets import lora_specs
 from segtune.model.architecture import ARCHITECTURES, build_model
 from segtune.model.forward import encode_images, grounding_outputs, loss_targets
@@ -41,37 +40,37 @@ COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "aux_outputs", "presence_
 GB = 1e9
 
 
-class LivingStorage(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations inside it have made and that live."""
+class LiveStorage(TorchDispatchMode):
+    """Counts the bytes of all live tensors that were created by operations inside it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes, self.peak = 0, 0
-        self._living: dict[int, weakref.ref[Any]] = {}
+        self._live: dict[int, weakref.ref[Any]] = {}
 
     def add(self, tensor: Tensor) -> None:
         """Count a tensor's storage, once."""
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
-        if key in self._living and self._living[key]() is storage:
+        if key in self._live and self._live[key]() is storage:
             return
 
-        def forget(_: object) -> None:
+        def remove(_: object) -> None:
             self.bytes -= size
-            self._living.pop(key, None)
+            self._live.pop(key, None)
 
-        self._living[key] = weakref.ref(storage, forget)
+        self._live[key] = weakref.ref(storage, remove)
         self.bytes += size
         self.peak = max(self.peak, self.bytes)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        made = function(*args, **(kwargs or {}))
-        for value in tree_leaves(made):
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self.add(value)
-        return made
+        return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,36 +81,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--objects", type=int, default=20, help="of the image")
     arguments = parser.parse_args(argv)
     settings = preset_settings(arguments.preset)
-    table = Table("", "living GB", "peak GB", title=f"{arguments.prompts} prompts on one image")
+    table = Table("", "live GB", "peak GB", title=f"{arguments.prompts} prompts on one image")
     peak = 0.0
-    for title, living, highest in step_account(settings, arguments.prompts, arguments.objects):
-        table.add_row(title, f"{living:.2f}", f"{highest:.2f}")
+    for title, live, highest in step_account(settings, arguments.prompts, arguments.objects):
+        table.add_row(title, f"{live:.2f}", f"{highest:.2f}")
         peak = max(peak, highest)
     loss = loss_account(arguments.prompts, arguments.objects)
     table.add_row(f"loss of {arguments.objects} objects", "", f"{loss:.2f}")
-    table.add_row("together at most", "", f"{peak + loss:.2f}")
+    table.add_row("in total, at most", "", f"{peak + loss:.2f}")
     Console().print(table)
 
 
 def preset_settings(path: Path) -> TrainSettings:
     """The train section of a preset on top of the shipped one."""
     shipped, preset = (yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / "config.yaml", path))
-    return Config.model_validate(_laid_over(shipped, preset)).train
+    return Config.model_validate(_overlaid(shipped, preset)).train
 
 
 def step_account(
     settings: TrainSettings, prompts: int, objects: int
 ) -> Iterator[tuple[str, float, float]]:
-    """(what was done, GB that live after it, peak GB while it was done)."""
+    """(what was done, live GB after it, peak GB during it)."""
     model = build_model("full")
-    mode, count = FakeTensorMode(allow_non_fake_inputs=True), LivingStorage()
+    mode, count = FakeTensorMode(allow_non_fake_inputs=True), LiveStorage()
     with mode, count:
-        model.to_empty(device="cpu")  # its content is of no use here
-        for component, lora in settings.lora.items():
-            spec = LoraSpec(lora.rank, lora.alpha, lora.dropout)
-            inject_lora(model, lora_specs(component, spec, lora.targets))
-        for parameter in lora_parameters(model).values():
-            parameter.requires_grad_(True)
+        model.to_empty(device="cpu")  # only shapes matter here
+        inject_lora(model, lora_specs(settings.lora))
         _without_content(model, objects)
         batch = image(prompts, objects)
         yield "weights, adapters and image", count.bytes / GB, count.bytes / GB
@@ -135,7 +130,7 @@ def step_account(
 def loss_account(prompts: int, objects: int) -> float:
     """Peak GB of the loss and its gradient, on real tensors.
 
-    A tiny model with as many queries as the full one gives everything but the masks.
+    A tiny model with as many queries as the full one provides everything except the masks.
     """
     full, tiny = ARCHITECTURES["full"], ARCHITECTURES["tiny"]
     with patch.dict(ARCHITECTURES, tiny=replace(tiny, queries=full.queries)):
@@ -144,20 +139,25 @@ def loss_account(prompts: int, objects: int) -> float:
     small = replace(batch, images=torch.randn(1, 3, tiny.image_size, tiny.image_size))
     outputs = grounding_outputs(model, small)
     side = 4 * full.image_size // full.patch_size
-    with LivingStorage() as count:
+    with LiveStorage() as count:
         for name in [name for name in outputs if name.startswith("pred_masks")]:
             shape = (*outputs[name].shape[:2], side, side)
             outputs[name] = torch.zeros(shape, dtype=torch.bfloat16).requires_grad_()
-        before = count.bytes  # the model's own, counted with the forward pass
+        before = count.bytes  # of the model, counted with the forward pass
         loss = build_loss(model.matcher, with_masks=True)
-        shared = (float(objects), float(prompts))
-        share, _ = prompted_loss(loss, outputs, loss_targets(model, batch), *shared)
-        share.backward()
+        total, _ = prompted_loss(
+            loss,
+            outputs,
+            loss_targets(model, batch),
+            step_boxes=float(objects),
+            step_prompts=float(prompts),
+        )
+        total.backward()
     return (count.peak - before) / GB
 
 
 def image(prompts: int, objects: int) -> Batch:
-    """One image of which the first prompt finds all objects."""
+    """One image whose objects all belong to the first prompt."""
     side = ARCHITECTURES["full"].image_size
     counts = torch.tensor([objects] + [0] * (prompts - 1))
     boxes = torch.rand(objects, 4) * 0.3 + 0.3
@@ -180,7 +180,7 @@ def image(prompts: int, objects: int) -> Batch:
 
 
 def _without_content(model: Sam3Image, objects: int) -> None:
-    """Replace what reads a tensor's content: the matching, and the size of the feature map."""
+    """Replace what reads the content of tensors: the matching and the feature map's size."""
     decoder = model.transformer.decoder
     side = ARCHITECTURES["full"].image_size // ARCHITECTURES["full"].patch_size
     relative_positions = decoder._get_rpb_matrix
@@ -199,10 +199,10 @@ def _leaves(value: Any) -> list[Tensor]:
     return [leaf for leaf in found if leaf.requires_grad and leaf.is_floating_point()]
 
 
-def _laid_over(below: Any, above: Any) -> Any:
+def _overlaid(below: Any, above: Any) -> Any:
     if isinstance(below, dict) and isinstance(above, dict):
         return {
-            key: _laid_over(below.get(key), above[key]) if key in above else below[key]
+            key: _overlaid(below.get(key), above[key]) if key in above else below[key]
             for key in {**below, **above}
         }
     return above

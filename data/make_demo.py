@@ -1,9 +1,9 @@
 """Draw the demo export: images of an imaginary tide pool, in Roboflow's COCO layout.
 
-`python data/make_demo.py` writes `data/demo/` again, the same to the byte. Urchins, limpets,
-kelp and rare cuttlebones lie on wet sand among pebbles and cracks that look like them and
+`python data/make_demo.py` writes `data/demo/` again, byte by byte the same. Urchins, limpets,
+kelp and a few cuttlebones lie on wet sand, among pebbles and cracks that look like them and
 are not labeled. The layout has the quirks of a real export: a placeholder category, ids
-from 0, areas of boxes, a few objects in two parts and a few with a box alone.
+from 0, areas of boxes, a few objects in two parts and a few box-only annotations.
 """
 
 import argparse
@@ -18,25 +18,25 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 SIDE = 192  # pixels
-SCALE = 3  # drawn larger, then reduced: smooth edges
+SCALE = 3  # drawn larger, then downscaled for smooth edges
 JPEG_QUALITY = 88
 SPLITS = {"train": 200, "valid": 40, "test": 60}
 CLASSES = ("urchin", "limpet", "kelp", "cuttlebone")
 RARE_EVERY = 9  # images between two cuttlebones
-EMPTY_EVERY = 12  # images between two with nothing in them
+EMPTY_EVERY = 12  # images between two without objects
 BOX_ONLY = {("train", 5), ("train", 29)}  # images whose first object has no mask
 SPLIT_EVERY = 6  # images between two whose kelp lies under driftwood
 DATE = "2026-01-01T00:00:00+00:00"
 LICENSE = {"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "CC0"}
 README_DATASET = """tidepool, version 1
 
-300 synthetic images for trying out segtune, drawn by data/make_demo.py.
+300 synthetic images to try segtune on, drawn by data/make_demo.py.
 Free for any use (CC0).
 """
 README_EXPORT = """tidepool in the layout of a Roboflow COCO Segmentation export
 
-train, valid and test each hold images and one _annotations.coco.json.
-The images were not preprocessed and not augmented.
+train, valid and test each contain images and one _annotations.coco.json.
+The images were neither preprocessed nor augmented.
 """
 
 Points = npt.NDArray[np.float64]  # (n, 2) x, y in pixels
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_split(folder: Path, split: str, count: int, seed: list[int]) -> None:
-    """Write one split's images and its JSON."""
+    """Write the images of a split and its JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def write_split(folder: Path, split: str, count: int, seed: list[int]) -> None:
 
 
 def categories() -> list[dict[str, Any]]:
-    """Roboflow's placeholder, named after the project, and the classes."""
+    """Roboflow's placeholder, which is named after the project, and the classes."""
     placeholder = {"id": 0, "name": "tidepool", "supercategory": "none"}
     return [
         placeholder,
@@ -96,7 +96,7 @@ def categories() -> list[dict[str, Any]]:
 
 
 def image_record(index: int, name: str, original: str) -> dict[str, Any]:
-    """An entry of the table of images."""
+    """A record of the table of images."""
     return {
         "id": index,
         "license": 1,
@@ -109,7 +109,7 @@ def image_record(index: int, name: str, original: str) -> dict[str, Any]:
 
 
 def object_record(number: int, image: int, label: str, parts: list[Points]) -> dict[str, Any]:
-    """An entry of the table of annotations; the area is the box's, as Roboflow writes it."""
+    """A record of the table of annotations; its area is that of the box, as in Roboflow's."""
     polygons = [np.round(part, 2) for part in parts]
     corners = np.concatenate(polygons)
     low, size = corners.min(0), np.ptp(corners, axis=0)
@@ -149,7 +149,7 @@ def draw_image(rng: Random, index: int) -> tuple[Image.Image, list[tuple[str, li
 
 
 def chosen_classes(rng: Random, index: int) -> list[str]:
-    """None to four objects of one or two common classes, now and then the rare one."""
+    """Up to four objects of one or two common classes, and now and then one of the rare class."""
     if index % EMPTY_EVERY == 7:
         return []
     common = rng.permutation(3)[: rng.integers(1, 3)]
@@ -160,14 +160,14 @@ def chosen_classes(rng: Random, index: int) -> list[str]:
 
 
 def scatter(rng: Random) -> list[Points]:
-    """Centers on a shaken 3 x 3 grid, far enough apart that objects hardly touch."""
+    """Centers on a jittered 3 x 3 grid, far enough apart that objects hardly touch."""
     cell = SIDE / 3
     grid = np.array([(x, y) for x in range(3) for y in range(3)]) * cell + cell / 2
     return [grid[i] + rng.uniform(-6, 6, 2) for i in rng.permutation(len(grid))]
 
 
 def next_place(places: list[Points]) -> Points:
-    """The next free center, kept so far inside that every object fits."""
+    """The next free center, moved inward so that every object fits."""
     return np.clip(places.pop(), 35, SIDE - 35)
 
 
@@ -187,7 +187,7 @@ def background(rng: Random) -> Image.Image:
 
 
 def ring(center: Points, radii: Points, turn: float = 0.0, squash: float = 1.0) -> Points:
-    """A closed outline whose distance from the center is given for equal steps of angle."""
+    """A closed outline, given by its distances from the center at equal steps of angle."""
     angles = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     x, y = radii * np.cos(angles), radii * np.sin(angles) * squash
     return center + np.stack(
@@ -196,12 +196,12 @@ def ring(center: Points, radii: Points, turn: float = 0.0, squash: float = 1.0) 
 
 
 def fill(draw: ImageDraw.ImageDraw, points: Points, color: Color) -> None:
-    """A filled polygon, given in pixels of the finished image."""
+    """Draw a filled polygon, given in pixels of the final image."""
     draw.polygon([tuple(p) for p in points * SCALE], fill=color)
 
 
 def line(draw: ImageDraw.ImageDraw, points: Points, color: Color, width: float) -> None:
-    """A line, given in pixels of the finished image."""
+    """Draw a line, given in pixels of the final image."""
     draw.line([tuple(p) for p in points * SCALE], color, round(width * SCALE), joint="curve")
 
 
@@ -212,7 +212,7 @@ def shade(rng: Random, color: Color, spread: float = 14) -> Color:
 
 
 def draw_urchin(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Points:
-    """A dark ball of spines; the outline follows the spines."""
+    """A dark ball of spines, which the outline follows."""
     spines, radius = int(rng.integers(16, 23)), rng.uniform(22, 30)
     radii = np.empty(2 * spines)
     radii[0::2] = radius * rng.uniform(0.9, 1.1, spines)
@@ -227,7 +227,7 @@ def draw_urchin(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Point
 
 
 def draw_limpet(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Points:
-    """A cone from above: light and dark wedges around an apex that is off the center."""
+    """A cone from above: light and dark wedges around an off-center apex."""
     wedges, radius = int(rng.integers(9, 13)), rng.uniform(20, 28)
     turn, squash = rng.uniform(0, 6), rng.uniform(0.78, 1.0)
     radii = radius * (1 + 0.05 * np.cos(np.arange(4 * wedges) * np.pi / 2))
@@ -276,18 +276,18 @@ def draw_wood(draw: ImageDraw.ImageDraw, rng: Random, middle: Points, turn: floa
 
 
 def draw_cuttlebone(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> Points:
-    """A pale oval with the arcs of its growth."""
+    """A pale oval with growth arcs."""
     radius, turn = rng.uniform(26, 32), rng.uniform(0, 6)
     outline = ring(center, np.full(40, radius), turn, 0.42)
     fill(draw, outline, shade(rng, (232, 228, 216), 8))
-    for share in (0.75, 0.5, 0.25):
-        inner = ring(center, np.full(40, radius * share), turn, 0.42)
+    for fraction in (0.75, 0.5, 0.25):
+        inner = ring(center, np.full(40, radius * fraction), turn, 0.42)
         line(draw, np.concatenate([inner[28:], inner[:13]]), shade(rng, (186, 180, 164), 8), 0.9)
     return outline
 
 
 def draw_pebble(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> None:
-    """As large as a limpet or an urchin, in their colors, without wedges or spines."""
+    """A distractor as large as a limpet or an urchin, in their colors, but plain."""
     colors: tuple[Color, ...] = ((206, 186, 150), (112, 88, 66), (70, 52, 84), (150, 132, 110))
     radius = rng.uniform(16, 25)
     radii = radius * (1 + 0.12 * np.cos(np.linspace(0, 4 * np.pi, 28) + rng.uniform(0, 6)))
@@ -299,7 +299,7 @@ def draw_pebble(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> None:
 
 
 def draw_crack(draw: ImageDraw.ImageDraw, rng: Random, center: Points) -> None:
-    """As long and bent as kelp, but thin."""
+    """A distractor as long and curved as kelp, but thin."""
     along = np.linspace(-0.5, 0.5, 17)
     turn, wave = rng.uniform(0, np.pi), rng.uniform(3, 6) * np.sin(along * 8 + rng.uniform(0, 6))
     points = np.stack([along * rng.uniform(50, 70), wave + rng.normal(0, 0.6, len(along))], axis=1)

@@ -1,1 +1,1 @@
-"""How the weights of the tiny SAM 3 are made: `python -m pretraining.train_tiny`."""
+"""How the weights of the tiny SAM 3 were trained: `python -m pretraining.train_tiny`."""

@@ -1,9 +1,9 @@
 """The source domain of the tiny model: colored shapes, drawn on the fly.
 
-An image is asked for by words for colors ("red"), for kinds ("star") and for everything
-("shape"). Later shapes hide earlier ones; a mask is what stays visible. Shapes may be striped,
-dotted, rayed or rimmed in a shade of their color, and grounds may be scratched: neither has
-a word, so that the model learns to see things whatever their texture.
+The prompts are words for colors ("red"), for kinds of shapes ("star") and for all of them
+("shape"). Later shapes occlude earlier ones; a mask is the visible part. Shapes may have
+stripes, dots, rays or a rim in a shade of their color, and backgrounds may have scratches.
+No word refers to these, so that the model learns to ignore texture.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 from segtune.dataset.batch import Sample
 
-SIDE = 96  # pixels, as the tiny model sees
-SCALE = 3  # drawn larger, then reduced: smooth edges
-SMALLEST_VISIBLE = 40  # pixels
+SIDE = 96  # pixels, the input of the tiny model
+SCALE = 3  # images are drawn larger and then reduced, for smooth edges
+MIN_VISIBLE_AREA = 40  # pixels
 EVERYTHING = "shape"
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (205, 45, 45),
@@ -38,7 +38,7 @@ Mask = npt.NDArray[np.bool_]  # (SIDE, SIDE)
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of an image and the words it answers to."""
+    """One shape of an image, and the words for it."""
 
     color: str
     kind: str
@@ -58,8 +58,8 @@ class Scene:
 
 
 def draw_scene(rng: Random) -> Scene:
-    """One to three shapes on a mottled ground; now and then none."""
-    canvas = _ground(rng)
+    """One to three shapes on a mottled background; occasionally none."""
+    canvas = _background(rng)
     count = 0 if rng.random() < 0.04 else int(rng.integers(1, 4))
     drawn = [_draw_shape(canvas, rng) for _ in range(count)]
     pixels: Any = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
@@ -69,13 +69,13 @@ def draw_scene(rng: Random) -> Scene:
     for color, kind, mask in reversed(drawn):
         visible = mask & ~hidden
         hidden |= mask
-        if visible.sum() >= SMALLEST_VISIBLE:
+        if visible.sum() >= MIN_VISIBLE_AREA:
             shapes.append(Shape(color, kind, visible))
     return Scene(np.clip(pixels, 0, 255).astype(np.uint8), tuple(shapes))
 
 
 def training_sample(seed: int, number: int, prompts: int = 4) -> Sample:
-    """An image asked for everything, for some of what it shows and for what it lacks.
+    """An image prompted with "shape", with some words for what it shows, and with negatives.
 
     The same for the same (seed, number).
     """
@@ -123,7 +123,7 @@ def box_xywh(mask: Mask) -> tuple[float, float, float, float]:
     return x, y, float(columns[-1]) + 1 - x, float(rows[-1]) + 1 - y
 
 
-def _ground(rng: Random) -> Image.Image:
+def _background(rng: Random) -> Image.Image:
     base = rng.uniform(50, 200) + rng.uniform(-30, 30, 3)
     pixels = base + np.zeros((SIDE, SIDE, 1))
     for finest, strength in ((12, 60), (SIDE, 40)):
@@ -139,7 +139,7 @@ def _ground(rng: Random) -> Image.Image:
 
 
 def _scratch(draw: ImageDraw.ImageDraw, rng: Random, base: Any) -> None:
-    """A thin bent line, lighter or darker than the ground."""
+    """A thin curve, lighter or darker than the background."""
     start, step = rng.uniform(0, SIDE, 2), rng.normal(0, 1, 2) * 8
     points = start + np.cumsum(step + rng.normal(0, 2, (5, 2)), axis=0)
     shade = np.clip(base + rng.choice([-1, 1]) * rng.uniform(20, 70), 0, 255)
@@ -159,7 +159,14 @@ def _draw_shape(canvas: Image.Image, rng: Random) -> tuple[str, str, Mask]:
     skin = Image.new("RGB", canvas.size, _rgb(shaded))
     if rng.random() < 0.5:
         other = shaded * rng.uniform(0.6, 0.8) + rng.choice([0, 60]) * np.ones(3)
-        _decorate(ImageDraw.Draw(skin), rng, corners, center * SCALE, radius * SCALE, _rgb(other))
+        _decorate(
+            ImageDraw.Draw(skin),
+            rng,
+            corners=corners,
+            center=center * SCALE,
+            radius=radius * SCALE,
+            color=_rgb(other),
+        )
     canvas.paste(skin, mask=stencil)
     mask = np.asarray(stencil.resize((SIDE, SIDE), Image.Resampling.BOX)) >= 128
     return color, kind, mask
@@ -168,23 +175,24 @@ def _draw_shape(canvas: Image.Image, rng: Random) -> tuple[str, str, Mask]:
 def _decorate(
     draw: ImageDraw.ImageDraw,
     rng: Random,
+    *,
     corners: list[tuple[float, float]],
     center: Any,
     radius: float,
     color: tuple[int, int, int],
 ) -> None:
-    """Stripes, dots, rays or a rim; what leaves the outline is cut off later."""
+    """Stripes, dots, rays or a rim; what exceeds the outline is cut off later."""
     pattern = rng.integers(4)
-    turn, count = rng.uniform(0, np.pi), int(rng.integers(3, 7))
+    angle, count = rng.uniform(0, np.pi), int(rng.integers(3, 7))
     width = max(2, round(radius / count * 0.6))
     if pattern == 0:
         draw.line([*corners, corners[0]], color, width)
         return
     for place in np.linspace(-0.9, 0.9, count):
         if pattern == 1:
-            ends = np.array([(place, -1), (place, 1)]) @ _rotation(turn)
+            ends = np.array([(place, -1), (place, 1)]) @ _rotation(angle)
         elif pattern == 2:
-            ends = np.array([(0, 0), (1, 0)]) @ _rotation(turn + np.pi * place / 0.9)
+            ends = np.array([(0, 0), (1, 0)]) @ _rotation(angle + np.pi * place / 0.9)
         else:
             ends = rng.uniform(-0.7, 0.7, 2) + np.array([(-0.5, -0.5), (0.5, 0.5)]) / count
         (x0, y0), (x1, y1) = center + ends * radius
@@ -200,29 +208,29 @@ def _rgb(values: Any) -> tuple[int, int, int]:
 
 
 def _outline(kind: str, rng: Random) -> Any:
-    """Corners around the origin within a unit circle, turned at random."""
-    turn = rng.uniform(0, 2 * np.pi)
+    """Corners around the origin within a unit circle, rotated at random."""
+    angle = rng.uniform(0, 2 * np.pi)
     if kind == "circle":
-        return _ring(np.ones(28), turn) * [1, rng.uniform(0.85, 1)]
+        return _ring(np.ones(28), angle) * [1, rng.uniform(0.85, 1)]
     if kind == "square":
-        return _ring(np.ones(4), turn)
+        return _ring(np.ones(4), angle)
     if kind == "triangle":
-        return _ring(np.ones(3), turn)
+        return _ring(np.ones(3), angle)
     if kind == "star":
-        return _ring(np.tile([1, 0.45], int(rng.integers(5, 8))), turn)
+        return _ring(np.tile([1, 0.45], int(rng.integers(5, 8))), angle)
     if kind == "cross":
         arm = rng.uniform(0.25, 0.36)
         quarter = [(arm, 1), (arm, arm), (1, arm), (1, -arm)]
         corners = [np.array(p) @ _rotation(-k * np.pi / 2) for k in range(4) for p in quarter]
-        return np.array(corners)[:, :2] * 0.95 @ _rotation(turn)
+        return np.array(corners)[:, :2] * 0.95 @ _rotation(angle)
     half = rng.uniform(0.16, 0.26)
-    return np.array([(-1, -half), (1, -half), (1, half), (-1, half)]) @ _rotation(turn)
+    return np.array([(-1, -half), (1, -half), (1, half), (-1, half)]) @ _rotation(angle)
 
 
-def _ring(radii: Any, turn: float) -> Any:
-    angles = turn + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+def _ring(radii: Any, angle: float) -> Any:
+    angles = angle + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _rotation(turn: float) -> Any:
-    return np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+def _rotation(angle: float) -> Any:
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

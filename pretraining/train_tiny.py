@@ -1,6 +1,6 @@
-"""Train the tiny SAM 3 from scratch, and measure it on images it has never seen.
+"""Train the tiny SAM 3 from scratch, and measure it on images that it has never seen.
 
-`python -m pretraining.train_tiny --out src/segtune/tiny/weights.safetensors` trains every
+`python -m pretraining.train_tiny --out src/segtune/model/tiny.safetensors` trains every
 parameter with the official loss on shapes drawn on the fly; `--measure default` only measures.
 """
 
@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pretraining.shapes import SIDE, WORDS, Scene, as_input, box_xywh, draw_scene, training_sample
 from segtune.core.atomic import atomic_path
+from segtune.core.config import PredictSettings
 from segtune.core.processes import Processes, local_device
 from segtune.dataset.batch import Batch, collate
 from segtune.dataset.coco import Annotation, Category, Image, Split
+from segtune.dataset.detections import Detections
 from segtune.dataset.masks import mask_to_rle
 from segtune.evaluation.average_precision import average_precision
 from segtune.evaluation.false_alarms import false_alarms
@@ -38,10 +40,11 @@ WARMUP_STEPS = 100
 CLIP_NORM = 0.1
 MEASURED_SEED, MEASURED_IMAGES = 10_000, 200
 SAVE_EVERY = 250  # steps
+LOG_EVERY = 25  # steps
 
 
 class Shapes(IterableDataset[Batch]):
-    """Batches of fresh images, the same for the same seed."""
+    """Batches of new images, the same for the same seed."""
 
     def __init__(self, seed: int, steps: int) -> None:
         self.seed, self.steps = seed, steps
@@ -63,20 +66,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = local_device()
     model = build_model("tiny", arguments.seed).to(device)
     if arguments.out:
-        train(model, device, arguments.steps, arguments.seed, arguments.out)
+        train(model, device, steps=arguments.steps, seed=arguments.seed, out=arguments.out)
     if arguments.measure:
         model = load_base_model("tiny", arguments.measure).to(device)
     print(measure(model, device))
 
 
-def train(model: Sam3Image, device: torch.device, steps: int, seed: int, out: Path) -> None:
-    """Train every parameter; save now and then."""
+def train(model: Sam3Image, device: torch.device, *, steps: int, seed: int, out: Path) -> None:
+    """Train every parameter, and save the weights every `SAVE_EVERY` steps."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=1e-4)
     done, began = 0, time.monotonic()
 
     def set_learning_rate() -> None:
-        factor = learning_rate_factor(done, steps, WARMUP_STEPS, "cosine")
+        factor = learning_rate_factor(
+            done, total_steps=steps, warmup_steps=WARMUP_STEPS, schedule="cosine"
+        )
         for group in optimizer.param_groups:
             group["lr"] = PEAK_LEARNING_RATE * factor
 
@@ -84,7 +89,7 @@ def train(model: Sam3Image, device: torch.device, steps: int, seed: int, out: Pa
         nonlocal done
         done += 1
         set_learning_rate()
-        if done % 25 == 0:
+        if done % LOG_EVERY == 0:
             minutes = (time.monotonic() - began) / 60
             terms = "  ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
             print(
@@ -98,22 +103,28 @@ def train(model: Sam3Image, device: torch.device, steps: int, seed: int, out: Pa
     loader = DataLoader(Shapes(seed, steps), batch_size=None, num_workers=1)
     loss = build_loss(model.matcher, with_masks=True)
     batches = ([batch] for batch in loader)
-    alone = Processes(0, 1, device)
-    with mock.patch("torch.utils.checkpoint.checkpoint", _not_recomputing):
+    with mock.patch("torch.utils.checkpoint.checkpoint", _without_recomputing):
         train_one_epoch(
-            model, loss, optimizer, batches, alone, CLIP_NORM, lambda: False, after_step
+            model,
+            loss,
+            optimizer,
+            steps=batches,
+            processes=Processes(rank=0, count=1, device=device),
+            clip_norm=CLIP_NORM,
+            stop_wanted=lambda: False,
+            after_step=after_step,
         )
     save(model, out)
 
 
-def _not_recomputing(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Stands in for activation checkpointing: memory is no concern here."""
+def _without_recomputing(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Replaces activation checkpointing, because a tiny model does not need to save memory."""
     options.pop("use_reentrant", None)
     return function(*args, **options)
 
 
 def save(model: Sam3Image, out: Path) -> None:
-    """Half precision: 7.6 MB. Buffers follow from the architecture."""
+    """Write the parameters in half precision: 7.6 MB. Buffers follow from the architecture."""
     halves = {name: p.detach().half().cpu() for name, p in model.named_parameters()}
     with atomic_path(out) as temporary:
         save_file(halves, temporary, metadata={"format": "pt"})
@@ -121,35 +132,29 @@ def save(model: Sam3Image, out: Path) -> None:
 
 def measure(
     model: Sam3Image, device: torch.device, images: int = MEASURED_IMAGES
-) -> dict[str, float]:
-    """Mask AP over all words, and the share of absent words that are found all the same."""
+) -> dict[str, float | None]:
+    """Mask AP over all words, and the fraction of absent words that are detected anyway."""
     rngs = [np.random.default_rng([MEASURED_SEED, n]) for n in range(images)]
     scenes = [draw_scene(rng) for rng in rngs]
     split = as_split(scenes)
+    prompts = tuple(enumerate(WORDS, start=1))
     inputs = (
-        PreparedImage(number, as_input(scene.pixels), (SIDE, SIDE), tuple(range(len(WORDS))))
+        PreparedImage(id=number, pixels=as_input(scene.pixels), size=(SIDE, SIDE), prompts=prompts)
         for number, scene in enumerate(scenes, start=1)
     )
-    results = [
-        {
-            "image_id": image_id,
-            "category_id": d.prompt + 1,
-            "score": d.score,
-            "bbox": list(d.bbox_xywh),
-            "segmentation": d.rle,
-        }
-        for image_id, found in predict(model, inputs, WORDS, device, len(WORDS), 0.001, 100)
-        for d in found
+    settings = PredictSettings(prompts_per_pass=len(WORDS))
+    predictions = predict(model, inputs, WORDS, device=device, settings=settings)
+    detections = Detections(detection for _, found in predictions for detection in found)
+    rates = [
+        rate for rate in false_alarms(split, detections, threshold=0.5).values() if rate is not None
     ]
-    shares = false_alarms(split, results, 0.5).values()
-    alarms = [share for share in shares if share is not None]
-    precision = average_precision(split, results, "segm")
+    masks = average_precision(split, detections, "mask")
     return {
-        "mask_AP": precision["AP"],
-        "mask_AP50": precision["AP50"],
-        "box_AP": average_precision(split, results, "bbox")["AP"],
-        "false_alarms": sum(alarms) / len(alarms),
-        **{f"AP {word}": value for word, value in precision["per_class"].items()},
+        "mask_AP": masks.AP,
+        "mask_AP50": masks.AP50,
+        "box_AP": average_precision(split, detections, "box").AP,
+        "false_alarms": sum(rates) / len(rates),
+        **{f"AP {word}": value for word, value in masks.per_class.items()},
     }
 
 
@@ -164,7 +169,17 @@ def as_split(scenes: Sequence[Scene]) -> Split:
                 number += 1
                 rle, area = mask_to_rle(shape.mask), float(shape.mask.sum())
                 box = box_xywh(shape.mask)
-                found.append(Annotation(number, image_id, category, box, area, rle, 0))
+                found.append(
+                    Annotation(
+                        id=number,
+                        image_id=image_id,
+                        category_id=category,
+                        bbox_xywh=box,
+                        area=area,
+                        segmentation=rle,
+                        iscrowd=0,
+                    )
+                )
         annotations[image_id] = tuple(found)
     return Split(
         name="shapes",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from segtune.core.config import LoraSettings
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.layers import LoraSpec
@@ -11,7 +12,6 @@ from segtune.lora.targets import LORA_PATTERNS, lora_specs
 from segtune.model.architecture import build_model
 from segtune.model.sam3_package import Sam3Image
 
-PROJECTIONS = ("q", "k", "v", "out", "mlp")
 IMAGE_SIZE = 96
 
 
@@ -39,16 +39,13 @@ def random_batch(objects: tuple[tuple[int, ...], ...], seed: int = 0, masks: boo
 
 
 def all_specs(rank: int = 4, without: tuple[str, ...] = ()) -> dict[str, LoraSpec]:
-    """Every projection of every component but the ones left out."""
-    specs: dict[str, LoraSpec] = {}
-    for component in LORA_PATTERNS:
-        if component not in without:
-            specs |= lora_specs(component, LoraSpec(rank, 2.0 * rank), PROJECTIONS)
-    return specs
+    """Every projection of every component except some."""
+    settings = LoraSettings(rank=rank, alpha=2.0 * rank)
+    return lora_specs({name: settings for name in LORA_PATTERNS if name not in without})
 
 
 def adapted_tiny(**options: object) -> tuple[Sam3Image, dict[str, LoraSpec]]:
-    """A tiny model whose adapters, B too, are random."""
+    """A tiny model whose adapters are random, including B."""
     model = build_model("tiny")
     adapted = inject_lora(model, all_specs(**options))  # type: ignore[arg-type]
     randomize_lora(model)

@@ -1,4 +1,4 @@
-"""A small converted dataset: discs and squares on noise, as `segtune.convert` writes it."""
+"""A small converted dataset, as `segtune.convert` writes it: discs and squares on noise."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ SIDE = 64  # pixels
 
 
 def write_converted(folder: Path, counts: dict[str, int] | None = None, masks: bool = True) -> Path:
-    """Write the splits and the validation report; the folder of the splits."""
+    """Write the splits and the validation report; return the folder of the splits."""
     coco = folder / "coco"
     counts = counts or {"train": 8, "valid": 4, "test": 4}
     for split, count in counts.items():
@@ -32,7 +32,7 @@ def _write_split(coco: Path, split: str, count: int, masks: bool) -> None:
     for number in range(1, count + 1):
         name = f"{split}/{number}.png"
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
-        category = number % 3  # 0 is an image with nothing in it
+        category = number % 3  # 0 is an image without objects
         box = _draw(coco.parent / name, category, seed=number + 1000 * len(split))
         if category:
             annotations.append(_record(len(annotations) + 1, number, category, box, masks))

@@ -1,4 +1,4 @@
-"""Labels corrupted on purpose: removed, given another class, or drawn where nothing is."""
+"""Labels corrupted on purpose: removed, given another class, or added where no object is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,31 +9,31 @@ from pycocotools import mask as mask_utils
 from segtune.dataset.coco import Annotation, Split
 from segtune.evaluation.label_issues import LabelIssue
 
-OF_EACH_KIND = 5
+ERRORS_PER_KIND = 5
 
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A split with wrong labels, and which these are."""
+    """A split with label errors, and which these are."""
 
     split: Split
     removed: tuple[Annotation, ...]
     wrong: frozenset[int]  # ids of annotations
 
-    def found(self, label_issues: Sequence[LabelIssue]) -> int:
-        """How many of the wrong labels are among the label_issues."""
-        listed = {s.annotation_id for s in label_issues}
+    def found(self, issues: Sequence[LabelIssue]) -> int:
+        """How many of the label errors are among the issues."""
+        listed = {issue.annotation_id for issue in issues}
         return len(listed & self.wrong) + sum(
-            any(_same_place(a, s) for s in label_issues) for a in self.removed
+            any(_is_missing(a, issue) for issue in issues) for a in self.removed
         )
 
 
 def corrupt(split: Split, seed: int) -> Corrupted:
-    """Spoil fifteen labels at random."""
+    """Corrupt fifteen labels at random."""
     rng = np.random.default_rng(seed)
-    labels = [a for found in split.annotations.values() for a in found if a.segmentation]
+    labels = [a for a in split.objects if a.segmentation]
     order = [labels[place] for place in rng.permutation(len(labels))]
-    removed, renamed = order[:OF_EACH_KIND], order[OF_EACH_KIND : 2 * OF_EACH_KIND]
+    removed, renamed = order[:ERRORS_PER_KIND], order[ERRORS_PER_KIND : 2 * ERRORS_PER_KIND]
     annotations = {image: list(found) for image, found in split.annotations.items()}
     classes = [category.id for category in split.categories]
     for a in [*removed, *renamed]:
@@ -52,9 +52,9 @@ def corrupt(split: Split, seed: int) -> Corrupted:
 def _phantoms(
     split: Split, labels: Sequence[Annotation], rng: np.random.Generator
 ) -> list[Annotation]:
-    """Copies of objects on other images, where no object is."""
+    """Copies of labels in other images, where no object is."""
     phantoms: list[Annotation] = []
-    while len(phantoms) < OF_EACH_KIND:
+    while len(phantoms) < ERRORS_PER_KIND:
         image = split.images[int(rng.integers(len(split.images)))]
         a = labels[int(rng.integers(len(labels)))]
         boxes = [list(b.bbox_xywh) for b in split.annotations[image.id]]
@@ -64,7 +64,7 @@ def _phantoms(
     return phantoms
 
 
-def _same_place(a: Annotation, label_issue: LabelIssue) -> bool:
-    if label_issue.image_id != a.image_id or label_issue.reason != "unlabelled":
+def _is_missing(a: Annotation, issue: LabelIssue) -> bool:
+    if issue.image_id != a.image_id or issue.reason != "missing label":
         return False
-    return bool(mask_utils.iou([list(label_issue.bbox_xywh)], [list(a.bbox_xywh)], [0])[0, 0] > 0.5)
+    return bool(mask_utils.iou([list(issue.bbox_xywh)], [list(a.bbox_xywh)], [0])[0, 0] > 0.5)

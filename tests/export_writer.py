@@ -1,4 +1,4 @@
-"""A writer of small COCO exports, whose records tests then corrupt one at a time."""
+"""A writer of small COCO exports, whose records can be corrupted one at a time."""
 
 import json
 import zipfile
@@ -61,13 +61,13 @@ def write_export(
             rng = np.random.default_rng([number, image["id"]])
             pixels = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / split / image["file_name"])
-        # Python's JSON knows NaN, and so do some exporters.
+        # Python's JSON allows NaN, and so do some exporters.
         (folder / split / "_annotations.coco.json").write_text(json.dumps(values))
     return folder
 
 
 def zip_export(folder: Path, archive: Path, prefix: str = "") -> Path:
-    """Pack a folder; `prefix` is put before each member's name."""
+    """Pack a folder; `prefix` is prepended to each member's name."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
         for path in sorted(folder.rglob("*")):
             opened.write(path, prefix + path.relative_to(folder).as_posix())

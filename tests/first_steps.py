@@ -1,4 +1,4 @@
-"""Three optimizer steps in double precision, saved; run alone and under torchrun."""
+"""Three optimizer steps in double precision, saved; run as one process or under torchrun."""
 
 import sys
 from collections.abc import Iterator
@@ -31,12 +31,24 @@ def main(coco: Path, out: Path, micro_batch_size: int) -> None:
         inject_lora(model, all_specs(without=("text",)))
         randomize_lora(model)
         parameters = lora_parameters(model)
-        dataset = PromptedImages(read_split(coco), 96, 2, ("unicorn",), Augmentation(), seed=0)
+        dataset = PromptedImages(
+            read_split(coco),
+            image_size=96,
+            max_negatives=2,
+            extra_negatives=("unicorn",),
+            augmentation=Augmentation(),
+            seed=0,
+        )
         steps = [
             step
             for epoch in range(STEPS)
             for step in local_steps(
-                [1.0] * len(dataset), 4, processes.rank, processes.count, 0, epoch
+                [1.0] * len(dataset),
+                batch_size=4,
+                rank=processes.rank,
+                processes=processes.count,
+                seed=0,
+                epoch=epoch,
             )
         ][:STEPS]
 
@@ -51,8 +63,10 @@ def main(coco: Path, out: Path, micro_batch_size: int) -> None:
             else model,
             build_loss(model.matcher, with_masks=True),
             torch.optim.AdamW(parameters.values(), lr=1e-3),
-            training_batches(dataset, steps, 0, micro_batch_size, workers=0),
-            processes,
+            steps=training_batches(
+                dataset, steps, epoch=0, micro_batch_size=micro_batch_size, workers=0
+            ),
+            processes=processes,
             clip_norm=0.1,
             stop_wanted=lambda: False,
             after_step=after_step,
@@ -63,7 +77,7 @@ def main(coco: Path, out: Path, micro_batch_size: int) -> None:
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Let what the package calls single precision by name be double precision."""
+    """Make double precision of what the package explicitly calls single precision."""
     torch.set_default_dtype(torch.float64)
     names = {"float": torch.float64, "float32": torch.float64}
     with patch.multiple(torch, **names), patch.object(torch.Tensor, "float", torch.Tensor.double):

@@ -1,6 +1,6 @@
-"""Writers of exports in each format, after the formats' own definitions.
+"""Writers of exports in each format, following the formats' own definitions.
 
-A scene is drawn once and written in all of them; the readers in `src` must give it back.
+A scene can be written in any of them; the readers in `src` must give it back.
 """
 
 import csv
@@ -22,7 +22,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: a polygon, a mask or, with neither, a box."""
+    """An object with a polygon, with a mask or, without either, with a box only."""
 
     label: int
     box_xywh: tuple[float, float, float, float]
@@ -32,7 +32,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """A drawn of a split and what it shows."""
+    """An image to be written, and its objects."""
 
     stem: str
     width: int
@@ -112,8 +112,8 @@ def _yolo_line(thing: Thing, drawn: DrawnImage) -> str:
     values = [x + w / 2, y + h / 2, w, h]
     values = list(thing.polygon) or values
     sides = [drawn.width, drawn.height] * (len(values) // 2)
-    shares = [f"{v / side:.9f}" for v, side in zip(values, sides, strict=True)]
-    return " ".join([str(thing.label), *shares])
+    fractions = [f"{v / side:.9f}" for v, side in zip(values, sides, strict=True)]
+    return " ".join([str(thing.label), *fractions])
 
 
 def write_voc(folder: Path, scene: Scene) -> None:
@@ -145,7 +145,7 @@ def write_createml(folder: Path, scene: Scene) -> None:
             {
                 "image": drawn.name,
                 "annotations": [
-                    {"label": CLASSES[t.label], "coordinates": _centred(t)} for t in drawn.things
+                    {"label": CLASSES[t.label], "coordinates": _centered(t)} for t in drawn.things
                 ],
             }
             for drawn in drawn_images
@@ -153,7 +153,7 @@ def write_createml(folder: Path, scene: Scene) -> None:
         (folder / split / "_annotations.createml.json").write_text(json.dumps(entries))
 
 
-def _centred(thing: Thing) -> dict[str, float]:
+def _centered(thing: Thing) -> dict[str, float]:
     x, y, w, h = thing.box_xywh
     return {"x": x + w / 2, "y": y + h / 2, "width": w, "height": h}
 

@@ -1,4 +1,4 @@
-"""The demo export: shipped as its script draws it, with the quirks of a real export."""
+"""The demo export: as its script draws it, with the quirks of a real export."""
 
 import json
 import runpy
@@ -27,14 +27,14 @@ def test_the_script_draws_what_is_shipped(tmp_path: Path) -> None:
         if name.suffix == ".jpg":
             with Image.open(tmp_path / name) as mine, Image.open(DEMO / name) as theirs:
                 difference = np.asarray(mine, int) - np.asarray(theirs, int)
-            # Another processor may round a pixel differently.
+            # Other processors may round differently.
             assert abs(difference).mean() < 0.1
         else:
             assert (tmp_path / name).read_text() == (DEMO / name).read_text()
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_split_looks_like_roboflows(split: str) -> None:
+def test_a_split_looks_like_roboflows_export(split: str) -> None:
     values = annotations(DEMO, split)
     assert len(values["images"]) >= SPLITS[split]
     assert values["categories"][0] == {"id": 0, "name": "tidepool", "supercategory": "none"}
@@ -55,7 +55,7 @@ def test_a_split_looks_like_roboflows(split: str) -> None:
             assert points.max() <= values["images"][0]["width"]
 
 
-def test_some_objects_have_two_parts_and_some_a_box_alone() -> None:
+def test_some_objects_have_two_parts_and_some_are_box_only() -> None:
     parts = [len(a["segmentation"]) for a in annotations(DEMO, "train")["annotations"]]
     assert parts.count(2) >= 5
     assert parts.count(0) == 2

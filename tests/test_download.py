@@ -1,4 +1,4 @@
-"""Downloads through the vendor's client, from a server of ours that answers as the vendor's."""
+"""Downloads with the vendor's client, from a local server that responds like the vendor's."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from segtune.download import Version, is_remote, main, parse_address, redacted
 from segtune.exports.archive import unpack
 
 KEY = "s3cr3tKeyOfOurs"
-ODD_KEY = "s3cr3t+Key/of=ours"  # no key has such signs yet
+ODD_KEY = "s3cr3t+Key/of=ours"  # no key has such characters yet
 LINK_KEY = "linksecret"
 EXPORT = "roboflow://my-team/reef-life/3"
 PROJECT = "/my-team/reef-life"
@@ -43,20 +43,20 @@ def zip_bytes() -> bytes:
 
 @dataclass
 class Vendor:
-    """What the server answers, by path; of several answers the last one stays."""
+    """The server's responses by path; the last one is repeated."""
 
     url: str = ""
-    answers: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
-    announced: int | None = None  # Content-Length of the zip, where it is not the true one
-    asked: list[str] = field(default_factory=list)
+    responses: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    announced: int | None = None  # Content-Length of the zip file, where it is a wrong one
+    requests: list[str] = field(default_factory=list)
 
-    def answer(self, path: str) -> tuple[int, bytes]:
+    def respond(self, path: str) -> tuple[int, bytes]:
         parts = urlsplit(path)
-        self.asked.append(parts.path)
+        self.requests.append(parts.path)
         query = parse_qs(parts.query)
         if parts.path != ZIP and query.get("api_key") != [KEY]:
             return 401, json.dumps({"error": f"no key {query.get('api_key')}"}).encode()
-        waiting = self.answers.get(parts.path, [(404, {"error": "does not exist"})])
+        waiting = self.responses.get(parts.path, [(404, {"error": "does not exist"})])
         status, body = waiting.pop(0) if len(waiting) > 1 else waiting[0]
         return status, body if isinstance(body, bytes) else json.dumps(body).encode()
 
@@ -64,7 +64,7 @@ class Vendor:
 def serve(vendor: Vendor) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = vendor.answer(self.path)
+            status, body = vendor.respond(self.path)
             is_cut = vendor.announced is not None and self.path.startswith(ZIP)
             self.send_response(status)
             self.send_header("Content-Length", str(vendor.announced if is_cut else len(body)))
@@ -79,17 +79,17 @@ def serve(vendor: Vendor) -> ThreadingHTTPServer:
 
 @pytest.fixture
 def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vendor]:
-    """A server that has version 3 and delivers it at once."""
+    """A server that has version 3 and delivers it immediately."""
     vendor = Vendor()
     server = serve(vendor)
     vendor.url = f"http://127.0.0.1:{server.server_address[1]}"
-    vendor.answers = {
+    vendor.responses = {
         PROJECT: [(200, {"versions": [{"id": "my-team/reef-life/3"}]})],
         VERSION: [(200, {"version": {"images": 5, "generating": False, "progress": 1}})],
         FORMATTED: [(200, {"export": {"link": f"{vendor.url}{ZIP}?key={LINK_KEY}"}})],
         ZIP: [(200, zip_bytes())],
     }
-    # Environments behind a proxy would ask that for 127.0.0.1, too.
+    # Behind a proxy, requests to 127.0.0.1 would go to the proxy.
     monkeypatch.setenv("NO_PROXY", "*")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -104,26 +104,26 @@ def client(
     vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     """The vendor's client, pointed at the server, with the key in the environment."""
-    # It would read a login from the home folder, and replaces this at its import.
+    # On import it reads a login from the home folder, and replaces this function.
     monkeypatch.setenv("ROBOFLOW_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "none.json"))
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     client = pytest.importorskip("roboflow.adapters.rfapi")
     monkeypatch.setattr(client, "API_URL", vendor.url)
     monkeypatch.setenv(download.KEY, KEY)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "POLL_INTERVAL", 0.0)
     return client
 
 
 @pytest.fixture(autouse=True)
-def no_secret_is_told(
+def no_secret_is_shown(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Iterator[None]:
     """Neither key is printed or logged, even where everything is logged."""
     caplog.set_level(logging.DEBUG)
     yield
     records = [*caplog.get_records("setup"), *caplog.get_records("call")]
-    told = "\n".join([*capfd.readouterr(), *(record.getMessage() for record in records)])
-    assert "s3cr3t" not in told and LINK_KEY not in told
+    shown = "\n".join([*capfd.readouterr(), *(record.getMessage() for record in records)])
+    assert "s3cr3t" not in shown and LINK_KEY not in shown
 
 
 def fetched(export: str, folder: Path) -> Path:
@@ -132,7 +132,7 @@ def fetched(export: str, folder: Path) -> Path:
 
 
 def error_of(folder: Path, export: str = EXPORT) -> str:
-    """The text of the error that a download ends with, after which nothing may lie there."""
+    """The text of the error that a download ends with; it must leave no file."""
     with pytest.raises(ExportError) as raised:
         fetched(export, folder)
     assert not [path for path in folder.rglob("*") if path.is_file()]
@@ -147,7 +147,7 @@ def error_of(folder: Path, export: str = EXPORT) -> str:
     ("export", "remote"),
     [(EXPORT, True), ("roboflow://", True), ("data/demo", False), ("roboflow.zip", False)],
 )
-def test_an_address_is_told_from_a_path(export: str, remote: bool) -> None:
+def test_an_address_is_distinguished_from_a_path(export: str, remote: bool) -> None:
     assert is_remote(export) is remote
 
 
@@ -199,7 +199,7 @@ def test_a_key_in_a_malformed_address_is_not_repeated() -> None:
         "https://host/ds/abc?KEY=linksecret",
     ],
 )
-def test_a_key_is_redacted_however_it_is_written(text: str) -> None:
+def test_a_key_is_redacted_in_every_encoding(text: str) -> None:
     clean = redacted(text, ODD_KEY)
     assert "***" in clean
     assert not any(part in clean for part in ("s3cr3t", "Key", "ours", "linksecret"))
@@ -234,9 +234,9 @@ def test_the_command_ends_with_one_line_and_status_1(
     with pytest.raises(SystemExit) as raised:
         main(["--export", "roboflow://reef-life/3", "--out", str(tmp_path / "a.zip")])
     assert raised.value.code == 1
-    told = capfd.readouterr().err
-    assert told.startswith("segtune download: ExportError: roboflow://reef-life/3: ")
-    assert told.count("\n") == 1
+    shown = capfd.readouterr().err
+    assert shown.startswith("segtune download: ExportError: roboflow://reef-life/3: ")
+    assert shown.count("\n") == 1
 
 
 @pytest.mark.usefixtures("client")
@@ -244,80 +244,80 @@ def test_a_version_arrives_whole(vendor: Vendor, tmp_path: Path) -> None:
     path = fetched(EXPORT, tmp_path)
     assert path.read_bytes() == zip_bytes()
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
-    assert vendor.asked == [PROJECT, VERSION, FORMATTED, ZIP]
+    assert vendor.requests == [PROJECT, VERSION, FORMATTED, ZIP]
     assert (unpack(path, tmp_path / "out") / "train" / "_annotations.coco.json").is_file()
 
 
 @pytest.mark.usefixtures("client")
-def test_an_export_is_waited_for(vendor: Vendor, tmp_path: Path) -> None:
-    vendor.answers[FORMATTED][:0] = [(202, {"progress": 0.1}), (202, {"progress": 0.6})]
+def test_an_unfinished_export_is_awaited(vendor: Vendor, tmp_path: Path) -> None:
+    vendor.responses[FORMATTED][:0] = [(202, {"progress": 0.1}), (202, {"progress": 0.6})]
     assert fetched(EXPORT, tmp_path).is_file()
-    assert vendor.asked.count(FORMATTED) == 3
+    assert vendor.requests.count(FORMATTED) == 3
 
 
 @pytest.mark.usefixtures("client")
 def test_the_wait_for_an_export_ends(
     vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE", 0.0)
-    vendor.answers[FORMATTED] = [(202, {"progress": 0.1})]
+    monkeypatch.setattr(download, "MAX_WAIT", 0.0)
+    vendor.responses[FORMATTED] = [(202, {"progress": 0.1})]
     assert "not ready" in error_of(tmp_path)
 
 
 @pytest.mark.usefixtures("client")
 def test_a_wrong_key_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(download.KEY, "s3cr3t-but-wrong")
-    assert "refuses the key (status 401)" in error_of(tmp_path)
+    assert "rejects the API key (status 401)" in error_of(tmp_path)
 
 
 @pytest.mark.usefixtures("client")
 @pytest.mark.parametrize(
-    ("path", "answer", "problem"),
+    ("path", "response", "problem"),
     [
-        (PROJECT, (403, {"error": "forbidden"}), "refuses the key (status 403)"),
+        (PROJECT, (403, {"error": "forbidden"}), "rejects the API key (status 403)"),
         (PROJECT, (404, {"error": "none"}), "no such workspace or project"),
-        (PROJECT, (500, f"a\nb {KEY}".encode()), "says: a b ***. "),
+        (PROJECT, (500, f"a\nb {KEY}".encode()), "refused the request: a b ***. "),
         (PROJECT, (200, {"versions": []}), "no such version. It has none yet"),
         (
             PROJECT,
             (200, {"versions": [{"id": "my-team/reef-life/13"}, {"id": "my-team/reef-life/2"}]}),
             "no such version. The project has 13, 2;",
         ),
-        (PROJECT, (200, b"<html>log in</html>"), "answer is not understood"),
-        (PROJECT, (200, {}), "answer is not understood"),
+        (PROJECT, (200, b"<html>log in</html>"), "unexpected response from Roboflow"),
+        (PROJECT, (200, {}), "unexpected response from Roboflow"),
         (
             VERSION,
             (200, {"version": {"images": 5, "generating": True, "progress": 0.4}}),
             "still being generated (40%)",
         ),
         (VERSION, (200, {"version": {"images": 0}}), "still being generated (0%)"),
-        (VERSION, (500, {"error": "oops"}), 'says: {"error": "oops"}'),
+        (VERSION, (500, {"error": "oops"}), 'refused the request: {"error": "oops"}'),
         (FORMATTED, (500, {"error": "packing failed"}), "packing failed"),
-        (FORMATTED, (200, {"message": "queued"}), "answer is not understood"),
-        (FORMATTED, (200, {"export": {"link": None}}), "broke off (MissingSchema)"),
+        (FORMATTED, (200, {"message": "queued"}), "unexpected response from Roboflow"),
+        (FORMATTED, (200, {"export": {"link": None}}), "interrupted (MissingSchema)"),
         (ZIP, (403, b"gone"), "download is refused (status 403)"),
-        (ZIP, (200, b"<html>log in</html>"), "no whole zip"),
-        (ZIP, (200, zip_bytes()[:-10]), "no whole zip"),
+        (ZIP, (200, b"<html>log in</html>"), "not a complete zip file"),
+        (ZIP, (200, zip_bytes()[:-10]), "not a complete zip file"),
     ],
 )
 def test_each_failure_is_one_error(
-    path: str, answer: tuple[int, Any], problem: str, vendor: Vendor, tmp_path: Path
+    path: str, response: tuple[int, Any], problem: str, vendor: Vendor, tmp_path: Path
 ) -> None:
-    vendor.answers[path] = [answer]
+    vendor.responses[path] = [response]
     assert problem in error_of(tmp_path)
 
 
 @pytest.mark.usefixtures("client")
-def test_a_download_that_breaks_off_is_not_kept(vendor: Vendor, tmp_path: Path) -> None:
+def test_an_interrupted_download_leaves_no_file(vendor: Vendor, tmp_path: Path) -> None:
     vendor.announced = len(zip_bytes()) + 100
-    assert "the download broke off" in error_of(tmp_path)
+    assert "the download was interrupted" in error_of(tmp_path)
 
 
 @pytest.mark.usefixtures("client")
-def test_a_zip_of_another_length_than_announced_is_not_kept(
+def test_a_zip_file_of_another_size_than_announced_leaves_no_file(
     vendor: Vendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever the library below checks: older ones accept such an answer."""
+    """Even where the HTTP library does not check it: older versions do not."""
     size = len(zip_bytes())
 
     def stream(link: str, path: Path, version: Version) -> int:
@@ -334,21 +334,23 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-def test_without_a_network_there_is_no_connection(
+def test_a_missing_network_is_reported(
     client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(client, "API_URL", closed_port())
     assert "no connection to Roboflow (ConnectionError)" in error_of(tmp_path)
 
 
-def test_a_server_that_is_gone_before_the_zip(vendor: Vendor, client: Any, tmp_path: Path) -> None:
-    vendor.answers[FORMATTED] = [(200, {"export": {"link": f"{closed_port()}/?key={LINK_KEY}"}})]
-    assert "broke off (ConnectionError)" in error_of(tmp_path)
+def test_a_server_that_is_gone_before_the_zip_file_is_reported(
+    vendor: Vendor, client: Any, tmp_path: Path
+) -> None:
+    vendor.responses[FORMATTED] = [(200, {"export": {"link": f"{closed_port()}/?key={LINK_KEY}"}})]
+    assert "interrupted (ConnectionError)" in error_of(tmp_path)
 
 
 @pytest.mark.usefixtures("client")
 @pytest.mark.parametrize("refused", [False, True])
-def test_the_command_asks_the_host_of_the_environment(
+def test_the_command_uses_the_host_of_the_environment(
     refused: bool, vendor: Vendor, tmp_path: Path
 ) -> None:
     out = tmp_path / "export.zip"

@@ -1,17 +1,22 @@
-"""Evaluation: the verdict, the tables and the report, from predictions made by hand."""
+"""The evaluate command: the verdict and the tables, from predictions made by hand."""
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segtune.dataset.coco import read_split
-from segtune.dataset.masks import segmentation_to_rle
+from segtune.dataset.detections import Detection
 from segtune.evaluate import main
-from tests.converted import SIDE, write_converted
+from segtune.evaluation.metrics import read_metrics, write_metrics
+from tests.converted import write_converted
+from tests.predictions import detected, perfect, prompted_text, results_text, shifted
+
+Predictions = str | Sequence[Detection]  # or the text of a file
 
 
 @pytest.fixture
@@ -19,145 +24,154 @@ def coco(tmp_path: Path) -> Path:
     return write_converted(tmp_path)
 
 
-def perfect(coco: Path, score: float = 0.9) -> list[dict[str, Any]]:
-    split = read_split(coco / "test.json")
-    return [
-        {
-            "image_id": a.image_id,
-            "category_id": a.category_id,
-            "bbox": list(a.bbox_xywh),
-            "score": score,
-            "segmentation": segmentation_to_rle(
-                a.segmentation or [[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]], SIDE, SIDE
-            ),
-        }
-        for found in split.annotations.values()
-        for a in found
-    ]
-
-
-def evaluate(coco: Path, base: Any, tuned: Any, **settings: Any) -> dict[str, Any]:
+def run(coco: Path, settings: dict[str, Any], **files: Predictions) -> dict[str, Any]:
+    """Evaluate, with predictions as options by their names; the metrics."""
     folder = coco.parent
-    for name, results in (("base", base), ("tuned", tuned)):
-        text = results if isinstance(results, str) else json.dumps(results)
-        (folder / f"{name}.json").write_text(text)
-    paths = [f"--{n}={folder / n}.json" for n in ("base", "tuned")]
-    out = folder / "evaluate"
-    main(
-        [
-            f"--coco={coco / 'test.json'}",
-            *paths,
-            f"--out={out}",
-            f"--settings={json.dumps(settings)}",
-        ]
-    )
-    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    command = [f"--coco={coco / 'test.json'}", f"--out={folder / 'evaluate'}"]
+    command.append(f"--settings={json.dumps(settings)}")
+    if any(name.endswith("valid") for name in files):
+        command.append(f"--valid={coco / 'valid.json'}")
+    for name, predictions in files.items():
+        path = folder / f"{name}.json"
+        path.write_text(predictions if isinstance(predictions, str) else results_text(predictions))
+        command.append(f"--{name.replace('_', '-')}={path}")
+    main(command)
+    metrics: dict[str, Any] = json.loads((folder / "evaluate" / "metrics.json").read_text())
     return metrics
 
 
-def test_better_worse_and_undecided_are_said_first(coco: Path) -> None:
+def evaluate(coco: Path, base: Predictions, tuned: Predictions, **settings: Any) -> dict[str, Any]:
+    return run(coco, settings, base=base, tuned=tuned)
+
+
+def evaluate_with_more(coco: Path, **files: Predictions) -> dict[str, Any]:
+    """Also on the valid split, or with out-of-distribution prompts."""
+    return run(coco, {}, **{"base": [], "tuned": perfect(coco), **files})
+
+
+def test_the_verdict_is_better_worse_or_undecided(
+    coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     best = perfect(coco)
     better = evaluate(coco, [], best)
-    assert better["verdict"].startswith("fine-tuned is better than zero-shot")
-    assert "mask AP 1.0000 fine-tuned against 0.0000 zero-shot (+1.0000, " in better["verdict"]
+    sentence = better["verdict"]["sentence"]
+    assert better["verdict"]["outcome"] == "better"
+    assert sentence.startswith("fine-tuned is better than zero-shot")
+    assert "mask AP 1.0000 fine-tuned vs. 0.0000 zero-shot (+1.0000, " in sentence
+    assert capsys.readouterr().out == f"{sentence}\n"
     assert better["tuned"]["mask"]["AP"] == pytest.approx(1.0)
     assert better["base"]["box"]["AP"] == 0.0
-    worse = evaluate(coco, best, [])
-    assert worse["verdict"].startswith("fine-tuned is WORSE than zero-shot")
-    assert "(-1.0000, 95 % interval -1.0000 to -1.0000)" in worse["verdict"]
-    assert evaluate(coco, best, best)["verdict"].startswith("undecided between both")
-    report = (coco.parent / "evaluate" / "report.html").read_text()
-    assert report.index("<h1>undecided between") < report.index("<table")
+    worse = evaluate(coco, best, [])["verdict"]
+    assert worse["outcome"] == "worse"
+    assert worse["sentence"].startswith("fine-tuned is WORSE than zero-shot")
+    assert "(-1.0000, 95% interval -1.0000 to -1.0000)" in worse["sentence"]
+    undecided = evaluate(coco, best, best)["verdict"]
+    assert undecided["outcome"] == "undecided"
+    assert undecided["sentence"].startswith("undecided between fine-tuned and zero-shot")
 
 
-def shifted(results: list[dict[str, Any]], pixels: int) -> list[dict[str, Any]]:
-    """The same squares, boxes and masks alike, further down."""
-    moved = []
-    for result in results:
-        x, y, w, h = result["bbox"]
-        square = [[x, y + pixels, x + w, y + pixels, x + w, y + pixels + h, x, y + pixels + h]]
-        rle = segmentation_to_rle(square, SIDE, SIDE)
-        moved.append({**result, "bbox": [x, y + pixels, w, h], "segmentation": rle})
-    return moved
+def test_only_metrics_and_the_table_are_written(coco: Path) -> None:
+    evaluate(coco, [], [])
+    written = {path.name for path in (coco.parent / "evaluate").iterdir()}
+    assert written == {"metrics.json", "per_class.csv"}
+
+
+def test_written_metrics_are_read_again(coco: Path, tmp_path: Path) -> None:
+    poor = shifted(perfect(coco), 4)
+    ood = prompted_text(["horse"], poor[:1])
+    on_valid = [detected(label) for label in read_split(coco / "valid.json").objects]
+    stray = replace(shifted(on_valid[:1], 30)[0], score=0.8)
+    evaluate_with_more(
+        coco,
+        base=poor[1:],
+        base_valid=[],
+        tuned_valid=[*on_valid, stray],
+        base_ood=ood,
+        tuned_ood=ood,
+    )
+    path = coco.parent / "evaluate" / "metrics.json"
+    metrics = read_metrics(path)
+    assert metrics.forgetting is not None and metrics.label_issues
+    write_metrics(tmp_path / "again.json", metrics)
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    assert read_metrics(tmp_path / "again.json") == metrics
 
 
 def test_the_verdict_is_about_masks_where_there_are_some(coco: Path) -> None:
     best = perfect(coco)
-    boxes_alone = [
-        {**good, "segmentation": poor["segmentation"]}
-        for good, poor in zip(best, shifted(best, 8), strict=True)
-    ]
-    masks_alone = [
-        {**good, "bbox": poor["bbox"]} for good, poor in zip(best, shifted(best, 8), strict=True)
-    ]
-    metrics = evaluate(coco, boxes_alone, masks_alone)
+    pairs = list(zip(best, shifted(best, 8), strict=True))
+    good_boxes = [replace(good, rle=poor.rle) for good, poor in pairs]
+    good_masks = [replace(good, bbox_xywh=poor.bbox_xywh) for good, poor in pairs]
+    metrics = evaluate(coco, good_boxes, good_masks)
     assert metrics["tuned"]["box"]["AP"] < metrics["base"]["box"]["AP"]
-    assert "better than zero-shot" in metrics["verdict"]
-    assert "mask AP 1.0000 fine-tuned against" in metrics["verdict"]
+    assert metrics["verdict"]["outcome"] == "better"
+    assert "mask AP 1.0000 fine-tuned vs." in metrics["verdict"]["sentence"]
+
+
+def empty_image(coco: Path) -> int:
+    split = read_split(coco / "test.json")
+    return next(image.id for image in split.images if not split.annotations[image.id])
+
+
+def expected_row(metrics: dict[str, Any], name: str) -> dict[str, float | None]:
+    """The columns of a class, from the metrics."""
+    row: dict[str, float | None] = {}
+    for model in ("base", "tuned"):
+        found = metrics[model]
+        by_size = found["mask"]["per_class_and_size"][name]
+        overlap, threshold = found["overlap"], found["calibration"]["thresholds"][name]
+        row |= {
+            f"{model}_box_AP": found["box"]["per_class"][name],
+            f"{model}_mask_AP": found["mask"]["per_class"][name],
+            f"{model}_mask_AP_small": by_size["small"],
+            f"{model}_mask_AP_medium": by_size["medium"],
+            f"{model}_mask_AP_large": by_size["large"],
+            f"{model}_dice": overlap["dice"]["per_class"][name],
+            f"{model}_iou": overlap["iou"]["per_class"][name],
+            f"{model}_boundary_iou": overlap["boundary_iou"]["per_class"][name],
+            f"{model}_false_alarms": found["false_alarms"][name],
+            f"{model}_threshold": threshold["threshold"],
+            f"{model}_precision": threshold["precision"],
+            f"{model}_recall": threshold["recall"],
+        }
+    interval = metrics["difference"]["average_precision"]["mask"]["per_class"][name]
+    return row | {
+        "difference": interval["difference"],
+        "difference_low": interval["low"],
+        "difference_high": interval["high"],
+    }
 
 
 def test_the_table_has_a_row_for_each_class(coco: Path) -> None:
-    split = read_split(coco / "test.json")
     best = perfect(coco)
-    empty = next(i.id for i in split.images if not split.annotations[i.id])
-    alarm = {**best[0], "image_id": empty, "category_id": 3}
-    # 24 x 16 of 24 x 32 overlap: an IoU of 1/2 passes 0.50 alone of ten.
-    half = {**best[0], "bbox": shifted(best, 8)[0]["bbox"]}
+    alarm = replace(best[0], image_id=empty_image(coco), category_id=3)
+    # 24 x 16 of 24 x 32 overlap: an IoU of 1/2 only passes 0.50 of ten.
+    half = replace(best[0], bbox_xywh=shifted(best, 8)[0].bbox_xywh)
     metrics = evaluate(coco, [half, alarm], best)
     with (coco.parent / "evaluate" / "per_class.csv").open() as file:
         reader = csv.DictReader(file)
         rows = {row.pop("class"): row for row in reader}
-    measured = ("box_AP", "mask_AP", "mask_AP_small", "mask_AP_medium", "mask_AP_large")
-    measured += ("dice", "iou", "boundary_iou", "false_alarms", "threshold", "precision", "recall")
-    assert reader.fieldnames == [
-        "class",
-        *(f"{model}_{column}" for model in ("base", "tuned") for column in measured),
-        *("difference", "difference_low", "difference_high"),
-    ]
+    assert reader.fieldnames == ["class", *expected_row(metrics, "disc")]
     assert list(rows) == ["disc", "square", "cross"]
     for name, row in rows.items():
-        for model in ("base", "tuned"):
-            found = metrics[model]
-            at = found["calibration"]["thresholds"][name]
-            assert {column: row[f"{model}_{column}"] for column in measured} == {
-                column: "" if value is None else str(value)
-                for column, value in {
-                    "box_AP": found["box"]["per_class"][name],
-                    "mask_AP": found["mask"]["per_class"][name],
-                    "mask_AP_small": found["mask"]["per_class_and_size"][name]["small"],
-                    "mask_AP_medium": found["mask"]["per_class_and_size"][name]["medium"],
-                    "mask_AP_large": found["mask"]["per_class_and_size"][name]["large"],
-                    "dice": found["overlap"]["dice"]["per_class"][name],
-                    "iou": found["overlap"]["iou"]["per_class"][name],
-                    "boundary_iou": found["overlap"]["boundary_iou"]["per_class"][name],
-                    "false_alarms": found["false_alarms"][name],
-                    "threshold": at["threshold"],
-                    "precision": at["precision"],
-                    "recall": at["recall"],
-                }.items()
-            }
-        difference = metrics["difference"]["mask"]["per_class"][name]
-        assert [row[f"difference{end}"] for end in ("", "_low", "_high")] == [
-            "" if value is None else str(value) for value in difference.values()
-        ]
+        expected = expected_row(metrics, name)
+        assert row == {k: "" if value is None else str(value) for k, value in expected.items()}
     assert float(rows["disc"]["base_box_AP"]) < 0.1 < float(rows["disc"]["base_mask_AP"]) < 1
     assert float(rows["disc"]["tuned_mask_AP"]) == pytest.approx(1.0)
     assert float(rows["square"]["base_mask_AP"]) == 0.0
-    assert rows["cross"]["tuned_mask_AP"] == ""  # there is none in this split
+    assert rows["cross"]["tuned_mask_AP"] == ""  # the split has none
     assert float(rows["cross"]["base_false_alarms"]) == pytest.approx(1 / 4)
 
 
-def test_the_score_of_a_false_alarm_is_a_setting(coco: Path) -> None:
-    split = read_split(coco / "test.json")
-    empty = next(i.id for i in split.images if not split.annotations[i.id])
-    alarm = {**perfect(coco)[0], "image_id": empty, "category_id": 3, "score": 0.4}
+def test_the_confidence_threshold_is_a_setting(coco: Path) -> None:
+    alarm = replace(perfect(coco)[0], image_id=empty_image(coco), category_id=3, score=0.4)
     assert evaluate(coco, [], [alarm])["tuned"]["false_alarms"]["cross"] == 0.0
     found = evaluate(coco, [alarm], [alarm], confidence_threshold=0.4)
     assert found["base"]["false_alarms"]["cross"] == pytest.approx(1 / 4)
     assert found["tuned"]["false_alarms"]["cross"] == pytest.approx(1 / 4)
 
 
-def test_objects_with_a_box_alone_are_counted(coco: Path) -> None:
+def test_box_only_objects_are_counted(coco: Path) -> None:
     best = perfect(coco)
     values = json.loads((coco / "test.json").read_text())
     values["annotations"][0]["segmentation"] = []
@@ -167,9 +181,6 @@ def test_objects_with_a_box_alone_are_counted(coco: Path) -> None:
     assert metrics["tuned"]["mask"]["ignored"] == 1
     assert metrics["tuned"]["mask"]["AP"] == pytest.approx(1.0)
     assert metrics["tuned"]["box"]["ignored"] == 0
-    report = (coco.parent / "evaluate" / "report.html").read_text()
-    assert "4 held-out images with 3 objects" in report
-    assert "1 objects have a box and no mask" in report
 
 
 def values_of(metrics: Any, *left_out: str) -> Iterator[float]:
@@ -189,9 +200,9 @@ def test_perfect_predictions_are_1_everywhere_and_none_are_0(coco: Path) -> None
         ones = list(values_of(tuned[part], "ignored"))
         assert ones == pytest.approx([1.0] * len(ones))
         assert set(values_of(base[part], "ignored")) == {0.0}
-        for name, value in tuned["cgF1"][part].items():
+        for name, value in tuned["cgf1"][part].items():
             assert value == pytest.approx(1.0, abs=1e-3)
-            assert base["cgF1"][part][name] == 0.0
+            assert base["cgf1"][part][name] == 0.0
     assert set(values_of(tuned["overlap"])) == {1.0}
     assert set(values_of(base["overlap"])) == {0.0}
     assert set(tuned["false_alarms"].values()) == {0.0}
@@ -199,123 +210,83 @@ def test_perfect_predictions_are_1_everywhere_and_none_are_0(coco: Path) -> None
         row for row in tuned["calibration"]["thresholds"].values() if row["recall"] is not None
     ]
     assert [(row["precision"], row["recall"], row["f1"]) for row in found] == [(1.0, 1.0, 1.0)] * 2
-    kinds = [{kind for kind, n in row.items() if n} for row in tuned["mistakes"].values()]
+    kinds = [{kind for kind, n in row.items() if n} for row in tuned["errors"].values()]
     assert kinds == [{"correct"}, {"correct"}, set()]
-    kinds = [{kind for kind, n in row.items() if n} for row in base["mistakes"].values()]
+    kinds = [{kind for kind, n in row.items() if n} for row in base["errors"].values()]
     assert kinds == [{"missed"}, {"missed"}, set()]
 
 
-def turned(difference: Any) -> Any:
-    """A tree of differences as it is with the models swapped."""
+def negated(difference: Any) -> Any:
+    """A tree of differences with the models swapped."""
     if not isinstance(difference, dict):
         return difference
     if set(difference) == {"difference", "low", "high"}:
         values = [difference[name] for name in ("difference", "high", "low")]
         back = [None if value is None else pytest.approx(-value, abs=1e-12) for value in values]
         return dict(zip(("difference", "low", "high"), back, strict=True))
-    return {name: turned(value) for name, value in difference.items()}
+    return {name: negated(value) for name, value in difference.items()}
 
 
-def test_swapping_the_models_turns_every_difference(coco: Path) -> None:
+def test_swapping_the_models_negates_every_difference(coco: Path) -> None:
     good, poor = perfect(coco), shifted(perfect(coco), 4)
-    poor.append({**poor[0], "category_id": 3})
-    there = evaluate(coco, poor, good)["difference"]
-    assert evaluate(coco, good, poor)["difference"] == turned(there)
-    assert there["mask"]["AP"]["difference"] > 0
-    assert there["false_alarms"]["per_class"]["cross"]["difference"] < 0
-    assert there["false_alarms"]["mean"]["difference"] < 0
-    tuned_shares, base_shares = (
-        evaluate(coco, poor, good)[model]["overlap"]["iou"]["mean"] for model in ("tuned", "base")
-    )
-    assert there["overlap"]["iou"]["mean"]["difference"] == pytest.approx(
-        tuned_shares - base_shares
-    )
-
-
-def answers(coco: Path, prompts: list[str], results: list[dict[str, Any]]) -> str:
-    categories = [{"id": n, "name": prompt} for n, prompt in enumerate(prompts, start=1)]
-    return json.dumps({"images": [], "categories": categories, "annotations": results})
-
-
-def evaluate_with_more(coco: Path, **files: Any) -> dict[str, Any]:
-    """Also the valid split and other words."""
-    folder = coco.parent
-    command = [f"--coco={coco / 'test.json'}", f"--out={folder / 'evaluate'}"]
-    if any(name.endswith("valid") for name in files):
-        command.append(f"--valid={coco / 'valid.json'}")
-    for name, content in {"base": [], "tuned": perfect(coco), **files}.items():
-        path = folder / f"{name}.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        command.append(f"--{name.replace('_', '-')}={path}")
-    main(command)
-    metrics: dict[str, Any] = json.loads((folder / "evaluate" / "metrics.json").read_text())
-    return metrics
+    poor.append(replace(poor[0], category_id=3))
+    metrics = evaluate(coco, poor, good)
+    found = metrics["difference"]
+    assert evaluate(coco, good, poor)["difference"] == negated(found)
+    assert found["average_precision"]["mask"]["mean"]["difference"] > 0
+    assert found["false_alarms"]["per_class"]["cross"]["difference"] < 0
+    assert found["false_alarms"]["mean"]["difference"] < 0
+    tuned_iou, base_iou = (metrics[m]["overlap"]["iou"]["mean"] for m in ("tuned", "base"))
+    assert found["overlap"]["iou"]["mean"]["difference"] == pytest.approx(tuned_iou - base_iou)
 
 
 def test_thresholds_are_chosen_on_valid_and_measured_on_test(coco: Path) -> None:
     split = read_split(coco / "valid.json")
-    disc = next(a for found in split.annotations.values() for a in found if a.category_id == 1)
-    there: dict[str, Any] = {
-        "image_id": disc.image_id,
-        "category_id": 1,
-        "bbox": list(disc.bbox_xywh),
-    }
-    there["segmentation"] = segmentation_to_rle(disc.segmentation or [], SIDE, SIDE)
-    stray = {**shifted([there], 25)[0], "score": 0.4}
-    on_valid = [{**there, "score": 0.6}, stray]
-    on_test = [{**r, "score": 0.5} for r in perfect(coco)]
-    metrics = evaluate_with_more(coco, tuned=on_test, base_valid=[], tuned_valid=on_valid)
+    disc = detected(next(a for a in split.objects if a.category_id == 1), score=0.6)
+    stray = replace(shifted([disc], 25)[0], score=0.4)
+    on_test = perfect(coco, score=0.5)
+    metrics = evaluate_with_more(coco, tuned=on_test, base_valid=[], tuned_valid=[disc, stray])
     found = metrics["tuned"]["calibration"]
     chosen = {name: row["chosen_on_valid"] for name, row in found["thresholds"].items()}
     assert chosen == {"disc": True, "square": False, "cross": False}
     assert found["thresholds"]["disc"]["threshold"] == 0.6
     assert found["thresholds"]["disc"]["recall"] == 0.0  # all of them score 0.5 on test
-    assert found["thresholds"]["square"]["threshold"] == 0.5  # nothing to choose from
+    assert found["thresholds"]["square"]["threshold"] == 0.5  # the default
     assert found["thresholds"]["square"]["recall"] == 1.0
     without = evaluate_with_more(coco, tuned=on_test)["tuned"]["calibration"]
     assert not any(row["chosen_on_valid"] for row in without["thresholds"].values())
     assert without["thresholds"]["disc"]["recall"] == 1.0
 
 
-def test_suspicious_labels_are_looked_for_on_both_splits(coco: Path) -> None:
+def test_label_issues_are_searched_on_both_splits(coco: Path) -> None:
+    found = [detected(label) for label in read_split(coco / "valid.json").objects]
     values = json.loads((coco / "valid.json").read_text())
     (removed,) = (a for a in values["annotations"] if a["image_id"] == 1)
-    results = [
-        {
-            **{key: a[key] for key in ("image_id", "category_id", "bbox")},
-            "segmentation": segmentation_to_rle(a["segmentation"], SIDE, SIDE),
-            "score": 0.9,
-        }
-        for a in values["annotations"]
-    ]
     values["annotations"].remove(removed)
     (coco / "valid.json").write_text(json.dumps(values))
-    metrics = evaluate_with_more(coco, base_valid=[], tuned_valid=results)
-    (label_issue,) = metrics["label_issues"]
-    assert (label_issue["split"], label_issue["reason"]) == ("valid", "unlabelled")
-    assert (label_issue["image_id"], label_issue["bbox_xywh"]) == (1, removed["bbox"])
-    report = (coco.parent / "evaluate" / "report.html").read_text()
-    assert "unlabelled in valid/1.png" in report
+    metrics = evaluate_with_more(coco, base_valid=[], tuned_valid=found)
+    (issue,) = metrics["label_issues"]
+    assert (issue["split"], issue["reason"]) == ("valid", "missing label")
+    assert (issue["image_id"], issue["bbox_xywh"]) == (1, removed["bbox"])
+    assert issue["file_name"] == "valid/1.png"
 
 
-def test_valid_that_stands_in_for_test_is_said_first(coco: Path) -> None:
+def test_the_verdict_warns_of_a_test_split_that_is_not_held_out(coco: Path) -> None:
     held_out = evaluate_with_more(coco, base_valid=[], tuned_valid=[])
     assert held_out["held_out"]
-    assert held_out["verdict"].endswith("; only 4 images")
+    assert held_out["verdict"]["sentence"].endswith("; only 4 images")
     values = json.loads((coco / "test.json").read_text())
     (coco / "valid.json").write_text(json.dumps(values))
-    found = [{**r, "category_id": 2} for r in perfect(coco)]
+    found = [replace(d, category_id=2) for d in perfect(coco)]
     metrics = evaluate_with_more(coco, tuned=found, base_valid=[], tuned_valid=found)
     assert not metrics["held_out"]
-    assert "; not held out, so the scores are too good" in metrics["verdict"]
-    assert {s["split"] for s in metrics["label_issues"]} <= {"test"}
-    report = (coco.parent / "evaluate" / "report.html").read_text()
-    assert "the scores are too good</strong>" in report
-    assert "which neither training" not in report
+    warning = "; not held out, so the scores are optimistically biased"
+    assert warning in metrics["verdict"]["sentence"]
+    assert {issue["split"] for issue in metrics["label_issues"]} <= {"test"}
 
 
 @pytest.mark.parametrize("table", ["images", "categories"])
-def test_nothing_to_evaluate_on_is_one_line(
+def test_a_split_without_images_or_classes_is_one_line(
     coco: Path, capsys: pytest.CaptureFixture[str], table: str
 ) -> None:
     values = json.loads((coco / "test.json").read_text())
@@ -327,31 +298,31 @@ def test_nothing_to_evaluate_on_is_one_line(
     assert "no images or no classes to evaluate on" in line
 
 
-def test_a_class_that_is_always_there_has_no_false_alarms(coco: Path) -> None:
+def test_a_class_in_every_image_has_no_false_alarms(coco: Path) -> None:
     values = json.loads((coco / "test.json").read_text())
     values["images"] = [i for i in values["images"] if i["id"] % 3 == 1]  # a disc on each
     values["annotations"] = [a for a in values["annotations"] if a["image_id"] % 3 == 1]
     (coco / "test.json").write_text(json.dumps(values))
-    metrics = evaluate(coco, [], [{**perfect(coco)[0], "category_id": 2}])
+    metrics = evaluate(coco, [], [replace(perfect(coco)[0], category_id=2)])
     assert metrics["tuned"]["false_alarms"] == {"disc": None, "square": 0.5, "cross": 0.0}
     differences = metrics["difference"]["false_alarms"]
     assert differences["mean"]["difference"] == 0.25
     assert differences["per_class"]["disc"]["difference"] is None
 
 
-def test_what_was_forgotten_is_in_the_metrics(coco: Path) -> None:
+def test_forgetting_is_in_the_metrics(coco: Path) -> None:
     found = perfect(coco)
-    base = answers(coco, ["horse", "car"], [{**found[0], "category_id": 1}])
-    tuned = answers(coco, ["horse", "car"], [{**found[1], "category_id": 2}])
-    metrics = evaluate_with_more(coco, base_outside=base, tuned_outside=tuned)
+    base = prompted_text(["horse", "car"], [replace(found[0], category_id=1)])
+    tuned = prompted_text(["horse", "car"], [replace(found[1], category_id=2)])
+    metrics = evaluate_with_more(coco, base_ood=base, tuned_ood=tuned)
     assert metrics["forgetting"]["per_prompt"] == {
-        "horse": {"before": 1, "after": 0, "kept": 0, "kept_share": 0.0},
-        "car": {"before": 0, "after": 1, "kept": 0, "kept_share": None},
+        "horse": {"before": 1, "after": 0, "retained": 0, "fraction": 0.0},
+        "car": {"before": 0, "after": 1, "retained": 0, "fraction": None},
     }
     assert evaluate_with_more(coco)["forgetting"] is None
 
 
-@pytest.mark.parametrize("given", ["base_valid", "tuned_outside"])
+@pytest.mark.parametrize("given", ["base_valid", "tuned_ood"])
 def test_one_of_a_pair_is_not_enough(
     coco: Path, capsys: pytest.CaptureFixture[str], given: str
 ) -> None:
@@ -364,40 +335,47 @@ def test_one_of_a_pair_is_not_enough(
 @pytest.mark.parametrize(
     "content", ["[]", '{"categories": []}', '{"categories": [], "annotations": [{}]}']
 )
-def test_other_answers_are_checked_as_well(
+def test_predictions_for_ood_prompts_are_checked_as_well(
     coco: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
-    good = answers(coco, ["horse"], [])
+    good = prompted_text(["horse"], [])
     with pytest.raises(SystemExit) as raised:
-        evaluate_with_more(coco, base_outside=good, tuned_outside=content)
+        evaluate_with_more(coco, base_ood=good, tuned_ood=content)
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "tuned_outside.json: not COCO results" in line
+    assert "tuned_ood.json: not COCO results" in line
 
 
 def test_another_process_gives_the_same_numbers(
     coco: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, poor = perfect(coco), shifted(perfect(coco), 4)
-    alone = evaluate(coco, poor, good)
+    sequential = evaluate(coco, poor, good)
     monkeypatch.setattr("segtune.evaluate.MIN_PARALLEL_DETECTIONS", 0)
-    assert evaluate(coco, poor, good) == alone
+    assert evaluate(coco, poor, good) == sequential
 
 
 def test_an_empty_test_split_decides_nothing(coco: Path) -> None:
     values = json.loads((coco / "test.json").read_text())
     (coco / "test.json").write_text(json.dumps({**values, "annotations": []}))
     metrics = evaluate(coco, [], [])
-    assert metrics["verdict"] == "undecided: the test split holds nothing to measure"
-    assert metrics["difference"]["box"]["AP"] == {"difference": None, "low": None, "high": None}
+    assert metrics["verdict"] == {
+        "outcome": "undecided",
+        "sentence": "undecided: the test split has nothing to measure",
+    }
+    found = metrics["difference"]["average_precision"]["box"]["mean"]
+    assert found == {"difference": None, "low": None, "high": None}
 
 
-def test_the_number_of_draws_is_a_setting(coco: Path) -> None:
+def test_the_number_of_resamples_is_a_setting(coco: Path) -> None:
     best = perfect(coco)
-    few = evaluate(coco, shifted(best, 2), best[1:], resamples=3)["difference"]["mask"]["AP"]
-    many = evaluate(coco, shifted(best, 2), best[1:])["difference"]["mask"]["AP"]
-    assert few["difference"] == many["difference"]
-    assert (few["low"], few["high"]) != (many["low"], many["high"])
+    few, many = (
+        evaluate(coco, shifted(best, 2), best[1:], **settings)["difference"]
+        for settings in ({"resamples": 3}, {})
+    )
+    one, other = (found["average_precision"]["mask"]["mean"] for found in (few, many))
+    assert one["difference"] == other["difference"]
+    assert (one["low"], one["high"]) != (other["low"], other["high"])
 
 
 def test_a_split_without_masks_is_judged_by_boxes(tmp_path: Path) -> None:
@@ -405,79 +383,45 @@ def test_a_split_without_masks_is_judged_by_boxes(tmp_path: Path) -> None:
     metrics = evaluate(coco, [], perfect(coco))
     assert metrics["tuned"]["mask"] is metrics["base"]["mask"] is None
     assert metrics["tuned"]["box"]["AP"] == pytest.approx(1.0)
-    assert "box AP 1.0000 fine-tuned against 0.0000" in metrics["verdict"]
+    assert "box AP 1.0000 fine-tuned vs. 0.0000" in metrics["verdict"]["sentence"]
+    assert metrics["kind"] == "box"
     assert metrics["counts"]["box_only_objects"] == metrics["counts"]["objects"] == 3
     assert metrics["tuned"]["overlap"] is metrics["difference"]["overlap"] is None
-    report = (tmp_path / "evaluate" / "report.html").read_text()
-    assert "box AP" in report
-    assert "mask AP" not in report
+    with (tmp_path / "evaluate" / "per_class.csv").open() as file:
+        (disc, *_) = csv.DictReader(file)
+    assert disc["tuned_mask_AP"] == disc["tuned_dice"] == ""
+    assert float(disc["tuned_box_AP"]) == pytest.approx(1.0)
+    assert "tuned_box_AP_small" in disc
 
 
 NOT_RESULTS = "not COCO results"
-ANSWER = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}
-MASK = segmentation_to_rle([[1.0, 2.0, 9.0, 2.0, 9.0, 9.0]], SIDE, SIDE)
+RECORD = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 2, 3, 4]}
 
 
 @pytest.mark.parametrize("model", ["base", "tuned"])
 @pytest.mark.parametrize(
-    ("results", "message"),
+    ("content", "message"),
     [
         ("{", NOT_RESULTS),
         ("null", NOT_RESULTS),
+        ("{}", NOT_RESULTS),
+        ('""', NOT_RESULTS),
         ("[{}]", NOT_RESULTS),
         ('{"a": 1}', NOT_RESULTS),
-        ([{**ANSWER, "image_id": 99}], "1 detections on images or classes"),
-        ([{**ANSWER, "category_id": 99}], "1 detections on images or classes"),
+        (json.dumps([RECORD]), NOT_RESULTS),
+        (json.dumps([{**RECORD, "image_id": 99}]), "1 of 1 detections have an image or category"),
+        (
+            json.dumps([{**RECORD, "category_id": 99}]),
+            "1 of 1 detections have an image or category",
+        ),
     ],
 )
-def test_predictions_of_something_else_are_refused(
-    coco: Path, capsys: pytest.CaptureFixture[str], results: Any, message: str, model: str
+def test_unusable_predictions_are_one_line(
+    coco: Path, capsys: pytest.CaptureFixture[str], content: str, message: str, model: str
 ) -> None:
-    require_refusal(coco, capsys, model, results, message)
-
-
-@pytest.mark.parametrize(
-    "results",
-    [
-        "{}",
-        '""',
-        [ANSWER],
-        [{**ANSWER, "segmentation": [[1, 2, 9, 2, 9, 9]]}],
-        [{**ANSWER, "segmentation": {**MASK, "counts": "zzz"}}],
-        [{**ANSWER, "segmentation": {**MASK, "counts": [1, 2]}}],
-        [{**ANSWER, "segmentation": {**MASK, "counts": MASK["counts"][:-1]}}],
-        [{**ANSWER, "segmentation": {"size": [SIDE, SIDE]}}],
-        [{**ANSWER, "segmentation": MASK, "bbox": [1, 2, 3]}],
-        [{**ANSWER, "segmentation": MASK, "score": "high"}],
-        [{**ANSWER, "segmentation": MASK, "score": float("nan")}],
-        [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": MASK}],
-    ],
-    ids=[
-        "object",
-        "text",
-        "no_mask",
-        "polygon",
-        "bad_runs",
-        "list_of_runs",
-        "short_runs",
-        "no_runs",
-        "short_bbox",
-        "score_text",
-        "score_nan",
-        "no_score",
-    ],
-)
-def test_results_that_cannot_be_scored_are_refused(
-    coco: Path, capsys: pytest.CaptureFixture[str], results: Any
-) -> None:
-    require_refusal(coco, capsys, "tuned", results, NOT_RESULTS)
-
-
-def require_refusal(
-    coco: Path, capsys: pytest.CaptureFixture[str], model: str, results: Any, message: str
-) -> None:
+    files: dict[str, Predictions] = {"base": [], "tuned": [], model: content}
     with pytest.raises(SystemExit) as raised:
-        evaluate(coco, **{"base": [], "tuned": [], model: results})
+        run(coco, {}, **files)
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"segtune evaluate: DatasetError: {coco.parent / model}.json: ")
@@ -485,9 +429,7 @@ def require_refusal(
     assert not (coco.parent / "evaluate").exists()
 
 
-def test_predictions_that_are_missing_are_one_line(
-    coco: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_predictions_are_one_line(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (coco.parent / "base.json").write_text("[]")
     paths = [f"--{name}={coco.parent / name}.json" for name in ("base", "tuned")]
     with pytest.raises(SystemExit) as raised:

@@ -1,4 +1,4 @@
-"""Leases of devices, shared threads, and processes that speak with each other."""
+"""Leases of devices, divided threads, and processes that communicate."""
 
 import os
 import subprocess
@@ -11,11 +11,11 @@ import pytest
 from segtune.core.errors import ConfigError
 from segtune.launch import lease, main, threads_per_process, visible_devices
 
-# Leases two of three devices, says which, and waits to be told to end.
+# Leases some of three devices, prints which, and waits for the end of its input.
 HOLD = """
 import sys
 from pathlib import Path
-from segtune.core.processes import lease
+from segtune.launch import lease
 print(*lease(["0", "1", "2"], int(sys.argv[2]), Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
@@ -31,7 +31,7 @@ def read(process: "subprocess.Popen[str]") -> list[str]:
     return process.stdout.readline().split()
 
 
-def test_two_jobs_never_share_a_device_and_a_dead_one_gives_its_back(tmp_path: Path) -> None:
+def test_two_jobs_never_share_a_device_and_a_dead_one_releases_its_own(tmp_path: Path) -> None:
     first = hold(tmp_path, 2)
     assert read(first) == ["0", "1"]
     assert lease(["0", "1", "2"], 1, tmp_path) == ["2"]
@@ -45,7 +45,7 @@ def test_two_jobs_never_share_a_device_and_a_dead_one_gives_its_back(tmp_path: P
 
 
 def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"3 devices wanted, 2 visible: 4, 5.*gpu=N"):
+    with pytest.raises(ConfigError, match=r"3 devices requested, 2 visible: 4, 5.*gpu=N"):
         lease(["4", "5"], 3, tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_cuda_visible_devices_is_honored(monkeypatch: pytest.MonkeyPatch) -> Non
     assert visible_devices() == []
 
 
-def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert threads_per_process(2) == 4
     assert threads_per_process(16) == 1
@@ -69,26 +69,26 @@ def test_threads_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 SHOW = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ.get('RANK'))"
 
 
-def test_a_command_is_run_in_place(tmp_path: Path) -> None:
+def test_a_command_replaces_the_launcher() -> None:
     command = ["--devices", "0", "--", sys.executable, "-c", SHOW]
     environment = {**os.environ, "OMP_NUM_THREADS": "6", "CUDA_VISIBLE_DEVICES": ""}
-    answer = subprocess.run(
-        [sys.executable, "-m", "segtune.core.processes", *command],
+    result = subprocess.run(
+        [sys.executable, "-m", "segtune.launch", *command],
         env=environment,
         capture_output=True,
         check=True,
         text=True,
     )
-    assert answer.stdout == "6 None\n"
+    assert result.stdout == "6 None\n"
 
 
-SPEAK = """
+COMMUNICATE = """
 from segtune.core.processes import process_group
 with process_group() as processes:
     total = processes.sum([1.0, processes.rank])
-    everyone = processes.gather({"rank": processes.rank})
+    gathered = processes.gather({"rank": processes.rank})
     if processes.is_main:
-        print("sum", total, "all", everyone, "of", processes.count, flush=True)
+        print("sum", total, "all", gathered, "of", processes.count, flush=True)
 """
 FAIL = "import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)"
 
@@ -97,7 +97,7 @@ def torchrun(tmp_path: Path, code: str) -> "subprocess.CompletedProcess[str]":
     (tmp_path / "script.py").write_text(code)
     command = ["--devices", "2", "--torchrun", "--", str(tmp_path / "script.py")]
     return subprocess.run(
-        [sys.executable, "-m", "segtune.core.processes", *command],
+        [sys.executable, "-m", "segtune.launch", *command],
         env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
@@ -106,18 +106,20 @@ def torchrun(tmp_path: Path, code: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_processes_sum_and_gather(tmp_path: Path) -> None:
-    answer = torchrun(tmp_path, SPEAK)
-    assert answer.returncode == 0, answer.stderr
-    assert "sum [2.0, 1.0] all [{'rank': 0}, {'rank': 1}] of 2" in answer.stdout
+    result = torchrun(tmp_path, COMMUNICATE)
+    assert result.returncode == 0, result.stderr
+    assert "sum [2.0, 1.0] all [{'rank': 0}, {'rank': 1}] of 2" in result.stdout
 
 
-def test_the_status_of_a_failed_process_is_passed_on_without_a_traceback(tmp_path: Path) -> None:
-    answer = torchrun(tmp_path, FAIL)
-    assert answer.returncode == 3
-    assert "Traceback" not in answer.stderr
+def test_the_exit_status_of_a_failed_process_is_passed_on_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    result = torchrun(tmp_path, FAIL)
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr
 
 
-def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--devices", "1"])
     assert "command" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Merging: the file is proven before it appears, and says what it may be used for."""
+"""Merging: the file is verified before it appears, and its model card states the license."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from segtune.lora.adapter import save_adapter
 from segtune.lora.state import lora_state_dict
 from segtune.merge import main, outputs_on_random_input
 from segtune.model.architecture import build_model
-from segtune.model.weights import load_base_model, read_official, write_official
+from segtune.model.official_format import read_official, write_official
+from segtune.model.weights import load_base_model
 from tests.batches import adapted_tiny
 
 RESULT = {"best_score": 0.5, "best_epoch": 2, "base_score": 0.1}
@@ -20,9 +21,15 @@ RESULT = {"best_score": 0.5, "best_epoch": 2, "base_score": 0.1}
 def save(folder: Path, weights: str, scale: float = 1.0) -> None:
     model, adapted = adapted_tiny()
     state = {name: value * scale for name, value in lora_state_dict(model).items()}
-    told = {"segtune": "0", "model": "tiny", "image_size": 96, "settings": {"select_by": "AP"}}
-    recipe = {**told, "weights": weights, "result": RESULT}
-    save_adapter(folder, state, adapted, "segtune/tiny", recipe)
+    recipe = {
+        "segtune": "0",
+        "model": "tiny",
+        "weights": weights,
+        "image_size": 96,
+        "settings": {"select_by": "AP"},
+        "result": RESULT,
+    }
+    save_adapter(folder, state, specs=adapted, base_model="segtune/tiny", recipe=recipe)
 
 
 def merge(tmp_path: Path, weights: str = "random:0", **settings: Any) -> Path:
@@ -40,7 +47,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], **options: Any) 
     return capsys.readouterr().err
 
 
-def test_the_merged_model_answers_as_the_adapted_one(tmp_path: Path) -> None:
+def test_the_merged_model_has_the_outputs_of_the_adapted_one(tmp_path: Path) -> None:
     save(tmp_path / "adapter", "random:0")
     out = merge(tmp_path)
     adapted, _ = adapted_tiny()
@@ -50,7 +57,7 @@ def test_the_merged_model_answers_as_the_adapted_one(tmp_path: Path) -> None:
     for name, value in expected.items():
         size = value.abs().max()
         assert (merged[name] - value).abs().max() < 1e-4 * size
-        if name != "pred_boxes":  # which a fresh box head does not change
+        if name != "pred_boxes":  # a fresh box head gives every model the same
             assert (base[name] - value).abs().max() > 1e-2 * size
     parity = json.loads((out / "parity.json").read_text())
     assert all(item["relative"] < 1e-4 for item in parity["adapted_vs_merged"].values())
@@ -58,7 +65,7 @@ def test_the_merged_model_answers_as_the_adapted_one(tmp_path: Path) -> None:
     assert parity["keys"] == len(build_model("tiny").state_dict())
 
 
-def test_the_trackers_weights_are_kept(tmp_path: Path) -> None:
+def test_the_weights_of_the_tracker_are_retained(tmp_path: Path) -> None:
     tracker = {"tracker.memory.weight": torch.ones(2, 3)}
     base = tmp_path / "base.pt"
     write_official(base, build_model("tiny", seed=5).state_dict(), tracker)
@@ -71,12 +78,12 @@ def test_the_trackers_weights_are_kept(tmp_path: Path) -> None:
     )
 
 
-def test_the_license_travels_with_the_weights(tmp_path: Path) -> None:
+def test_the_license_accompanies_the_weights(tmp_path: Path) -> None:
     save(tmp_path / "adapter", "random:0")
     card = (merge(tmp_path) / "MODEL_CARD.md").read_text()
     assert "SAM License" in card
     assert "0.5000 after epoch 2" in card
-    assert len(card) > 5000  # the whole text
+    assert len(card) > 5000  # the full license
 
 
 def test_outputs_that_differ_leave_no_file(

@@ -1,4 +1,4 @@
-"""Prediction as a command: on a split, and on a folder of one's own images."""
+"""The predict command: on a split, and on a folder of images."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_converted(tmp_path_factory.mktemp("converted"))
 
 
-# Random weights are unsure of everything, so nothing falls below the default threshold.
+# Random weights score everything alike, so nothing falls below the default threshold.
 RANDOM = ("--weights", "random:0")
 
 
@@ -42,7 +42,7 @@ def predict(coco: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
     return results
 
 
-def test_results_are_cocos(coco: Path, tmp_path: Path) -> None:
+def test_results_have_cocos_format(coco: Path, tmp_path: Path) -> None:
     results = predict(coco, tmp_path / "new" / "base.json")
     assert {r["image_id"] for r in results} == {1, 2, 3, 4}
     assert {r["category_id"] for r in results} == {c["id"] for c in CATEGORIES}
@@ -55,7 +55,7 @@ def test_results_are_cocos(coco: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """A split whose only image is no square."""
+    """A split whose only image is not square."""
     coco = write_converted(tmp_path / "wide", {"test": 1})
     values = json.loads((coco / "test.json").read_text())
     values["images"][0].update(width=150, height=50)
@@ -65,14 +65,15 @@ def wide(tmp_path: Path) -> Path:
     return coco
 
 
-def test_boxes_and_masks_are_in_the_images_own_pixels(wide: Path, tmp_path: Path) -> None:
+def test_boxes_and_masks_are_in_pixels_of_the_image(wide: Path, tmp_path: Path) -> None:
     results = predict(wide, tmp_path / "x.json", confidence_threshold=0.0)
     model = load_base_model("tiny", "random:0")
     pixels = load_image(tmp_path / "wide" / "test" / "1.png", 96)[0][None]
     first = torch.zeros(1, dtype=torch.long)
     with evaluating(model), torch.inference_mode():
         text = encode_prompts(model, ["disc"], torch.device("cpu"))
-        outputs = detect_encoded(model, {**encode_images(model, pixels), **text}, first, first)
+        features = {**encode_images(model, pixels), **text}
+        outputs = detect_encoded(model, features, image_ids=first, text_ids=first)
     discs = [r for r in results if r["category_id"] == 1]
     scores = outputs["pred_logits"][0, :, 0].sigmoid() * outputs["presence_logit_dec"][0].sigmoid()
     boxes = outputs["pred_boxes"][0].tolist()
@@ -96,7 +97,7 @@ def scores_by_prompt(results: list[dict[str, Any]]) -> dict[tuple[int, int], lis
     return scores
 
 
-def test_the_best_comes_first(coco: Path, tmp_path: Path) -> None:
+def test_the_highest_score_comes_first(coco: Path, tmp_path: Path) -> None:
     found = scores_by_prompt(predict(coco, tmp_path / "all.json", confidence_threshold=0.0))
     assert len(found) == 4 * 3
     for scores in found.values():
@@ -105,13 +106,13 @@ def test_the_best_comes_first(coco: Path, tmp_path: Path) -> None:
         assert scores[0] > scores[-1]
 
 
-def test_no_more_than_the_best_are_kept(coco: Path, tmp_path: Path) -> None:
+def test_the_number_of_detections_is_limited(coco: Path, tmp_path: Path) -> None:
     everything = scores_by_prompt(predict(coco, tmp_path / "all.json", confidence_threshold=0.0))
     few = scores_by_prompt(predict(coco, tmp_path / "few.json", max_detections=2))
     assert few == {pair: scores[:2] for pair, scores in everything.items()}
 
 
-def test_what_scores_less_is_left_out(coco: Path, tmp_path: Path) -> None:
+def test_detections_below_the_threshold_are_left_out(coco: Path, tmp_path: Path) -> None:
     everything = predict(coco, tmp_path / "all.json", confidence_threshold=0.0)
     threshold = sorted(r["score"] for r in everything)[-10]
     best = predict(coco, tmp_path / "best.json", confidence_threshold=threshold)
@@ -124,11 +125,10 @@ def test_the_size_of_a_pass_changes_no_result(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    stock = inference.detect_encoded
 
-    def counted(model: Any, features: Any, image_ids: Any, text_ids: torch.Tensor) -> Any:
+    def counted(model: Any, features: Any, *, image_ids: Any, text_ids: torch.Tensor) -> Any:
         passes.append(len(text_ids))
-        return stock(model, features, image_ids, text_ids)
+        return detect_encoded(model, features, image_ids=image_ids, text_ids=text_ids)
 
     monkeypatch.setattr(inference, "detect_encoded", counted)
     together = predict(coco, tmp_path / "8.json", confidence_threshold=0.0)
@@ -143,7 +143,7 @@ def test_the_size_of_a_pass_changes_no_result(
             assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=0.01)
 
 
-def test_masks_are_decoded_for_what_is_kept_alone(
+def test_masks_are_only_decoded_for_the_detections_that_are_written(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = predict(coco, tmp_path / "all.json", confidence_threshold=0.0)
@@ -176,19 +176,19 @@ KILLED = """
 import os, signal, sys
 from segtune import predict
 
-def killing(part, image_id, results, add=predict.add):
-    add(part, image_id, results)
+def killing(part, image_id, records, add_image=predict.add_image):
+    add_image(part, image_id, records)
     if image_id == 2:
         part.write('[3, [{"image_id": 3, "categ')  # the kill comes in the middle of a line
         part.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-predict.add = killing
+predict.add_image = killing
 predict.main(sys.argv[1:])
 """
 
 
-def test_a_killed_prediction_goes_on(
+def test_a_killed_prediction_resumes(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
@@ -206,14 +206,14 @@ def test_a_killed_prediction_goes_on(
     monkeypatch.setattr(inference, "load_image", counted)
     capsys.readouterr()
     predict(coco, out)
-    assert "2 of 4 images were finished before" in capsys.readouterr().out
+    assert "resuming: 2 of 4 images are finished" in capsys.readouterr().out
     assert [path.name for path in read] == ["3.png", "4.png"]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "whole.json"]
 
 
 @pytest.mark.parametrize("change", ["settings", "weights", "image"])
-def test_unfinished_work_of_another_prediction_is_not_used(tmp_path: Path, change: str) -> None:
+def test_results_of_another_prediction_are_not_resumed(tmp_path: Path, change: str) -> None:
     coco = write_converted(tmp_path)
     out = tmp_path / "out.json"
     source = ["--coco", str(coco / "test.json"), "--out", str(out)]
@@ -229,19 +229,19 @@ def test_unfinished_work_of_another_prediction_is_not_used(tmp_path: Path, chang
     assert out.read_bytes() == fresh.read_bytes()
 
 
-def test_processes_share_the_images(coco: Path, tmp_path: Path) -> None:
+def test_processes_split_the_images(coco: Path, tmp_path: Path) -> None:
     source = ["-m", "segtune.predict", "--coco", str(coco / "test.json"), *RANDOM]
     for processes in ("1", "2"):
-        launch = ["-m", "segtune.core.processes", "--devices", processes, "--torchrun", "--"]
+        launch = ["-m", "segtune.launch", "--devices", processes, "--torchrun", "--"]
         command = [sys.executable, *launch, *source, "--out", str(tmp_path / processes)]
         environment = {**os.environ, "OMP_NUM_THREADS": processes}
-        answer = subprocess.run(command, check=True, capture_output=True, env=environment)
-        assert f"image {4 // int(processes)}/{4 // int(processes)}" in answer.stdout.decode()
+        process = subprocess.run(command, check=True, capture_output=True, env=environment)
+        assert f"image {4 // int(processes)}/{4 // int(processes)}" in process.stdout.decode()
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
-def test_other_words_are_asked_of_a_split(coco: Path, tmp_path: Path) -> None:
-    # Words among which there is a class answer as that class does.
+def test_a_split_can_be_prompted_otherwise(coco: Path, tmp_path: Path) -> None:
+    # A prompt that is also a class has the same detections.
     classes = predict(coco, tmp_path / "classes.json", confidence_threshold=0.0)
     source = ["--coco", str(coco / "test.json"), *RANDOM, "--out", str(tmp_path / "x.json")]
     main([*source, "--prompt", "disc", "horse", "--settings", '{"confidence_threshold": 0}'])
@@ -254,7 +254,7 @@ def test_other_words_are_asked_of_a_split(coco: Path, tmp_path: Path) -> None:
         assert found[image, 2] != pytest.approx(expected[image, 1], abs=1e-5)
 
 
-def test_images_are_seen_at_the_size_that_was_asked_for(
+def test_the_input_size_is_an_option(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides: list[int] = []
@@ -270,7 +270,7 @@ def test_images_are_seen_at_the_size_that_was_asked_for(
 
 
 def test_classes_are_prompted_with_their_prompts(coco: Path, tmp_path: Path) -> None:
-    # The prompt of the third class becomes the first one's; so must the detections.
+    # With the prompt of the first class, the third one has the same detections.
     for name in ("test.json", "manifest.json"):
         (tmp_path / name).write_text((coco / name).read_text())
     values = json.loads((tmp_path / "test.json").read_text())
@@ -293,7 +293,7 @@ def test_a_folder_of_images_becomes_a_labeled_dataset(tmp_path: Path) -> None:
     (tmp_path / "images" / "deep").mkdir(parents=True)
     PilImage.new("RGB", (50, 40)).save(tmp_path / "images" / "deep" / "one.jpg")
     PilImage.new("RGB", (30, 20)).save(tmp_path / "images" / "two.PNG")
-    (tmp_path / "images" / "notes.txt").write_text("no image")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
     out = tmp_path / "labels.json"
     source = ["--images", str(tmp_path / "images"), "--prompt", "crack", "hole"]
     main([*source, *RANDOM, "--out", str(out)])
@@ -315,22 +315,22 @@ def test_a_folder_of_images_becomes_a_labeled_dataset(tmp_path: Path) -> None:
     assert [a["area"] for a in values["annotations"]] == areas
 
 
-def test_a_photograph_is_seen_upright(tmp_path: Path) -> None:
+def test_a_photograph_is_rotated_upright(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     (tmp_path / "photos").mkdir()
     exif = PilImage.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     PilImage.fromarray(pixels).save(tmp_path / "photos" / "a.png", exif=exif)
     PilImage.fromarray(np.rot90(pixels, -1)).save(tmp_path / "photos" / "b.png")
     source = ["--images", str(tmp_path / "photos"), "--prompt", "disc"]
     main([*source, "--out", str(tmp_path / "labels.json"), *RANDOM])
     values = json.loads((tmp_path / "labels.json").read_text())
     assert {(i["width"], i["height"]) for i in values["images"]} == {(40, 60)}
-    turned, upright = (
+    rotated, upright = (
         [(a["bbox"], a["segmentation"]) for a in values["annotations"] if a["image_id"] == number]
         for number in (1, 2)
     )
-    assert turned and turned == upright
+    assert rotated and rotated == upright
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_photograph_is_seen_upright(tmp_path: Path) -> None:
         (["--coco", "a", "--images", "b"], "not allowed with argument"),
     ],
 )
-def test_a_command_that_makes_no_sense_exits_with_2(
+def test_an_invalid_command_exits_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], source: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as raised:
@@ -373,10 +373,10 @@ def truncated() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "DatasetError: {folder}: no images here"),
-        (b"no image", "DatasetError: {folder}/a.jpg: not a readable image"),
-        (b"", "DatasetError: {folder}/a.jpg: not a readable image"),
-        (truncated(), "DatasetError: {folder}/a.jpg: "),
+        (None, "DatasetError: {folder}: no images in this folder"),
+        (b"text", "DatasetError: {folder}/a.jpg: cannot read the image"),
+        (b"", "DatasetError: {folder}/a.jpg: cannot read the image"),
+        (truncated(), "DatasetError: {folder}/a.jpg: cannot read the image"),
     ],
     ids=["none", "text", "empty", "truncated"],
 )
@@ -392,11 +392,11 @@ def test_a_bad_folder_is_one_line(
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "word " * 40])
-def test_a_prompt_that_cannot_be_read_is_one_line(
+def test_an_unusable_prompt_is_one_line(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: str
 ) -> None:
     arguments = ["--coco", str(coco / "test.json"), "--prompt", prompt]
-    require_one_line(arguments, tmp_path / "x.json", capsys, "is empty or of more than 32 tokens")
+    require_one_line(arguments, tmp_path / "x.json", capsys, "is empty or has more than 32 tokens")
 
 
 def test_a_huge_image_is_one_line(
@@ -406,12 +406,10 @@ def test_a_huge_image_is_one_line(
     PilImage.new("RGB", (50, 40)).save(tmp_path / "images" / "a.png")
     monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 500)
     arguments = ["--images", str(tmp_path / "images"), "--prompt", "x"]
-    require_one_line(arguments, tmp_path / "x.json", capsys, "a.png: not a readable image")
+    require_one_line(arguments, tmp_path / "x.json", capsys, "a.png: cannot read the image")
 
 
-def test_a_image_that_is_gone_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_image_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coco = write_converted(tmp_path)
     (tmp_path / "test" / "2.png").unlink()
     arguments = ["--coco", str(coco / "test.json")]
@@ -421,7 +419,7 @@ def test_a_image_that_is_gone_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "no.pt"], "WeightsError: no.pt: cannot be read (No such file"),
+        (["--weights", "no.pt"], "WeightsError: no.pt: cannot read the file (No such file"),
         (["--settings", '{"max_detection": 3}'], "ConfigError: --settings: max_detection: "),
         (
             ["--settings", '{"confidence_threshold": 2}'],

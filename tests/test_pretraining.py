@@ -1,4 +1,4 @@
-"""The tiny model's source domain, and the weights that are shipped."""
+"""The tiny model's source domain, and the shipped weights."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from segtune.model.weight_files import TINY_WEIGHTS
 from segtune.model.weights import load_base_model
 
 
-def test_a_image_follows_from_its_seed_and_number() -> None:
+def test_an_image_depends_only_on_its_seed_and_number() -> None:
     one, same, other = training_sample(3, 7), training_sample(3, 7), training_sample(3, 8)
     assert torch.equal(one.image, same.image)
     assert one.prompts == same.prompts
     assert not torch.equal(one.image, other.image)
 
 
-def test_prompts_find_what_they_name_and_nothing_else() -> None:
+def test_prompts_have_the_objects_that_they_name_and_no_others() -> None:
     for number in range(40):
         sample = training_sample(0, number)
         assert len(sample.prompts) == len(set(sample.prompts)) == 4
@@ -25,7 +25,7 @@ def test_prompts_find_what_they_name_and_nothing_else() -> None:
         assert set(sample.prompts) <= set(WORDS)
         assert len(sample.boxes_cxcywh[-1]) == 0 or len(sample.boxes_cxcywh[0]) > 0
         everything = sample.masks[0].sum(0)
-        assert everything.max() <= 1  # what is hidden belongs to nobody
+        assert everything.max() <= 1  # masks do not overlap
         for boxes, masks in zip(sample.boxes_cxcywh, sample.masks, strict=True):
             assert len(boxes) == len(masks)
             assert (masks.sum(0) <= everything).all()
@@ -37,7 +37,7 @@ def test_prompts_find_what_they_name_and_nothing_else() -> None:
                 assert cy + h / 2 == pytest.approx(rows.max().item() + 1, abs=1e-3)
 
 
-def test_every_image_asks_for_something_absent() -> None:
+def test_every_image_has_a_negative_prompt() -> None:
     for number in range(40):
         sample = training_sample(1, number)
         assert any(len(boxes) == 0 for boxes in sample.boxes_cxcywh)
@@ -49,9 +49,9 @@ def test_some_images_are_empty() -> None:
     assert max(shapes) == 3
 
 
-def test_the_shipped_weights_are_small_and_know_their_words() -> None:
+def test_the_shipped_weights_are_small_and_accurate() -> None:
     assert TINY_WEIGHTS.stat().st_size < 8_000_000
     found = measure(load_base_model("tiny", "default"), torch.device("cpu"), images=60)
-    # On 200 images 0.659 and 0.052: see src/segtune/tiny.md.
+    # On 200 images 0.659 and 0.052: see src/segtune/model/tiny.md.
     assert found["mask_AP"] >= 0.55
     assert found["false_alarms"] <= 0.10

@@ -1,4 +1,4 @@
-"""Training as a command: interrupted and resumed, alone and in two processes."""
+"""Training as a command: interrupted and resumed, in one process and in two."""
 
 import contextlib
 import json
@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from segtune.core.config import PredictSettings
 from segtune.core.errors import ConfigError
-from segtune.train import main
+from segtune.dataset.coco import read_split
+from segtune.dataset.detections import read_detections, to_record
+from segtune.lora.adapter import attach_adapter
+from segtune.model.inference import predict_images
+from segtune.model.weights import load_base_model
+from segtune.train import _require_divisible, main
 from tests.converted import write_converted
 
 SETTINGS: dict[str, Any] = {
@@ -50,7 +57,7 @@ def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:
 def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> "subprocess.Popen[str]":
     command = ["-m", "segtune.train", *arguments(coco, out, **changes)]
     if processes > 1:
-        launch = ["-m", "segtune.core.processes", "--devices", str(processes), "--torchrun", "--"]
+        launch = ["-m", "segtune.launch", "--devices", str(processes), "--torchrun", "--"]
         command = [*launch, *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -69,7 +76,7 @@ def history(out: Path) -> list[dict[str, Any]]:
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = {"images_per_second", "data_wait_share", "peak_memory_gb"}
+    timed = {"images_per_second", "data_wait_fraction", "peak_memory_gb"}
     return [{k: v for k, v in record.items() if k not in timed} for record in records]
 
 
@@ -93,14 +100,46 @@ def test_a_run_leaves_adapter_recipe_and_history(uninterrupted: tuple[Path, str]
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4]
     assert [r["epoch"] for r in records if r["kind"] == "valid"] == [0, 1, 2]
     assert {"loss_mask", "learning_rate", "gradient_norm", "peak_memory_gb"} <= records[1].keys()
-    assert records[0]["per_class"].keys() == {"disc", "square"}  # no cross is there to be found
+    assert records[0]["per_class"].keys() == {"disc", "square"}  # there are no crosses
     sheets = sorted(path.name for path in (out / "valid_images").iterdir())
     assert sheets == [f"epoch_000{number}.jpg" for number in (0, 1, 2)]
     assert list((out / "tensorboard").glob("events*"))
-    summary = (out / "summary.html").read_text()
-    assert f"Epoch {recipe['result']['best_epoch']} was kept" in summary
-    assert "4 optimizer steps" in summary
     assert not list((out / "checkpoints").glob("*/state-*.pt"))
+
+
+def test_a_run_counts_its_parameters(uninterrupted: tuple[Path, str]) -> None:
+    out, _ = uninterrupted
+    counts = json.loads((out / "adapter" / "recipe.json").read_text())["parameters"]
+    adapter = load_file(out / "adapter" / "adapter_model.safetensors")
+    trained = {name for name, count in counts.items() if count["trainable"]}
+    assert trained == {"vision", "detr_decoder", "segmentation"}
+    assert all(count["trainable"] < count["total"] for count in counts.values())
+    # The file pads the block-structured B of q, k and v with zeros.
+    stored = sum(tensor.numel() for tensor in adapter.values())
+    assert 0 < sum(count["trainable"] for count in counts.values()) <= stored
+
+
+def test_a_run_leaves_predictions_before_training_and_of_the_best_epoch(
+    coco: Path, tmp_path: Path
+) -> None:
+    finish(start(coco, tmp_path, epochs=1))
+    valid = read_split(coco / "valid.json")
+    weights = tmp_path / "adapter"
+    tuned = load_base_model("tiny", "default")
+    attach_adapter(tuned, weights)
+    for name, model in (("base", load_base_model("tiny", "default")), ("best", tuned)):
+        predictions = predict_images(
+            model,
+            valid,
+            valid.images,
+            image_size=96,
+            device=torch.device("cpu"),
+            settings=PredictSettings(),
+        )
+        expected = [to_record(d) for _, found in predictions for d in found if d.score >= 0.5]
+        records = json.loads((tmp_path / f"valid_{name}.json").read_text())
+        assert records == expected
+        assert len(read_detections(tmp_path / f"valid_{name}.json", valid)) == len(records)
 
 
 def wait_for_steps(out: Path, steps: int, process: "subprocess.Popen[str] | None" = None) -> None:
@@ -116,29 +155,28 @@ def wait_for_steps(out: Path, steps: int, process: "subprocess.Popen[str] | None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_goes_on_bit_for_bit(
+def test_an_interrupted_run_resumes_bitwise_identically(
     coco: Path, uninterrupted: tuple[Path, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    # More epochs than steps to wait for, so that the signal never comes too late.
     process = start(coco, tmp_path)
     wait_for_steps(tmp_path, 1)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert "the same command goes on from there" in output
+    assert "the same command resumes the run" in output
     assert "Traceback" not in output
     assert not (tmp_path / "adapter").exists()
-    assert "going on after step" in finish(start(coco, tmp_path))
+    assert "resuming after step" in finish(start(coco, tmp_path))
     compare(uninterrupted[0], tmp_path)
 
 
 def compare(one: Path, other: Path) -> None:
-    name = Path("adapter") / "adapter_model.safetensors"
-    assert (one / name).read_bytes() == (other / name).read_bytes()
+    for name in ("adapter/adapter_model.safetensors", "valid_base.json", "valid_best.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
     assert without_times(history(one)) == without_times(history(other))
 
 
-def test_two_processes_stopped_by_a_signal_go_on_bit_for_bit(coco: Path, tmp_path: Path) -> None:
+def test_two_interrupted_processes_resume_bitwise_identically(coco: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     finish(start(coco, whole, processes=2))
     process = start(coco, stopped, processes=2)
@@ -146,7 +184,7 @@ def test_two_processes_stopped_by_a_signal_go_on_bit_for_bit(coco: Path, tmp_pat
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "the same command goes on from there" in output
+    assert "the same command resumes the run" in output
     finish(start(coco, stopped, processes=2))
     compare(whole, stopped)
 
@@ -162,14 +200,14 @@ def longer(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
-    """SIGKILL to every process of the group: nobody can save anything any more."""
-    with contextlib.suppress(ProcessLookupError):  # it was faster
+    """Send SIGKILL to every process of the group, so that none can save anything."""
+    with contextlib.suppress(ProcessLookupError):  # it has already ended
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
-def survives(coco: Path, out: Path, processes: int, kills: int, seed: int) -> int:
-    """Kill a training at random moments until it is done; how many times it was killed."""
+def survives(coco: Path, out: Path, *, processes: int, kills: int, seed: int) -> int:
+    """Kill a run at random moments, then let it finish; returns how often it was killed."""
     rng, killed = random.Random(seed), 0
     for _ in range(kills):
         process = start(coco, out, processes, **LONGER)
@@ -181,12 +219,12 @@ def survives(coco: Path, out: Path, processes: int, kills: int, seed: int) -> in
     return killed
 
 
-def test_a_killed_run_goes_on_bit_for_bit(coco: Path, longer: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bitwise_identically(coco: Path, longer: Path, tmp_path: Path) -> None:
     assert survives(coco, tmp_path, processes=1, kills=2, seed=1)
     compare(longer, tmp_path)
 
 
-def test_a_run_killed_while_it_writes_a_checkpoint_goes_on(
+def test_a_run_killed_while_writing_a_checkpoint_resumes(
     coco: Path, longer: Path, tmp_path: Path
 ) -> None:
     process = start(coco, tmp_path, **LONGER)
@@ -203,26 +241,28 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
-def test_twenty_kills_change_no_bit(coco: Path, tmp_path: Path, processes: int) -> None:
+def test_twenty_kills_leave_a_bitwise_identical_result(
+    coco: Path, tmp_path: Path, processes: int
+) -> None:
     whole = tmp_path / "whole"
     finish(start(coco, whole, processes, **LONGER))
     killed = 0
     for seed in range(5):
         out = tmp_path / str(seed)
-        killed += survives(coco, out, processes, kills=4, seed=seed)
+        killed += survives(coco, out, processes=processes, kills=4, seed=seed)
         compare(whole, out)
     assert killed >= 15
 
 
-def test_a_damaged_checkpoint_is_passed_over(coco: Path, longer: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(coco: Path, longer: Path, tmp_path: Path) -> None:
     process = start(coco, tmp_path, **LONGER)
     wait_for_steps(tmp_path, 4, process)
     kill(process)
     last = max(tmp_path.glob("checkpoints/*/state-*.pt"))
     last.write_bytes(last.read_bytes()[:-100])
     output = finish(start(coco, tmp_path, **LONGER))
-    assert f"{last.name} is damaged: the one before it is used" in output
-    assert "going on after step" in output
+    assert f"{last.name} is damaged; using the previous one" in output
+    assert "resuming after step" in output
     compare(longer, tmp_path)
 
 
@@ -234,20 +274,20 @@ def test_a_step_that_is_not_finite_can_be_repeated(coco: Path, tmp_path: Path) -
     first, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in first
-    found = re.search(r"step (\d+), (train/.*): the (loss|gradient) became (nan|inf)", first)
+    found = re.search(r"step (\d+), (train/.*): the (loss|gradient norm) became (nan|inf)", first)
     assert found, first
     (failure,) = tmp_path.glob("checkpoints/*/failure.json")
     assert json.loads(failure.read_text())["images"] == found[2]
     process = start(coco, tmp_path, **changes)
     again, _ = process.communicate(timeout=120)
-    assert f"going on after step {int(found[1]) - 1}" in again
+    assert f"resuming after step {int(found[1]) - 1}" in again
     assert found[0] in again
 
 
 def test_the_number_of_processes_hardly_changes_the_result(
     coco: Path, uninterrupted: tuple[Path, str], tmp_path: Path
 ) -> None:
-    # Without dropout, whose masks depend on which process sees an image.
+    # Without dropout, whose masks depend on the process that sees an image.
     lora = {"detr_decoder": {"rank": 2}}
     adapters = []
     for processes in (1, 2):
@@ -255,24 +295,24 @@ def test_the_number_of_processes_hardly_changes_the_result(
         finish(start(coco, out, processes, lora=lora, epochs=1))
         adapters.append(load_file(out / "adapter" / "adapter_model.safetensors"))
     for name, value in adapters[0].items():
-        # Adam divides by the size of a gradient, so small ones carry their rounding along.
+        # Adam divides by the size of a gradient, so rounding matters in small ones, too.
         assert (adapters[1][name] - value).abs().max() <= 1e-3 * value.abs().max(), name
 
 
-def test_a_changed_setting_does_not_continue_a_run(coco: Path, tmp_path: Path) -> None:
+def test_a_changed_setting_starts_a_new_run(coco: Path, tmp_path: Path) -> None:
     process = start(coco, tmp_path)
     wait_for_steps(tmp_path, 1)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     output = finish(start(coco, tmp_path, learning_rate=5e-4))
     assert "settings.learning_rate: 0.001 -> 0.0005" in output
-    assert "going on after step" not in output
+    assert "resuming after step" not in output
 
 
-def test_box_only_exports_train_boxes_and_say_so(tmp_path: Path) -> None:
+def test_box_only_data_trains_boxes_and_says_so(tmp_path: Path) -> None:
     coco = write_converted(tmp_path, masks=False)
     output = finish(start(coco, tmp_path / "out", epochs=1))
-    assert "mask loss is skipped" in output
+    assert "training boxes, without a mask loss" in output
     records = history(tmp_path / "out")
     assert not any("loss_mask" in record for record in records)
     assert not any("mask_AP" in record for record in records)
@@ -293,16 +333,12 @@ def test_an_invalid_dataset_is_not_trained_on(
 ) -> None:
     coco = write_converted(tmp_path)
     (tmp_path / "report.json").write_text(json.dumps({"errors": [{"problem": "bad"}]}))
-    assert "the dataset has 1 errors" in refused(coco, tmp_path / "out", capsys)
+    assert "the dataset has validation errors: 1" in refused(coco, tmp_path / "out", capsys)
     (tmp_path / "report.json").unlink()
-    assert "no validation report" in refused(coco, tmp_path / "out", capsys)
+    assert "cannot read the validation report" in refused(coco, tmp_path / "out", capsys)
 
 
-def test_a_batch_that_cannot_be_split_is_an_error(
-    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from segtune.train import _require_divisible
-
+def test_a_batch_that_cannot_be_divided_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch_size \(4\).*multiple of 3"):
         _require_divisible(4, 3)
 
@@ -313,7 +349,7 @@ def test_nothing_to_adapt_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no object has a mask" in message
 
 
-def test_a_misspelt_setting_is_an_error(
+def test_a_misspelled_setting_is_an_error(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = refused(coco, tmp_path, capsys, learning_rat=1)

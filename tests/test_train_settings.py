@@ -1,4 +1,4 @@
-"""Every setting of `train` is read: another value gives another adapter, history or files."""
+"""Every setting of `train` has an effect on the adapter, the history or the checkpoints."""
 
 import json
 import re
@@ -29,7 +29,7 @@ BASE: dict[str, Any] = {
     "validate_every": 1,
     "lora": {"detr_decoder": {"rank": 2}},
 }
-# Setting -> another value than the one above or the default.
+# Setting -> a value that differs from the one above or the default.
 CHANGED: dict[str, Any] = {
     "seed": 1,
     "epochs": 2,
@@ -63,14 +63,14 @@ CHANGED_LORA: dict[str, Any] = {
     "rank_stabilized": True,
     "learning_rate": 1e-4,
 }
-UNSEEN = {"images_per_second", "data_wait_share", "peak_memory_gb"}
+TIMED = {"images_per_second", "data_wait_fraction", "peak_memory_gb"}
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def signal_handlers() -> Iterator[None]:
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for number, handler in former.items():
+    for number, handler in previous.items():
         signal.signal(number, handler)
 
 
@@ -81,7 +81,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def traced(coco: Path, out: Path, settings: dict[str, Any], *more: str) -> Trace:
-    """All that can be seen of a training, but for time and memory."""
+    """All effects of a training run except time and memory."""
     counts = {"forward passes": 0, "checkpoints": 0}
 
     def counted(name: str, function: Any) -> Any:
@@ -113,7 +113,7 @@ def traced(coco: Path, out: Path, settings: dict[str, Any], *more: str) -> Trace
             ]
         )
     lines = (out / "history.jsonl").read_text().splitlines()
-    history = [{k: v for k, v in json.loads(line).items() if k not in UNSEEN} for line in lines]
+    history = [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
     adapter = load_file(out / "adapter" / "adapter_model.safetensors")
     values = {name: value.tolist() for name, value in adapter.items()}
     result = json.loads((out / "adapter" / "recipe.json").read_text())["result"]
@@ -130,13 +130,13 @@ def test_the_same_settings_leave_the_same_trace(coco: Path, tmp_path: Path, base
     assert traced(coco, tmp_path, BASE, "--workers", "2") == base
 
 
-def test_no_setting_is_forgotten() -> None:
+def test_every_setting_is_tested() -> None:
     assert CHANGED.keys() == TrainSettings.model_fields.keys()
     assert CHANGED_LORA.keys() == LoraSettings.model_fields.keys()
 
 
 @pytest.mark.parametrize("setting", CHANGED)
-def test_a_setting_is_read(coco: Path, tmp_path: Path, base: Trace, setting: str) -> None:
+def test_a_setting_has_an_effect(coco: Path, tmp_path: Path, base: Trace, setting: str) -> None:
     changed = traced(coco, tmp_path, {**BASE, setting: CHANGED[setting]})
     assert changed != base
     if setting == "checkpoint_every":
@@ -144,7 +144,7 @@ def test_a_setting_is_read(coco: Path, tmp_path: Path, base: Trace, setting: str
 
 
 @pytest.mark.parametrize("setting", CHANGED_LORA)
-def test_a_setting_of_lora_is_read(coco: Path, tmp_path: Path, setting: str) -> None:
+def test_a_setting_of_lora_has_an_effect(coco: Path, tmp_path: Path, setting: str) -> None:
     traces = []
     for changes in ({}, {setting: CHANGED_LORA[setting]}):
         lora = {"vision": {"rank": 2, **changes}, "text": {"rank": 2}}
@@ -157,29 +157,27 @@ def test_each_component_has_its_learning_rate(coco: Path, tmp_path: Path) -> Non
     lora = {"vision": {"rank": 2, "learning_rate": 1e-4}, "detr_decoder": {"rank": 2}}
     trace = traced(coco, tmp_path, {**BASE, "epochs": 1, "lora": lora, "learning_rate": 4e-3})
     first, second = (r["learning_rate"] for r in trace["history"] if r["kind"] == "train")
-    assert first == {"vision": 0.5e-4, "detr_decoder": 2e-3}  # half way through the warm-up
+    assert first == {"vision": 0.5e-4, "detr_decoder": 2e-3}  # halfway through the warm-up
     assert second == {"vision": 1e-4, "detr_decoder": 4e-3}
 
 
-def test_patience_ends_a_training_that_gets_no_better(
-    base: Trace, coco: Path, tmp_path: Path
-) -> None:
-    # From the second validation on, nothing is better: the learning rate is next to nothing.
+def test_patience_ends_a_run_without_improvement(base: Trace, coco: Path, tmp_path: Path) -> None:
+    # At this learning rate nothing improves after the first validation.
     settings = {**BASE, "epochs": 9, "patience": 2, "learning_rate": 1e-12}
     history = traced(coco, tmp_path, settings)["history"]
     assert [r["epoch"] for r in history if r["kind"] == "valid"] == [0, 1, 2, 3]
 
 
-def test_the_average_is_kept_and_training_goes_on_from_the_adapters(
+def test_the_average_is_selected_but_training_continues_from_the_adapters(
     coco: Path, tmp_path: Path, base: Trace
 ) -> None:
-    ema_weights = traced(coco, tmp_path, {**BASE, "ema_decay": 0.9})
-    steps = [[r for r in t["history"] if r["kind"] == "train"] for t in (base, ema_weights)]
+    averaged = traced(coco, tmp_path, {**BASE, "ema_decay": 0.9})
+    steps = [[r for r in t["history"] if r["kind"] == "train"] for t in (base, averaged)]
     assert steps[0] == steps[1]
-    assert ema_weights["adapter"] != base["adapter"]
+    assert averaged["adapter"] != base["adapter"]
 
 
-def test_another_input_size_is_trained_at(coco: Path, tmp_path: Path, base: Trace) -> None:
+def test_the_input_size_has_an_effect(coco: Path, tmp_path: Path, base: Trace) -> None:
     assert traced(coco, tmp_path, BASE, "--image-size", "144") != base
 
 
@@ -189,7 +187,7 @@ def test_an_impossible_input_size_says_why(
     with pytest.raises(SystemExit):
         traced(coco, tmp_path, BASE, "--image-size", "100")
     message = capsys.readouterr().err
-    assert "no multiple of 48: the tiny model attends in windows of 4 patches of 12" in message
+    assert "not a multiple of 48: the tiny model attends in windows of 4 patches of 12" in message
     assert "48, 96, 144, 192" in message
 
 
@@ -198,13 +196,16 @@ def test_an_impossible_input_size_says_why(
     [
         ({"visoin": {}}, r"lora\.visoin.*: Input should be 'vision'"),
         ({"vision": {"targets": ["w"]}}, "Input should be 'q', 'k', 'v', 'out' or 'mlp'"),
-        ({"vision": {"blocks": "1-9"}}, "blocks.3.* matches no module.*nearest names.*blocks.2"),
+        ({"vision": {"blocks": "1-9"}}, "blocks.3.* matches no module.*closest names.*blocks.2"),
         ({"vision": {"blocks": "2-1"}}, "the range '2-1' is empty"),
-        ({"vision": {"blocks": "all"}}, "'all' is no block number and no range such as 24-31"),
+        (
+            {"vision": {"blocks": "all"}},
+            "'all' is neither a block number nor a range such as 24-31",
+        ),
         ({"text": {"blocks": "1"}}, "lora.text.blocks: only vision has blocks"),
     ],
 )
-def test_a_target_that_matches_nothing_names_the_nearest(
+def test_a_target_that_matches_nothing_is_an_error(
     coco: Path, tmp_path: Path, lora: Any, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

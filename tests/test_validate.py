@@ -1,14 +1,15 @@
-"""The gate before training: errors stop, warnings are counted, reports are for people."""
+"""The gate before training: errors stop it, warnings are counted, and a page shows both."""
 
 import json
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segtune import validate_page
 from segtune.convert import main as convert
+from segtune.dataset.checks import MAX_EXAMPLES
 from segtune.validate import main
 from tests.export_writer import HEIGHT, WIDTH, write_export
 
@@ -19,11 +20,21 @@ def coco(tmp_path: Path) -> Path:
     return tmp_path / "coco"
 
 
-def validate(coco: Path, **settings: Any) -> dict[str, Any]:
-    out = coco.parent / "validate"
-    main(["--coco", str(coco), "--out", str(out), "--settings", json.dumps(settings)])
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+def validate(coco: Path) -> dict[str, Any]:
+    main(["--coco", str(coco), "--out", str(coco.parent / "validate")])
+    return report_of(coco)
+
+
+def report_of(coco: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((coco.parent / "validate" / "report.json").read_text())
     return report
+
+
+def page_of(coco: Path, **settings: Any) -> str:
+    folder = coco.parent / "validate"
+    command = ["--report", str(folder / "report.json"), "--out", str(folder / "report.html")]
+    validate_page.main([*command, "--settings", json.dumps(settings)])
+    return (folder / "report.html").read_text("utf-8")
 
 
 def test_a_good_dataset_passes_with_its_counts(coco: Path) -> None:
@@ -57,15 +68,15 @@ def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[s
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("train", lambda v: v.update(annotations=[]), "a training split without objects"),
-        ("test", lambda v: v.update(images=[], annotations=[]), "a split without images"),
-        ("test", lambda v: v["categories"].pop(), "splits with different classes"),
-        ("train", lambda v: first(v).update(id=0), "an id below 1"),
-        ("train", lambda v: first(v).update(id=2), "used twice"),
-        ("train", lambda v: first(v).update(bbox=[35, 5, 10, 10]), "outside its image"),
-        ("train", lambda v: first(v).update(bbox=[5, 5, 0, 10]), "a box of no size"),
-        ("train", lambda v: first(v).update(bbox=[float("nan"), 5, 1, 1]), "a box of no size"),
-        ("train", lambda v: first(v).update(category_id=9), "of an unknown class"),
+        ("train", lambda v: v.update(annotations=[]), "training split without objects"),
+        ("test", lambda v: v.update(images=[], annotations=[]), "split without images"),
+        ("test", lambda v: v["categories"].pop(), "split with other classes than train"),
+        ("train", lambda v: first(v).update(id=0), "duplicate or below 1"),
+        ("train", lambda v: first(v).update(id=2), "duplicate or below 1"),
+        ("train", lambda v: first(v).update(bbox=[35, 5, 10, 10]), "box beyond its image"),
+        ("train", lambda v: first(v).update(bbox=[5, 5, 0, 10]), "empty box"),
+        ("train", lambda v: first(v).update(bbox=[float("nan"), 5, 1, 1]), "empty box"),
+        ("train", lambda v: first(v).update(category_id=9), "object of an unknown class"),
         (
             "train",
             lambda v: first(v).update(segmentation=[[1, 1, 1, 1, 1, 1]]),
@@ -73,14 +84,14 @@ def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[s
         ),
         ("train", lambda v: first(v).update(segmentation={"size": [1, 1]}), "mask that is empty"),
         # As many pixels, in another shape.
-        ("train", set_rle([WIDTH, HEIGHT], [9, WIDTH * HEIGHT - 9]), "of another size"),
+        ("train", set_rle([WIDTH, HEIGHT], [9, WIDTH * HEIGHT - 9]), "another size than its image"),
         ("train", set_rle([HEIGHT, WIDTH], [WIDTH * HEIGHT]), "mask that is empty"),
         ("train", set_rle([HEIGHT, WIDTH], [9, 10 * WIDTH * HEIGHT]), "cannot be read"),
         ("train", set_rle([HEIGHT, WIDTH], None), "cannot be read"),
         ("train", set_rle([HEIGHT, WIDTH], "ZZZZ"), "cannot be read"),
         ("train", set_rle([HEIGHT, WIDTH], "0"), "cannot be read"),
-        ("train", lambda v: v["images"][0].update(file_name="no.jpg"), "that is not there"),
-        ("manifest", lambda v: v["images"][0].update(size=1), "that has changed since"),
+        ("train", lambda v: v["images"][0].update(file_name="no.jpg"), "missing image"),
+        ("manifest", lambda v: v["images"][0].update(size=1), "image that has changed"),
     ],
 )
 def test_what_later_stages_cannot_use_is_an_error(
@@ -95,9 +106,8 @@ def test_what_later_stages_cannot_use_is_an_error(
         validate(coco)
     assert raised.value.code == 1
     assert message in capsys.readouterr().err
-    report = json.loads((coco.parent / "validate" / "report.json").read_text())
-    assert any(message in problem["problem"] for problem in report["errors"])
-    assert (coco.parent / "validate" / "report.html").exists()
+    assert any(message in problem["problem"] for problem in report_of(coco)["errors"])
+    assert message in page_of(coco)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,7 @@ def test_a_damaged_manifest_is_an_error(
     edit(coco, "manifest", change)
     with pytest.raises(SystemExit):
         validate(coco)
-    assert "manifest.json: no list of images" in capsys.readouterr().err
+    assert "manifest.json: not a converted dataset" in capsys.readouterr().err
 
 
 def test_a_class_without_a_prompt_is_an_error(
@@ -124,7 +134,7 @@ def test_a_class_without_a_prompt_is_an_error(
         edit(coco, name, lambda v: v["categories"][0].update(prompt=" "))
     with pytest.raises(SystemExit):
         validate(coco)
-    assert "a class without a prompt" in capsys.readouterr().err
+    assert "class without a prompt" in capsys.readouterr().err
 
 
 def test_an_rle_of_the_right_size_passes(coco: Path) -> None:
@@ -132,17 +142,17 @@ def test_an_rle_of_the_right_size_passes(coco: Path) -> None:
     assert validate(coco)["errors"] == []
 
 
-def test_two_classes_with_one_prompt_are_an_error(
+def test_two_classes_with_the_same_prompt_are_an_error(
     coco: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("train", "valid", "test"):
         edit(coco, name, lambda v: v["categories"][0].update(prompt="CAT"))
     with pytest.raises(SystemExit):
         validate(coco)
-    assert "two classes with one prompt" in capsys.readouterr().err
+    assert "prompt of more than one class ('cat')" in capsys.readouterr().err
 
 
-def test_a_image_in_two_splits_is_a_warning(coco: Path) -> None:
+def test_an_image_in_two_splits_is_a_warning(coco: Path) -> None:
     def copy_hash(values: dict[str, Any]) -> None:
         by_path = {record["path"]: record for record in values["images"]}
         train, test = (next(p for p in by_path if p.startswith(s)) for s in ("train", "test"))
@@ -150,7 +160,7 @@ def test_a_image_in_two_splits_is_a_warning(coco: Path) -> None:
 
     edit(coco, "manifest", copy_hash)
     (warning,) = validate(coco)["warnings"]
-    assert "both in train and in test" in warning["problem"]
+    assert "in both train and test" in warning["problem"]
     assert warning["count"] == 1
     assert "train/train0" in warning["examples"][0]
 
@@ -158,25 +168,75 @@ def test_a_image_in_two_splits_is_a_warning(coco: Path) -> None:
 def test_a_class_without_objects_is_a_warning(coco: Path) -> None:
     edit(coco, "valid", lambda v: first(v).update(category_id=2))
     (warning,) = validate(coco)["warnings"]
-    assert warning["problem"] == "a class without objects in valid"
+    assert warning["problem"] == "class without objects in valid"
     assert warning["examples"] == ["big_dog"]
 
 
-def test_long_lists_are_cut_and_counted(coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_is_short_and_the_report_is_long(
+    coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add_empty_boxes(values: dict[str, Any]) -> None:
+        values["annotations"] = [
+            {**first(values), "id": n, "bbox": [0, 0, 0, 0]} for n in range(1, MAX_EXAMPLES + 3)
+        ]
+
+    edit(coco, "train", add_empty_boxes)
+    with pytest.raises(SystemExit):
+        validate(coco)
+    (problem,) = report_of(coco)["errors"]
+    assert problem["count"] == MAX_EXAMPLES + 2
+    assert len(problem["examples"]) == MAX_EXAMPLES
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "empty box, or box beyond its image (train: object 1 in" in line
+    assert f"and {MAX_EXAMPLES - 1} more): run segtune.convert again" in line
+    assert line.endswith("report.json")
+    assert len(line) < 600
+
+
+def test_the_page_shows_as_many_examples_as_are_wanted(coco: Path) -> None:
     edit(coco, "train", lambda v: [a.update(bbox=[0, 0, 0, 0]) for a in v["annotations"]])
     with pytest.raises(SystemExit):
-        validate(coco, max_examples=1)
-    report = json.loads((coco.parent / "validate" / "report.json").read_text())
-    assert report["errors"][0]["count"] == 2
-    assert len(report["errors"][0]["examples"]) == 1
-    assert "2 times a box of no size" in capsys.readouterr().err
+        validate(coco)
+    examples = report_of(coco)["errors"][0]["examples"]
+    text = page_of(coco, max_examples=1)
+    assert '<header class="bad">' in text
+    assert "2 places. How to fix it: run segtune.convert again." in text
+    assert [example in text for example in examples] == [True, False]
+    assert "<li>and 1 more</li>" in text
+    text = page_of(coco)
+    assert all(example in text for example in examples)
+    assert "1 more" not in text
 
 
-def test_the_html_report_escapes_names(coco: Path) -> None:
+def test_the_page_says_whether_a_dataset_is_valid(coco: Path) -> None:
+    validate(coco)
+    text = page_of(coco)
+    assert "<h1>The dataset is valid</h1>" in text
+    assert '<th scope="row">big_dog</th><td>1</td>' in text
+    edit(coco, "valid", lambda v: first(v).update(category_id=2))
+    validate(coco)
+    assert "<h1>The dataset is valid, with 1 kind of warnings</h1>" in page_of(coco)
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"errors": [1], "warnings": [], "splits": {}}'])
+def test_a_report_that_cannot_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    path = tmp_path / "report.json"
+    if text:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as raised:
+        validate_page.main(["--report", str(path), "--out", str(tmp_path / "report.html")])
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "report.json: cannot read the validation report" in line
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_page_escapes_names(coco: Path) -> None:
     for name in ("train", "valid", "test"):
         edit(coco, name, lambda v: v["categories"][0].update(name="<script>&"))
     validate(coco)
-    text = (coco.parent / "validate" / "report.html").read_text()
+    text = page_of(coco)
     assert "<script>" not in text
     assert "&lt;script&gt;&amp;" in text
-    HTMLParser().feed(text)

@@ -1,9 +1,9 @@
-"""Fetch a version of a Roboflow project as a zip, by the vendor's own client.
+"""Download a version of a Roboflow project as a zip file, with the vendor's own client.
 
-The client, an extra, finds the version and has it exported. Its own download would unpack
-without a check of the members and wait without an end; so the zip is fetched here and kept
-as it is, for `segtune.exports.archive` to unpack. The key is part of the addresses that the client
-asks for, so no text of an exception is passed on before it is redacted.
+The client, an optional dependency, finds the version and has it exported. Its own download
+would unpack without checking the members and wait forever; so the zip file is downloaded here
+and left as it is, for `segtune.exports.archive` to unpack. The API key is part of the URLs that
+the client requests, so the text of an exception is always redacted before it is shown.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from segtune.core.errors import ExportError, exit_on_error
 
 SCHEME = "roboflow://"
 KEY = "ROBOFLOW_API_KEY"
-FORMAT = "coco-segmentation"  # Roboflow's name for it
-PATIENCE = 1800.0  # seconds that Roboflow may take to pack an export
-PAUSE = 2.0  # seconds between two questions whether it is packed
-TIMEOUT = (30.0, 120.0)  # seconds to connect, and without a byte
+FORMAT = "coco-segmentation"  # as Roboflow calls it
+MAX_WAIT = 1800.0  # seconds that Roboflow may take to pack an export
+POLL_INTERVAL = 2.0  # seconds between two requests for its state
+TIMEOUT = (30.0, 120.0)  # seconds to connect, and between two bytes
 CHUNK = 2**20  # bytes
-MAX_QUOTE = 300  # characters of Roboflow's own words in an error
-# The names go into an address as they are: nothing that means something there.
+MAX_QUOTE = 300  # characters of Roboflow's own message in an error
+# The names become part of a URL as they are: no characters with a meaning there.
 NAME = r"([\w-][\w.-]*)"
 ADDRESS = re.compile(rf"{SCHEME}{NAME}/{NAME}/([1-9][0-9]*)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a project, which never changes once it is generated."""
+    """A version of a project; it never changes once it is generated."""
 
     workspace: str
     project: str
@@ -53,7 +53,7 @@ class Version:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the zip, atomically; a file of that name is replaced."""
+    """Write the zip file atomically, replacing a file of that name."""
     arguments = _parser().parse_args(argv)
     with exit_on_error("download"):
         download(parse_address(arguments.export), arguments.out)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def is_remote(export: str) -> bool:
-    """Whether an `export` setting names a version on Roboflow, and no file or folder."""
+    """Whether an `export` setting names a version on Roboflow, not a file or folder."""
     return export.startswith(SCHEME)
 
 
@@ -69,12 +69,12 @@ def parse_address(export: str) -> Version:
     """The version that an address names.
 
     Raises:
-        ExportError: when it is no such address.
+        ExportError: when it is not such an address.
     """
     found = ADDRESS.fullmatch(export)
     if not found:
         raise ExportError(
-            "no address of a version on Roboflow",
+            "not the address of a version on Roboflow",
             file=redacted(export),
             fix=f"Write {SCHEME}workspace/project/version, as in {SCHEME}my-team/reef-life/3",
         )
@@ -86,15 +86,16 @@ def download(version: Version, path: Path) -> None:
     """Download a version to `path`, which appears whole or not at all.
 
     Raises:
-        ExportError: when the key or the client is missing, Roboflow refuses, has no such
-            version or has not finished it, or the zip does not arrive whole.
+        ExportError: when the key or the client is missing, Roboflow refuses the request, has no
+            such version or has not finished it, or the zip file is incomplete.
     """
     key = _key()
     client = _client()
-    # At its debug level it logs every address, with the key in it.
+    # At its debug level it logs every URL, with the key in it.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     log_line(
-        f"Asking Roboflow for version {version.number} of {version.workspace}/{version.project}"
+        f"Requesting version {version.number} of {version.workspace}/{version.project} "
+        "from Roboflow"
     )
     link = _link(client, version, key)
     with atomic_path(path) as partial:
@@ -102,7 +103,7 @@ def download(version: Version, path: Path) -> None:
 
 
 def redacted(text: str, key: str = "") -> str:
-    """The text without the key, however written, and without any `key=` in an address."""
+    """The text without the key, in any encoding, and without the value of any `key=`."""
     for secret in {key, quote(key), quote(key, safe="")} - {""}:
         text = text.replace(secret, "***")
     return re.sub(r"(key=)[^&\s\"'<>]*", r"\1***", text, flags=re.IGNORECASE)
@@ -111,7 +112,7 @@ def redacted(text: str, key: str = "") -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.download", description=__doc__)
     parser.add_argument("--export", required=True, help=f"{SCHEME}workspace/project/version")
-    parser.add_argument("--out", type=Path, required=True, help="the zip file to write")
+    parser.add_argument("--out", type=Path, required=True, help="zip file to write")
     return parser
 
 
@@ -119,14 +120,14 @@ def _key() -> str:
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise ExportError(
-            "no key for Roboflow",
+            "no API key for Roboflow",
             fix=f"Set the environment variable {KEY} to the private API key of your workspace",
         )
     return key
 
 
 def _client() -> ModuleType:
-    # By its name, so that type checks pass alike where the extra is installed and where not.
+    # By its name, so that type checks pass whether or not the package is installed.
     try:
         return import_module("roboflow.adapters.rfapi")
     except ImportError as error:
@@ -137,21 +138,24 @@ def _client() -> ModuleType:
 
 
 def _link(client: ModuleType, version: Version, key: str) -> str:
-    """Where the zip lies. The project is asked for first: only there errors have a status."""
+    """The URL of the zip file.
+
+    The project is requested first: only there do errors have a status.
+    """
     names = (version.workspace, version.project)
     with _as_export_error(client, version, key):
         _require_listed(version, client.get_project(key, *names)["versions"])
-        answer = client.get_version(key, *names, str(version.number), nocache=True)
-        _require_generated(version, answer["version"])
+        response = client.get_version(key, *names, str(version.number), nocache=True)
+        _require_generated(version, response["version"])
         return _exported(client, version, key)
 
 
 def _require_listed(version: Version, versions: Sequence[Mapping[str, Any]]) -> None:
     numbers = [str(known["id"]).rsplit("/", maxsplit=1)[-1] for known in versions]
     if str(version.number) not in numbers:
-        having = f"The project has {', '.join(numbers)}" if numbers else "It has none yet"
+        existing = f"The project has {', '.join(numbers)}" if numbers else "It has none yet"
         raise ExportError(
-            "no such version", file=str(version), fix=f"{having}; generate it, or name another"
+            "no such version", file=str(version), fix=f"{existing}; generate it, or choose another"
         )
 
 
@@ -160,60 +164,60 @@ def _require_generated(version: Version, state: Mapping[str, Any]) -> None:
         raise ExportError(
             f"still being generated ({float(state.get('progress') or 0):.0%})",
             file=str(version),
-            fix="Wait until Roboflow shows it as finished, then run this again",
+            fix="Wait until Roboflow shows it as finished, then try again",
         )
 
 
 def _exported(client: ModuleType, version: Version, key: str) -> str:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     names = (version.workspace, version.project, str(version.number))
-    # The first question makes Roboflow pack the export.
-    while (answer := client.get_version_export(key, *names, FORMAT)).get("ready") is False:
+    # The first request makes Roboflow pack the export.
+    while (state := client.get_version_export(key, *names, FORMAT)).get("ready") is False:
         if time.monotonic() >= deadline:
             raise ExportError(
-                f"the export is not ready after {PATIENCE / 60:.0f} minutes",
+                f"the export is not ready after {MAX_WAIT / 60:.0f} minutes",
                 file=str(version),
-                fix="Roboflow goes on packing it; run this again later",
+                fix="Roboflow is still packing it; try again later",
             )
-        time.sleep(PAUSE)
-    return str(answer["export"]["link"])
+        time.sleep(POLL_INTERVAL)
+    return str(state["export"]["link"])
 
 
 @contextmanager
 def _as_export_error(client: ModuleType, version: Version, key: str) -> Iterator[None]:
-    """Tell what goes wrong between the client and Roboflow, without the key."""
+    """Report what goes wrong between the client and Roboflow, without the key."""
     try:
         yield
     except client.RoboflowError as error:
         status = getattr(error, "status_code", None)
         raise _refusal(status, redacted(str(error), key), version) from None
-    # Before the connection's errors: an answer that is no JSON is one of both.
+    # Before connection errors: the error for a response that is not JSON is both.
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"Roboflow's answer is not understood ({type(error).__name__})",
+            f"unexpected response from Roboflow ({type(error).__name__})",
             file=str(version),
-            fix="Run this again; should it stay so, export the zip by hand",
+            fix="Try again; if it persists, export the zip file by hand",
         ) from None
     except requests.RequestException as error:
         raise ExportError(
             f"no connection to Roboflow ({type(error).__name__})",
             file=str(version),
-            fix="Check the network, or export the zip by hand and name it in `export`",
+            fix="Check the network, or export the zip file by hand and set `export` to its path",
         ) from None
 
 
-def _refusal(status: int | None, words: str, version: Version) -> ExportError:
-    """The error for an answer of Roboflow's; `words` are its own, redacted."""
+def _refusal(status: int | None, message: str, version: Version) -> ExportError:
+    """The error for a failed request; `message` is Roboflow's own, redacted."""
     if status in (401, 403):
-        problem = f"Roboflow refuses the key (status {status})"
-        fix = f"Check {KEY}: it must be a key of a workspace that may read this project"
+        problem = f"Roboflow rejects the API key (status {status})"
+        fix = f"Check {KEY}: its workspace must have access to this project"
     elif status == 404:
-        problem = "no such workspace or project, or the key may not see it"
-        fix = f"Compare the names with the project's address in the browser, and check {KEY}"
+        problem = "no such workspace or project, or the key has no access to it"
+        fix = f"Compare the names with the project's URL in the browser, and check {KEY}"
     else:
-        said = " ".join(words.split())[:MAX_QUOTE]
-        problem = f"Roboflow does not deliver it, but says: {said}"
-        fix = "See on its page that it is generated and can be exported; then run this again"
+        quote_line = " ".join(message.split())[:MAX_QUOTE]
+        problem = f"Roboflow refused the request: {quote_line}"
+        fix = "Check on its page that it is generated and can be exported; then try again"
     return ExportError(problem, file=str(version), fix=fix)
 
 
@@ -221,37 +225,37 @@ def _save(link: str, path: Path, version: Version) -> None:
     try:
         expected = _stream(link, path, version)
     except requests.RequestException as error:
-        # The text would hold the link, which is as good as a key to the data.
-        raise _broken(f"the download broke off ({type(error).__name__})", version) from None
+        # The text would contain the link, which gives access to the data.
+        raise _failed(f"the download was interrupted ({type(error).__name__})", version) from None
     written = path.stat().st_size
     if expected is not None and written != expected:
-        raise _broken(f"the download broke off: {written} of {expected} bytes", version)
+        raise _failed(f"the download was interrupted: {written} of {expected} bytes", version)
     if not _is_zip(path):
-        raise _broken("what was downloaded is no whole zip", version)
+        raise _failed("the downloaded file is not a complete zip file", version)
 
 
 def _stream(link: str, path: Path, version: Version) -> int | None:
-    """Write what lies at a link; return how many bytes it was said to have, if any."""
-    # Compressed on the way, it would have another length than the one announced.
+    """Write the file at a link; return the size in bytes that was announced, if any."""
+    # A compressed transfer would announce another size than the file's.
     headers = {"Accept-Encoding": "identity"}
-    with requests.get(link, stream=True, timeout=TIMEOUT, headers=headers) as answer:
-        if answer.status_code != requests.codes.ok:
-            raise _broken(f"the download is refused (status {answer.status_code})", version)
+    with requests.get(link, stream=True, timeout=TIMEOUT, headers=headers) as response:
+        if response.status_code != requests.codes.ok:
+            raise _failed(f"the download is refused (status {response.status_code})", version)
         with path.open("wb") as file:
-            for chunk in answer.iter_content(CHUNK):
+            for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
-        length = answer.headers.get("Content-Length", "")
+        length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
 
 
-def _broken(problem: str, version: Version) -> ExportError:
+def _failed(problem: str, version: Version) -> ExportError:
     return ExportError(
-        problem, file=str(version), fix="Nothing was kept; check the network and run this again"
+        problem, file=str(version), fix="Nothing was written; check the network and try again"
     )
 
 
 def _is_zip(path: Path) -> bool:
-    # A zip's table of contents is at its end, so one that was cut off does not open.
+    # A zip file has its table of contents at the end, so a truncated one does not open.
     try:
         with zipfile.ZipFile(path):
             return True

@@ -9,6 +9,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,13 @@ from segtune.evaluation.metrics import (
 
 MODELS = ("base", "tuned")
 MAX_LABEL_ISSUES = 50  # listed per split
-MIN_IMAGES = 10  # below it, no interval tells much
-MIN_PARALLEL_DETECTIONS = 10_000  # fewer are evaluated before another process has started
+MIN_IMAGES = 10  # with fewer, intervals tell little
+MIN_PARALLEL_DETECTIONS = 10_000  # with fewer, a second process is not worth its start
 
 
 @dataclass(frozen=True)
 class _Valid:
-    """What the valid split is for: thresholds, and labels to check."""
+    """What the valid split contributes: confidence thresholds, and labels to check."""
 
     split: Split
     matches: dict[str, tuple[ClassMatches, ...]]  # by model
@@ -65,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         (arguments.base_ood, arguments.tuned_ood),
     ):
         if any(given) and not all(given):
-            parser.error("--valid, --base-valid, --tuned-valid and both --…-ood go together")
+            parser.error(
+                "--valid, --base-valid and --tuned-valid go together, and so do the two --…-ood"
+            )
     with exit_on_error("evaluate"):
         settings = parse_section(EvaluateSettings, arguments.settings)
         split = with_rle_masks(read_split(arguments.coco))
@@ -94,7 +97,9 @@ def _evaluate(arguments: argparse.Namespace, split: Split, settings: EvaluateSet
         counts=_counts(split),
         base=evaluated["base"].metrics,
         tuned=evaluated["tuned"].metrics,
-        difference=compare(split, evaluated["base"], evaluated["tuned"], settings.resamples),
+        difference=compare(
+            split, evaluated["base"], evaluated["tuned"], resamples=settings.resamples
+        ),
         forgetting=_forgetting(arguments, split, settings.confidence_threshold),
         label_issues=sorted(issues, key=lambda issue: -issue.issue_score),
     )
@@ -102,10 +107,10 @@ def _evaluate(arguments: argparse.Namespace, split: Split, settings: EvaluateSet
 
 
 def verdict(metrics: Metrics) -> Verdict:
-    """Better, worse or undecided, by how much, and what to be careful about."""
+    """Better, worse or undecided, by how much, and with which reservations."""
     found = metrics.difference.average_precision[metrics.kind].mean
     if found.difference is None or found.low is None or found.high is None:
-        sentence = "undecided: there is nothing to measure in the test split"
+        sentence = "undecided: the test split has nothing to measure"
         return Verdict(Outcome.UNDECIDED, sentence)
     if found.low > 0:
         outcome, summary = Outcome.BETTER, "fine-tuned is better than zero-shot"
@@ -116,8 +121,8 @@ def verdict(metrics: Metrics) -> Verdict:
     base, tuned = (m.average_precision(metrics.kind).AP for m in (metrics.base, metrics.tuned))
     return Verdict(
         outcome,
-        f"{summary} on the test split: {metrics.kind} AP {tuned:.4f} fine-tuned, {base:.4f} "
-        f"zero-shot ({found.difference:+.4f}, 95 % interval {found.low:+.4f} to "
+        f"{summary} on the test split: {metrics.kind} AP {tuned:.4f} fine-tuned vs. {base:.4f} "
+        f"zero-shot ({found.difference:+.4f}, 95% interval {found.low:+.4f} to "
         f"{found.high:+.4f}){_cautions(metrics)}",
     )
 
@@ -136,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--valid", type=Path, help="the valid split")
     parser.add_argument("--base-valid", type=Path, help="zero-shot predictions on valid")
     parser.add_argument("--tuned-valid", type=Path, help="fine-tuned predictions on valid")
-    parser.add_argument("--base-ood", type=Path, help="the same for out-of-distribution prompts")
-    parser.add_argument("--tuned-ood", type=Path, help="the same for out-of-distribution prompts")
+    parser.add_argument("--base-ood", type=Path, help="zero-shot, for out-of-distribution prompts")
+    parser.add_argument("--tuned-ood", type=Path, help="fine-tuned, for the same prompts")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--settings", default="{}", help="the evaluate section, as JSON")
     return parser
@@ -153,18 +158,19 @@ def _on_valid(arguments: argparse.Namespace, kind: Kind) -> _Valid:
 def _evaluate_models(
     split: Split, detections: Mapping[str, Detections], valid: _Valid | None, threshold: float
 ) -> dict[str, ModelEvaluation]:
-    """Both models, side by side where that is worth the start of a process."""
+    """Evaluate both models, in parallel where that is worth the start of a process."""
     matches = valid.matches if valid else dict.fromkeys(MODELS)
+    evaluate = partial(evaluate_model, confidence_threshold=threshold)
     if sum(map(len, detections.values())) < MIN_PARALLEL_DETECTIONS:
-        return {m: evaluate_model(split, detections[m], matches[m], threshold) for m in MODELS}
+        return {model: evaluate(split, detections[model], valid=matches[model]) for model in MODELS}
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        base = pool.submit(evaluate_model, split, detections["base"], matches["base"], threshold)
-        tuned = evaluate_model(split, detections["tuned"], matches["tuned"], threshold)
+        base = pool.submit(evaluate, split, detections["base"], valid=matches["base"])
+        tuned = evaluate(split, detections["tuned"], valid=matches["tuned"])
         return {"base": base.result(), "tuned": tuned}
 
 
 def _share_images(split: Split, other: Split) -> bool:
-    """Whether the export had no test split and `valid` stands in for it."""
+    """Whether the export has no test split and `valid` stands in for it."""
     return bool({i.file_name for i in split.images} & {i.file_name for i in other.images})
 
 
@@ -173,7 +179,7 @@ def _label_issues(
 ) -> list[LabelIssue]:
     thresholds = {category.id: MIN_SCORE for category in split.categories}
     records = classify_errors(split, tuned, thresholds, with_masks=kind == "mask")
-    return find_label_issues(split, records, matches, MAX_LABEL_ISSUES)
+    return find_label_issues(split, records, matches, limit=MAX_LABEL_ISSUES)
 
 
 def _forgetting(arguments: argparse.Namespace, split: Split, threshold: float) -> Forgetting | None:
@@ -182,7 +188,7 @@ def _forgetting(arguments: argparse.Namespace, split: Split, threshold: float) -
     base, tuned = (
         read_prompted_detections(vars(arguments)[f"{model}_ood"], split) for model in MODELS
     )
-    return measure_forgetting(split, base, tuned, threshold)
+    return measure_forgetting(split, base, tuned, threshold=threshold)
 
 
 def _counts(split: Split) -> Counts:
@@ -205,7 +211,7 @@ def _write_per_class(path: Path, metrics: Metrics) -> None:
 
 
 def _row(name: str, metrics: Metrics) -> dict[str, Any]:
-    """The columns of a class; an empty cell is what cannot be measured."""
+    """The columns of a class; what cannot be measured becomes an empty cell."""
     row: dict[str, Any] = {"class": name}
     for model, found in (("base", metrics.base), ("tuned", metrics.tuned)):
         columns = _model_columns(name, found, metrics.kind)

@@ -1,9 +1,10 @@
-"""Start a stage on leased devices, in one process per device.
+"""Run a command on leased devices, in one process per device.
 
-`python -m segtune.launch --devices N -- COMMAND ...` leases N CUDA devices for as long as
-COMMAND lives, so that two jobs of one workflow never share a card. With `--torchrun`, COMMAND
-is what follows `python`, run by torchrun in N processes that share the job's threads, or
-plainly where N is 1. Without CUDA nothing is leased; the processes are the same.
+`python -m segtune.launch --devices N -- COMMAND ...` leases N CUDA devices for the lifetime
+of COMMAND, so that two jobs of one workflow never use the same GPU. With `--torchrun`,
+COMMAND is the part after `python`; torchrun runs it in N processes that divide the job's
+threads among them (a single process runs directly). Without CUDA, nothing is leased and the
+same number of processes runs on the CPU.
 """
 
 import argparse
@@ -26,11 +27,11 @@ POLL_SECONDS = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Lease devices, divide threads, and become the command or run it under torchrun."""
+    """Lease devices, divide threads, and run the command."""
     parser = argparse.ArgumentParser(prog="segtune.launch", description=__doc__)
     parser.add_argument("--devices", type=int, required=True, help="CUDA devices to lease")
-    parser.add_argument("--torchrun", action="store_true", help="one process per device")
-    parser.add_argument("command", nargs="+", help="after --; with --torchrun, its arguments")
+    parser.add_argument("--torchrun", action="store_true", help="run one process per device")
+    parser.add_argument("command", nargs="+", help="after --; with --torchrun, without `python`")
     arguments = parser.parse_args(argv)
     wanted = max(1, arguments.devices)
     with exit_on_error("launch"):
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _torchrun(processes: int, command: list[str]) -> None:
-    """torchrun, without its traceback on top of the message of the process that failed."""
+    """Run torchrun, without its traceback above the message of the process that failed."""
     try:
         torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
     except ChildFailedError as error:
@@ -59,13 +60,13 @@ def _torchrun(processes: int, command: list[str]) -> None:
 
 
 def threads_per_process(processes: int) -> int:
-    """An equal part of the threads that this job was given, at least one."""
+    """An equal part of this job's threads, at least one."""
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     return max(1, threads // processes)
 
 
 def visible_devices() -> list[str]:
-    """CUDA devices by the names that `CUDA_VISIBLE_DEVICES` uses; empty without CUDA."""
+    """CUDA devices, named as in `CUDA_VISIBLE_DEVICES`; empty without CUDA."""
     if not torch.cuda.is_available():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -75,18 +76,18 @@ def visible_devices() -> list[str]:
 
 
 def lease(devices: Sequence[str], wanted: int, folder: Path | None = None) -> list[str]:
-    """Lock `wanted` of `devices`, waiting for others to let go of theirs.
+    """Lock `wanted` of `devices`, waiting until enough of them are free.
 
     A lease is an advisory lock that the command inherits: it ends with the command's last
-    process, however that ends.
+    process, however that process ends.
 
     Raises:
         ConfigError: when there are fewer devices than wanted.
     """
     if wanted > len(devices):
         raise ConfigError(
-            f"{wanted} devices wanted, {len(devices)} visible: {', '.join(devices)}",
-            fix="Ask for fewer: snakemake --resources gpu=N",
+            f"{wanted} devices requested, {len(devices)} visible: {', '.join(devices)}",
+            fix="Request fewer: snakemake --resources gpu=N",
         )
     folder = folder or Path(tempfile.gettempdir()) / f"segtune-devices-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -96,7 +97,7 @@ def lease(devices: Sequence[str], wanted: int, folder: Path | None = None) -> li
             for descriptor in locks.values():
                 os.set_inheritable(descriptor, True)
             return list(locks)
-        # Holding some while waiting for the rest could starve another job for ever.
+        # Holding some while waiting for the rest could deadlock with another job.
         for descriptor in locks.values():
             os.close(descriptor)
         time.sleep(POLL_SECONDS)

@@ -1,8 +1,8 @@
 """Merge a trained adapter into the base weights: one `sam3.pt` that stock SAM 3 loads.
 
-The merge is proven before the file appears: on random inputs the adapted and the merged
-model must agree, and the written file, loaded strictly, must give the merged model's
-outputs bit for bit.
+The merge is verified before the file appears: on a random input the adapted and the merged
+model must agree, and the written file, loaded strictly, must give outputs that are bitwise
+identical to those of the merged model.
 """
 
 import argparse
@@ -22,21 +22,16 @@ from segtune.lora.adapter import attach_adapter
 from segtune.lora.inject import merge_lora
 from segtune.model.architecture import ARCHITECTURES
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
+from segtune.model.official_format import load_strictly, read_official, write_official
 from segtune.model.sam3_package import Sam3Image
-from segtune.model.weights import (
-    load_base_model,
-    load_strictly,
-    official_file,
-    read_official,
-    write_official,
-)
+from segtune.model.weights import load_base_model, official_file
 
 COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
 Outputs = dict[str, Tensor]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `sam3.pt`, `parity.json` and the model card. Runs on the CPU."""
+    """Write `sam3.pt`, `parity.json` and the model card, on the CPU."""
     arguments = _parser().parse_args(argv)
     with exit_on_error("merge"):
         settings = parse_section(MergeSettings, arguments.settings)
@@ -60,17 +55,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(arguments.out / "parity.json", parity)
         _write_model_card(arguments.out / "MODEL_CARD.md", arguments, recipe)
         worst = max(item["relative"] for item in parity["adapted_vs_merged"].values())
-        log_line(f"merged; adapted and merged outputs differ by {worst:.1e} at most (relative)")
+        log_line(f"merged; adapted and merged outputs differ by at most {worst:.1e} (relative)")
 
 
 def outputs_on_random_input(model: Sam3Image, image_size: int) -> Outputs:
-    """What a model answers to two prompts on one random image, the same every time."""
+    """A model's outputs for two prompts on one random image, the same every time."""
     noise = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, image_size, image_size, generator=noise)
     with evaluating(model), torch.inference_mode():
         text = encode_prompts(model, ["a thing", "something else"], image.device)
         features = {**encode_images(model, image), **text}
-        outputs = detect_encoded(model, features, torch.zeros(2, dtype=torch.long), torch.arange(2))
+        outputs = detect_encoded(
+            model,
+            features,
+            image_ids=torch.zeros(2, dtype=torch.long),
+            text_ids=torch.arange(2),
+        )
     return {name: outputs[name].clone() for name in COMPARED}
 
 
@@ -85,13 +85,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _require_same_base(recipe: dict[str, Any] | None, arguments: argparse.Namespace) -> None:
-    if recipe is None:  # PEFT's own files say nothing that could be compared
+    if recipe is None:  # PEFT's own files do not name a base that could be compared
         return
     trained_on = (recipe["model"], recipe["weights"])
     if trained_on != (arguments.model, arguments.weights):
         raise AdapterError(
-            f"trained on model {trained_on[0]!r} with weights {trained_on[1]!r}, to be merged "
-            f"into {arguments.model!r} with {arguments.weights!r}",
+            f"trained on model {trained_on[0]!r} with weights {trained_on[1]!r}, but merged into "
+            f"{arguments.model!r} with {arguments.weights!r}",
             file=arguments.adapter,
             fix="Merge into the base that the adapter was trained on",
         )
@@ -116,19 +116,19 @@ def _require_parity(compared: dict[str, dict[str, float]], tolerance: float) -> 
             raise AdapterError(
                 f"after merging, {name} differs by {difference['relative']:.2e} (relative), "
                 f"more than {tolerance:.0e}",
-                fix="Please report this; merge.tolerance is the limit",
+                fix="Please report this; the limit is merge.tolerance",
             )
 
 
 def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
-    """Write the merged weights and load them back strictly; the number of keys."""
+    """Write the merged weights and load them back strictly; returns the number of keys."""
     base = official_file(arguments.model, arguments.weights)
-    # The video tracker's tensors are not ours, but whoever loads the file may need them.
+    # segtune does not use the tensors of the video tracker, but other users of the file may.
     rest = read_official(base).rest if base else {}
     write_official(path, model.state_dict(), rest)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.zero_()  # so that a key that is not loaded cannot go unnoticed
+            parameter.zero_()  # so that a key that is not loaded shows in the outputs
     detector = read_official(path).detector
     load_strictly(model, detector, path)
     return len(detector) + len(rest)
@@ -147,6 +147,12 @@ def _history_of(recipe: dict[str, Any] | None) -> str:
     )
 
 
+def _how_to_load(model: str) -> str:
+    if model != "full":
+        return "- A miniature of SAM 3, which the stock `build_sam3_image_model` cannot load"
+    return '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
+
+
 def _write_model_card(
     path: Path, arguments: argparse.Namespace, recipe: dict[str, Any] | None
 ) -> None:
@@ -156,10 +162,9 @@ def _write_model_card(
             "# SAM 3, fine-tuned with segtune\n\n"
             f"- Base: `{arguments.model}`, weights `{arguments.weights}`\n"
             f"{_history_of(recipe)}"
-            '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
-            f"{'' if arguments.model == 'full' else ' only at size `full`; this is not'}\n\n"
-            "SAM 3 and what derives from it are under the SAM License, which must travel "
-            f"with these weights:\n\n{license}\n",
+            f"{_how_to_load(arguments.model)}\n\n"
+            "SAM 3 and its derivatives are under the SAM License, which must accompany "
+            f"these weights:\n\n{license}\n",
             "utf-8",
         )
 

@@ -1,10 +1,10 @@
 """Predict with base or fine-tuned weights, on a converted split or on any folder of images.
 
-On a split (`--coco test.json`) every class is prompted in every image and the output is
-COCO's results format. With `--prompt TEXT …` these prompts replace the classes, there or on a
-folder (`--images DIR`), and the output is a COCO dataset with scores, for labeling new data.
-Under torchrun the processes share the images. What a killed run had finished is kept beside
-the output, and the same command resumes.
+On a split (`--coco test.json`), every class is prompted in every image, and the output has
+COCO's results format. With `--prompt TEXT …`, these prompts replace the classes, on a split or
+on a folder (`--images DIR`), and the output is a COCO dataset with scores, for labeling new
+data. Under torchrun, the processes split the images among them. The results of a killed run
+are kept beside the output, and the same command resumes it.
 """
 
 import argparse
@@ -58,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--coco", type=Path, help="a split of segtune.convert")
     source.add_argument("--images", type=Path, help="a folder of images")
-    parser.add_argument("--prompt", nargs="+", default=[], help="prompts in place of the classes")
+    parser.add_argument("--prompt", nargs="+", default=[], help="prompts instead of the classes")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
-    parser.add_argument("--weights", default="default", help="see config.yaml, or a merged sam3.pt")
+    parser.add_argument("--weights", default="default", help="see config.yaml; or a merged sam3.pt")
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
     parser.add_argument("--settings", default="{}", help="the predict section, as JSON")
     return parser
@@ -80,11 +80,11 @@ def split_of_folder(folder: Path, prompts: Sequence[str]) -> Split:
     """The images below a folder as a split without ground truth.
 
     Raises:
-        DatasetError: when there is no image, or one cannot be read.
+        DatasetError: when there are no images, or one cannot be read.
     """
     paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
     if not paths:
-        raise DatasetError("no images here", file=folder, fix="Check --images")
+        raise DatasetError("no images in this folder", file=folder, fix="Check --images")
     images = tuple(_image(number, path, folder) for number, path in enumerate(paths, start=1))
     return Split(
         name=folder.name,
@@ -98,7 +98,8 @@ def split_of_folder(folder: Path, prompts: Sequence[str]) -> Split:
 def _image(number: int, path: Path, folder: Path) -> Image:
     with opened_image(path) as image:
         width, height = upright_size(image)
-    return Image(number, path.relative_to(folder).as_posix(), width, height)
+    file_name = path.relative_to(folder).as_posix()
+    return Image(id=number, file_name=file_name, width=width, height=height)
 
 
 def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
@@ -106,7 +107,7 @@ def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
         if not prompt.strip() or count_tokens(prompt) > MAX_TOKENS:
             raise ConfigError(
                 f"--prompt {prompt!r} is empty or has more than {MAX_TOKENS} tokens",
-                fix="Use a few words",
+                fix="Use fewer words",
             )
     return tuple(Category(n, prompt, prompt) for n, prompt in enumerate(prompts, start=1))
 
@@ -114,7 +115,7 @@ def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
 def _predict_missing(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split, processes: Processes
 ) -> None:
-    """Predict on the images that are missing, each process its share of them."""
+    """Predict on the images that are missing, each process on some of them."""
     missing = _missing(arguments, settings, split, processes)
     images = missing[processes.rank :: processes.count]
     if images:
@@ -135,13 +136,13 @@ def _predict_missing(
             for image_id, detections in found:
                 add_image(part, image_id, [to_record(detection) for detection in detections])
                 advance()
-    processes.sum([0.0])  # all have finished
+    processes.sum([0.0])  # wait until all have finished
 
 
 def _missing(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split, processes: Processes
 ) -> list[Image]:
-    # One process decides, for the others might see lines that are being written.
+    # Only one process looks, because others might see lines that are being written.
     done: set[int] = set()
     if processes.is_main:
         fingerprint = _fingerprint(arguments, settings, split)
@@ -155,7 +156,7 @@ def _missing(
 def _fingerprint(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split
 ) -> dict[str, Any]:
-    """Whatever a result depends on; neither batches nor processes."""
+    """Everything the results depend on, which batches and processes do not belong to."""
     weights = weights_file(arguments.model, arguments.weights)
     return {
         "settings": settings.model_dump(mode="json", exclude={"prompts_per_pass"}),
@@ -174,7 +175,7 @@ def _identity(split: Split, image: Image) -> list[Any]:
         found = split.image_path(image).stat()
     except OSError as error:
         file = split.image_path(image)
-        raise DatasetError(f"cannot be read ({error.strerror})", file=file) from None
+        raise DatasetError(f"cannot read the image ({error.strerror})", file=file) from None
     return [image_record(image), found.st_size, found.st_mtime_ns]
 
 

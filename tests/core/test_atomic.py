@@ -1,22 +1,23 @@
-"""Files appear whole or not at all."""
+"""Files appear complete or not at all."""
 
 import json
 import os
 import stat
+from array import array
 from pathlib import Path
 
 import pytest
 
-from segtune.core.atomic import atomic_path, write_json
+from segtune.core.atomic import atomic_path, write_json, write_records, write_tables
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "file.txt"
     with atomic_path(path) as temporary:
-        temporary.write_text("whole")
+        temporary.write_text("complete")
         assert not path.exists()
         assert temporary.parent == path.parent
-    assert path.read_text() == "whole"
+    assert path.read_text() == "complete"
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -37,6 +38,21 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == 0o640
+
+
+def test_records_and_tables_are_json(tmp_path: Path) -> None:
+    for records in ([], [{"a": 1}], [{"ä": 1.5}, {"b": None}]):
+        write_records(tmp_path / "records.json", iter(records))
+        assert json.loads((tmp_path / "records.json").read_text("utf-8")) == records
+        tables = {"one": iter(records), "two": iter([])}
+        write_tables(tmp_path / "tables.json", tables)
+        written = json.loads((tmp_path / "tables.json").read_text("utf-8"))
+        assert written == {"one": records, "two": []}
+
+
+def test_an_array_of_numbers_is_written_as_a_list(tmp_path: Path) -> None:
+    write_tables(tmp_path / "tables.json", {"t": [{"bbox": array("d", [1, 2.5])}]})
+    assert json.loads((tmp_path / "tables.json").read_text()) == {"t": [{"bbox": [1.0, 2.5]}]}
 
 
 def test_json_is_strict(tmp_path: Path) -> None:

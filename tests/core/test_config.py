@@ -49,12 +49,12 @@ def test_every_problem_is_named_at_once() -> None:
         ({"clip_norm": 0}, "clip_norm"),
     ],
 )
-def test_contradictions_are_refused(section: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_section(TrainSettings, json.dumps(section))
 
 
-def test_what_is_no_json_is_refused() -> None:
+def test_text_that_is_not_json_is_refused() -> None:
     with pytest.raises(ConfigError, match="--settings: not JSON"):
         parse_section(TrainSettings, "{epochs: 3}")
 

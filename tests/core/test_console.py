@@ -1,4 +1,4 @@
-"""What people see: few lines in a log, a live line in a terminal."""
+"""Progress: a few lines in a log, a live bar in a terminal."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     yield now
 
 
-def test_a_log_gets_a_line_now_and_then(
+def test_a_log_gets_a_line_every_ten_seconds(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress("step", 100) as advance:
@@ -34,7 +34,7 @@ def test_a_log_gets_a_line_now_and_then(
     assert lines[-1] == "step 100/100  0 s left  loss 1.0"
 
 
-def test_a_resumed_loop_counts_from_where_it_was(
+def test_a_resumed_loop_counts_from_where_it_stopped(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress("step", 10, done=8) as advance:
@@ -95,6 +95,6 @@ def test_a_bar_starts_where_an_earlier_process_stopped(
     assert "9/10" in capsys.readouterr().out
 
 
-def test_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_is_printed_verbatim(capsys: pytest.CaptureFixture[str]) -> None:
     log_line("class [bold]x[/bold] " + "long " * 40)
     assert capsys.readouterr().out == "class [bold]x[/bold] " + "long " * 40 + "\n"

@@ -1,4 +1,4 @@
-"""Errors carry their evidence and reach people as one line."""
+"""Errors carry their evidence, and users see one line."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import pytest
 from segtune.core.errors import ExportError, SegtuneError, exit_on_error
 
 
-def test_an_error_names_file_record_problem_and_remedy() -> None:
-    error = ExportError("is bad", file=Path("a/b.json"), record="annotation 3", fix="Mend it")
-    assert str(error) == "a/b.json: annotation 3: is bad. Mend it"
+def test_an_error_names_file_record_problem_and_fix() -> None:
+    error = ExportError("is bad", file=Path("a/b.json"), record="annotation 3", fix="Correct it")
+    assert str(error) == "a/b.json: annotation 3: is bad. Correct it"
     assert (error.file, error.record) == ("a/b.json", "annotation 3")
-    assert (error.problem, error.fix) == ("is bad", "Mend it")
+    assert (error.problem, error.fix) == ("is bad", "Correct it")
     assert str(ExportError("is bad")) == "is bad"
 
 
@@ -27,5 +27,5 @@ def test_a_bug_keeps_its_traceback() -> None:
         _ = 1 / 0
 
 
-def test_the_family_has_one_head() -> None:
+def test_all_errors_have_one_base_class() -> None:
     assert issubclass(ExportError, SegtuneError)

@@ -1,79 +1,143 @@
-"""The canonical dataset, and masks that are pycocotools' to the bit."""
+"""The converted dataset: what is written is read again, and damaged files are refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
-from pycocotools import mask as mask_utils
 
 from segtune.core.errors import DatasetError
-from segtune.dataset.coco import read_split
-from segtune.dataset.masks import (
-    mask_to_rle,
-    rle_area,
-    rle_bbox_xywh,
-    segmentation_to_mask,
-    segmentation_to_rle,
+from segtune.dataset.coco import (
+    MANIFEST,
+    Annotation,
+    Category,
+    Image,
+    Manifest,
+    ManifestEntry,
+    Split,
+    has_masks,
+    read_manifest,
+    read_split,
+    with_rle_masks,
+    write_manifest,
+    write_split,
 )
+from segtune.dataset.masks import mask_to_rle, segmentation_to_mask
 from tests.converted import SIDE, write_converted
 
-MASKS = arrays(
-    np.uint8,
-    array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24),
-    elements=st.integers(0, 1),
-)
+
+def annotation(number: int, image: int, **changes: Any) -> Annotation:
+    values: dict[str, Any] = {
+        "category_id": 1,
+        "bbox_xywh": (2.0, 3.0, 10.0, 4.0),
+        "area": 40.0,
+        "segmentation": [[2.0, 3.0, 12.0, 3.0, 12.0, 7.0, 2.0, 7.0]],
+        "iscrowd": 0,
+    }
+    return Annotation(id=number, image_id=image, **(values | changes))
 
 
-@settings(max_examples=80, deadline=None)
-@given(mask=MASKS)
-def test_a_mask_survives_rle(mask: Any) -> None:
-    rle = mask_to_rle(mask)
-    assert json.loads(json.dumps(rle)) == rle
-    assert np.array_equal(segmentation_to_mask(rle, *mask.shape), mask)
-    assert rle_area(rle) == mask.sum()
-    assert segmentation_to_rle(rle, *mask.shape) == rle
-    if mask.any():
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1)
-        assert rle_bbox_xywh(rle) == box
+def varied(root: Path) -> Split:
+    """Polygons, a crowd and a box-only object; an image without any, fields and originals."""
+    crowd = mask_to_rle(np.eye(20, 30, dtype=np.uint8))
+    return Split(
+        name="train",
+        root=root,
+        categories=(Category(1, "ä cat", "a {kind} cat", "animals"), Category(2, "dog", "dog")),
+        images=(
+            Image(7, "train/1.png", 30, 20, fields={"kind": "gray"}, original="one.jpg"),
+            Image(3, "train/2.png", 30, 20),
+            Image(4, "train/ü.png", 30, 20),
+        ),
+        annotations={
+            7: (annotation(1, 7), annotation(5, 7, segmentation=crowd, iscrowd=1)),
+            3: (),
+            4: (annotation(2, 4, segmentation=None, category_id=2),),
+        },
+    )
 
 
-def test_booleans_and_any_memory_order_are_masks_too() -> None:
-    mask = np.zeros((5, 7), bool)
-    mask[1:3, 2:6] = True
-    for version in (mask, np.asfortranarray(mask), mask.astype(np.uint8)):
-        assert mask_to_rle(version) == mask_to_rle(mask)
+def empty_manifest(folder: Path) -> Manifest:
+    manifest = Manifest(folder.resolve(), ())
+    write_manifest(folder / MANIFEST, manifest, folder)
+    return manifest
 
 
-def test_parts_of_a_polygon_are_united() -> None:
-    parts = [[1.0, 1.0, 6.0, 1.0, 6.0, 6.0, 1.0, 6.0], [4.0, 4.0, 9.0, 4.0, 9.0, 9.0, 4.0, 9.0]]
-    each = [mask_utils.decode(mask_utils.frPyObjects([part], 12, 14)[0]) for part in parts]
-    united = segmentation_to_mask(parts, 12, 14)
-    assert np.array_equal(united, each[0] | each[1])
+def test_a_written_split_is_read_again(tmp_path: Path) -> None:
+    split = varied(empty_manifest(tmp_path).root)
+    write_split(tmp_path / "train.json", split)
+    assert read_split(tmp_path / "train.json") == split
 
 
-TRIANGLES = st.lists(
-    st.lists(st.floats(-8, 40, allow_nan=False, width=32), min_size=6, max_size=6), min_size=1
-)
+def test_a_written_split_is_coco(tmp_path: Path) -> None:
+    write_split(tmp_path / "train.json", varied(tmp_path))
+    values = json.loads((tmp_path / "train.json").read_text("utf-8"))
+    assert values.keys() == {"images", "annotations", "categories"}
+    assert values["categories"][0] == {
+        "id": 1,
+        "name": "ä cat",
+        "prompt": "a {kind} cat",
+        "supercategory": "animals",
+    }
+    assert values["images"][0] == {
+        "id": 7,
+        "file_name": "train/1.png",
+        "width": 30,
+        "height": 20,
+        "fields": {"kind": "gray"},
+        "original": "one.jpg",
+    }
+    assert values["images"][1].keys() == {"id", "file_name", "width", "height"}
+    assert values["annotations"][0] == {
+        "id": 1,
+        "image_id": 7,
+        "category_id": 1,
+        "bbox": [2.0, 3.0, 10.0, 4.0],
+        "area": 40.0,
+        "segmentation": [[2.0, 3.0, 12.0, 3.0, 12.0, 7.0, 2.0, 7.0]],
+        "iscrowd": 0,
+    }
+    box_only = values["annotations"][2]
+    assert (box_only["segmentation"], box_only["box_only"]) == ([], True)
 
 
-@settings(max_examples=60, deadline=None)
-@given(parts=TRIANGLES)
-def test_polygons_and_the_rle_of_them_are_one_mask(parts: list[list[float]]) -> None:
-    mask = segmentation_to_mask(parts, 20, 30)
-    rle = segmentation_to_rle(parts, 20, 30)
-    each = [mask_utils.decode(one) for one in mask_utils.frPyObjects(parts, 20, 30)]
-    assert np.array_equal(mask, np.bitwise_or.reduce(each))
-    assert np.array_equal(segmentation_to_mask(rle, 20, 30), mask)
-    assert rle_area(rle) == mask.sum()
+def test_objects_are_found_by_image_and_category(tmp_path: Path) -> None:
+    split = varied(tmp_path)
+    assert [a.id for a in split.objects] == [1, 5, 2]
+    assert [a.id for a in split.ground_truth(7, 1)] == [1, 5]
+    assert [a.id for a in split.ground_truth(4, 2)] == [2]
+    assert list(split.ground_truth(4, 1)) == list(split.ground_truth(3, 1)) == []
 
 
-def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_prompts_are_filled_with_the_fields_of_an_image(tmp_path: Path) -> None:
+    split = varied(tmp_path)
+    assert split.prompts(split.images[0]) == {1: "a gray cat", 2: "dog"}
+    assert split.prompts(split.images[1]) == {1: "a {kind} cat", 2: "dog"}
+
+
+def test_rle_masks_have_the_same_pixels(tmp_path: Path) -> None:
+    split = varied(tmp_path)
+    converted = with_rle_masks(split)
+    for mine, theirs in zip(converted.objects, split.objects, strict=True):
+        assert replace(mine, segmentation=None) == replace(theirs, segmentation=None)
+        assert (mine.segmentation is None) == (theirs.segmentation is None)
+        if mine.segmentation and theirs.segmentation:
+            assert isinstance(mine.segmentation, dict)
+            pixels = segmentation_to_mask(theirs.segmentation, 20, 30)
+            assert np.array_equal(segmentation_to_mask(mine.segmentation, 20, 30), pixels)
+
+
+def test_a_split_may_have_no_masks(tmp_path: Path) -> None:
+    assert has_masks(varied(tmp_path))
+    assert not has_masks(replace(varied(tmp_path), annotations={7: (), 3: (), 4: ()}))
+    boxes = read_split(write_converted(tmp_path, masks=False) / "train.json")
+    assert boxes.objects[0].segmentation is None
+    assert not has_masks(boxes)
+
+
+def test_a_split_of_the_helper_is_read_as_it_was_written(tmp_path: Path) -> None:
     split = read_split(write_converted(tmp_path) / "train.json")
     assert split.name == "train"
     assert [c.prompt for c in split.categories] == ["disc", "square", "cross"]
@@ -81,22 +145,66 @@ def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert all(split.image_path(image).is_file() for image in split.images)
     first = split.annotations[1][0]
     assert segmentation_to_mask(first.segmentation or [], SIDE, SIDE).sum() == first.area
-    boxes = read_split(write_converted(tmp_path / "b", masks=False) / "train.json")
-    assert boxes.annotations[1][0].segmentation is None
+
+
+def manifest_of(root: Path) -> Manifest:
+    return Manifest(root, (ManifestEntry("train/1.png", size=5, sha256="ab"),))
+
+
+def written_root(folder: Path) -> str:
+    root: str = json.loads((folder / MANIFEST).read_text())["root"]
+    return root
+
+
+def test_a_project_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    images, coco = project / "data" / "demo", project / "results" / "coco"
+    images.mkdir(parents=True)
+    monkeypatch.chdir(project)
+    manifest = manifest_of(images)
+    write_manifest(coco / MANIFEST, manifest, coco)
+    assert written_root(coco) == "../../data/demo"
+    assert read_manifest(coco) == manifest
+    monkeypatch.chdir(tmp_path)
+    moved = project.rename(tmp_path / "elsewhere")
+    assert read_manifest(moved / "results" / "coco") == manifest_of(moved / "data" / "demo")
+
+
+@pytest.mark.parametrize(("images", "coco"), [("out", "in/coco"), ("in/images", "out")])
+def test_a_root_outside_the_working_directory_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, coco: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    manifest = manifest_of(tmp_path / images)
+    write_manifest(tmp_path / coco / MANIFEST, manifest, tmp_path / coco)
+    assert written_root(tmp_path / coco) == str(tmp_path / images)
+    assert read_manifest(tmp_path / coco) == manifest
+
+
+def test_a_root_is_relative_to_where_the_manifest_will_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    staged, coco = tmp_path / "coco" / ".staged", tmp_path / "coco"
+    write_manifest(staged / MANIFEST, manifest_of(tmp_path / "images"), coco)
+    (staged / MANIFEST).rename(coco / MANIFEST)
+    assert read_manifest(coco).root == tmp_path / "images"
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("train.json", None, "cannot be read.*Run segtune.convert first"),
-        ("train.json", "{", "cannot be read"),
+        ("train.json", None, "cannot read the dataset.*Run segtune.convert first"),
+        ("train.json", "{", "cannot read the dataset"),
         ("train.json", "{}", "not a converted dataset"),
         ("train.json", '{"images": [{"id": 1}]}', "not a converted dataset"),
-        ("manifest.json", None, "cannot be read"),
+        ("manifest.json", None, "cannot read the dataset"),
         ("manifest.json", "[]", "not a converted dataset"),
+        ("manifest.json", '{"root": ".", "images": [{"path": "a"}]}', "not a converted dataset"),
     ],
 )
-def test_a_damaged_dataset_is_an_error(
+def test_a_damaged_dataset_is_refused(
     tmp_path: Path, file: str, content: str | None, message: str
 ) -> None:
     coco = write_converted(tmp_path)
@@ -104,4 +212,13 @@ def test_a_damaged_dataset_is_an_error(
     if content is not None:
         (coco / file).write_text(content)
     with pytest.raises(DatasetError, match=message):
+        read_split(coco / "train.json")
+
+
+def test_an_annotation_in_an_unknown_image_is_refused(tmp_path: Path) -> None:
+    coco = write_converted(tmp_path)
+    values = json.loads((coco / "train.json").read_text())
+    values["annotations"][0]["image_id"] = 99
+    (coco / "train.json").write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=r"not a converted dataset \(KeyError\(99\)\)"):
         read_split(coco / "train.json")

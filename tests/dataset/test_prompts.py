@@ -1,4 +1,4 @@
-"""Prompts that tell of an image: from its record or a table to what the model is asked."""
+"""Prompts with fields of an image: from its record or a CSV to what the model is given."""
 
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,19 @@ from segtune.dataset.coco import read_split
 from segtune.dataset.prompts import fields_of, fill
 from segtune.training.augment import Augmentation
 from segtune.training.prompted_images import PromptedImages
+from tests.conversion import convert, refused
 from tests.export_writer import write_export
-from tests.test_convert import convert, refused
 
 TEMPLATE = "{name}, {view} view"
 
 
 def seen_from(views: list[str]) -> Any:
-    """Records that say from where each image was taken."""
+    """Image records with a field: the side that the image was taken from."""
     return lambda v: [i.update(view=w) for i, w in zip(v["images"], views, strict=True)]
 
 
 def with_table(tmp_path: Path, names: list[str], extra: str = "") -> Path:
-    """An export, and beside it a table that calls its six images by `names`."""
+    """An export, and beside it a CSV that lists its six images by `names`."""
     export = write_export(tmp_path / "export")
     lines = [f"{name},from {number}" for number, name in enumerate(names)]
     (tmp_path / "views.csv").write_text("file_name,view\n" + "\n".join(lines) + "\n" + extra)
@@ -32,7 +32,7 @@ def originals() -> list[str]:
     return [f"{split}{n}.jpg" for split in ("train", "valid", "test") for n in (0, 1)]
 
 
-def test_fields_are_words_in_braces_and_nothing_else() -> None:
+def test_only_words_in_braces_are_fields() -> None:
     assert fields_of("{name}, {view} {a.b} {0!r} {{x}}") == {"name", "view", "x"}
     assert fill("{name} {view} {name.__class__}", {"name": "{view}", "view": "top"}) == (
         "{view} top {name.__class__}"
@@ -42,29 +42,36 @@ def test_fields_are_words_in_braces_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     "names", [originals(), [name.replace(".jpg", "_jpg.jpg") for name in originals()]]
 )
-def test_a_table_calls_images_by_the_name_they_were_made_from(
+def test_a_csv_may_list_images_by_the_name_of_their_original(
     tmp_path: Path, names: list[str]
 ) -> None:
     export = with_table(tmp_path, names)
     convert(export, tmp_path / "out", template=TEMPLATE, fields="views.csv")
     split = read_split(tmp_path / "out" / "valid.json")
-    asked = [split.prompts(image) for image in split.images]
-    assert asked == [
+    prompts = [split.prompts(image) for image in split.images]
+    assert prompts == [
         {1: "big dog, from 2 view", 2: "cat, from 2 view"},
         {1: "big dog, from 3 view", 2: "cat, from 3 view"},
     ]
 
 
-def test_training_asks_each_image_in_its_own_words(tmp_path: Path) -> None:
+def test_training_prompts_each_image_with_its_own_fields(tmp_path: Path) -> None:
     export = with_table(tmp_path, originals())
     convert(export, tmp_path / "out", template=TEMPLATE, fields="views.csv")
     split = read_split(tmp_path / "out" / "train.json")
-    dataset = PromptedImages(split, 96, 5, (), Augmentation(), 0)
+    dataset = PromptedImages(
+        split,
+        image_size=96,
+        max_negatives=5,
+        extra_negatives=(),
+        augmentation=Augmentation(),
+        seed=0,
+    )
     assert set(dataset[0, 0, 0].prompts) == {"big dog, from 0 view", "cat, from 0 view"}
     assert set(dataset[0, 1, 0].prompts) == {"big dog, from 1 view", "cat, from 1 view"}
 
 
-def test_the_record_of_a_image_has_fields_too(tmp_path: Path) -> None:
+def test_the_record_of_an_image_has_fields_too(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         export = write_export(tmp_path / "export" / split, seen_from(["top", "side"]), ("train",))
         (export / "train").rename(tmp_path / "export" / f"{split}.folder")
@@ -93,11 +100,11 @@ def test_prompts_that_cannot_be_made_are_refused(
     assert message in refused(export, tmp_path / "out", capsys, **options)
 
 
-def test_a_image_listed_twice_is_refused(
+def test_an_image_that_is_listed_twice_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export = with_table(tmp_path, originals(), "train0.jpg,elsewhere\n")
     options = {"template": TEMPLATE, "fields": "views.csv"}
-    assert "line 8: train0.jpg is there twice" in refused(
+    assert "line 8: train0.jpg is a duplicate" in refused(
         export, tmp_path / "out", capsys, **options
     )

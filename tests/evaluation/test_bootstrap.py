@@ -2,27 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from segtune.dataset.coco import Split
-from segtune.evaluation.average_precision import Result, average_precision, score
-from segtune.evaluation.bootstrap import drawn_counts, paired_differences, precisions
-from segtune.evaluation.class_matches import ClassMatches
-from tests.evaluation.test_average_precision import (
-    IOU_TYPES,
-    detection,
-    random_case,
-    random_shapes,
-    split_of,
-)
+from segtune.dataset.coco import Annotation, Image, Split
+from segtune.dataset.detections import Detection, Detections
+from segtune.evaluation.assessment import match_detections
+from segtune.evaluation.average_precision import Kind, average_precision
+from segtune.evaluation.bootstrap import paired_differences, precisions, resample_counts
+from segtune.evaluation.matching import ClassMatches
+from tests.scenes import KINDS, detection, random_case, random_shapes, split_of
 
 
-def repeated(split: Split, results: list[Result], counts: list[int]) -> tuple[Split, list[Result]]:
-    """The split in which each image lies as often as it was drawn."""
-    images, annotations, records = [], {}, list[Result]()
+def resampled(split: Split, detections: Detections, counts: list[int]) -> tuple[Split, Detections]:
+    """The split with each image as often as it was drawn."""
+    images: list[Image] = []
+    annotations: dict[int, tuple[Annotation, ...]] = {}
+    found: list[Detection] = []
     for image, count in zip(split.images, counts, strict=True):
         for _ in range(count):
             number = len(images) + 1
@@ -31,39 +28,43 @@ def repeated(split: Split, results: list[Result], counts: list[int]) -> tuple[Sp
                 replace(a, id=1000 * number + k, image_id=number)
                 for k, a in enumerate(split.annotations[image.id])
             )
-            mine = [r for r in results if r["image_id"] == image.id]
-            records += [{**r, "image_id": number} for r in mine]
-    return replace(split, images=tuple(images), annotations=annotations), records
+            found += [replace(d, image_id=number) for d in detections.in_image(image.id)]
+    return replace(split, images=tuple(images), annotations=annotations), Detections(found)
 
 
-@pytest.mark.parametrize("iou_type", IOU_TYPES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", [random_case, random_shapes])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_draw_scores_what_pycocotools_gives_its_images(
-    seed: int, case: Callable[[int], Any], iou_type: Literal["bbox", "segm"]
+def test_a_resample_scores_what_pycocotools_gives_its_images(
+    seed: int, case: Callable[[int], tuple[Split, Detections]], kind: Kind
 ) -> None:
-    split, results = case(seed)
+    split, detections = case(seed)
     count = len(split.images)
-    draws = np.concatenate([np.ones((1, count), int), drawn_counts(count, 6)])
-    found = precisions(score(split, results, iou_type).matches, draws)
+    draws = np.concatenate([np.ones((1, count), int), resample_counts(count, 6)])
+    found = precisions(match_detections(split, detections, kind), draws)
     for draw, values in zip(draws, found, strict=True):
-        drawn = average_precision(*repeated(split, results, draw.tolist()), iou_type)
-        expected = [np.nan if v is None else v for v in drawn["per_class"].values()]
+        drawn = average_precision(*resampled(split, detections, draw.tolist()), kind)
+        expected = [np.nan if v is None else v for v in drawn.per_class.values()]
         assert values == pytest.approx(expected, nan_ok=True, abs=1e-12)
 
 
-def test_every_draw_takes_as_many_images_as_there_are() -> None:
-    draws = drawn_counts(7, 50)
+def test_every_resample_has_as_many_images_as_the_split() -> None:
+    draws = resample_counts(7, 50)
     assert draws.shape == (50, 7)
     assert (draws.sum(1) == 7).all()
     assert len(np.unique(draws, axis=0)) > 40
-    assert np.array_equal(draws, drawn_counts(7, 50))
+    assert np.array_equal(draws, resample_counts(7, 50))
 
 
-def test_swapping_the_models_turns_the_interval_round() -> None:
+def moved_right(found: Detection, pixels: int) -> Detection:
+    x, y, w, h = found.bbox_xywh
+    return replace(found, bbox_xywh=(x + pixels, y, w, h))
+
+
+def test_swapping_the_models_negates_the_interval() -> None:
     split, better = random_case(0)
-    worse = [{**r, "bbox": [r["bbox"][0] + 4, *r["bbox"][1:]]} for r in better]
-    one, two = (score(split, r, "bbox").matches for r in (worse, better))
+    worse = Detections(moved_right(found, 4) for found in better)
+    one, two = (match_detections(split, d, "box") for d in (worse, better))
     there, there_per_class = paired_differences(one, two, 200)
     back, back_per_class = paired_differences(two, one, 200)
     assert there.difference and there.low is not None and there.high is not None
@@ -75,17 +76,17 @@ def test_swapping_the_models_turns_the_interval_round() -> None:
         )
 
 
-def test_equal_models_differ_by_nothing() -> None:
-    split, results = random_case(1)
-    matches = score(split, results, "segm").matches
+def test_equal_models_do_not_differ() -> None:
+    split, detections = random_case(1)
+    matches = match_detections(split, detections, "mask")
     overall, _ = paired_differences(matches, matches, 100)
     assert (overall.difference, overall.low, overall.high) == (0, 0, 0)
 
 
 def test_a_class_without_objects_has_no_interval() -> None:
     split = split_of([(1, 1, (10, 10, 40, 40)), (2, 1, (10, 10, 40, 40))])
-    found = score(split, [detection(1, 1, (10, 10, 40, 40))], "bbox").matches
-    none = score(split, [], "bbox").matches
+    found = match_detections(split, Detections([detection(1, 1, (10, 10, 40, 40))]), "box")
+    none = match_detections(split, Detections(), "box")
     overall, (cat, dog) = paired_differences(none, found, 200)
     assert overall == cat
     assert cat.difference == pytest.approx(0.5, abs=0.01)
@@ -98,7 +99,7 @@ def test_a_class_without_objects_has_no_interval() -> None:
 def simulated(
     rng: np.random.Generator, images: int, skills: tuple[float, float]
 ) -> list[ClassMatches]:
-    """Two models on the same images, which are easy or hard for both of them alike."""
+    """Two models on the same images, which are equally easy or hard for both."""
     hardness = rng.normal(0, 0.7, (images, 1))
     models = []
     for skill in skills:
@@ -114,7 +115,7 @@ def simulated(
             ClassMatches(
                 score=scores[order],
                 image=np.concatenate([np.repeat(np.arange(images), 2), stray])[order],
-                found=all_found[:, order],
+                matched=all_found[:, order],
                 counted=np.ones_like(all_found),
                 objects=np.full(images, 2),
             )

@@ -1,21 +1,23 @@
-"""Thresholds, curves and reliability: known answers, and every threshold tried."""
+"""Thresholds, curves and reliability: known answers, and a search of all thresholds."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
-from segtune.evaluation.average_precision import score
+from segtune.evaluation.assessment import match_detections
+from segtune.evaluation.average_precision import score_detections
 from segtune.evaluation.calibration import (
+    Reliability,
     at_threshold,
     best_threshold,
     precision_at_score,
     precision_recall,
     reliability,
-    thresholds_of,
 )
-from segtune.evaluation.class_matches import ClassMatches
-from tests.evaluation.test_average_precision import random_case
+from segtune.evaluation.matching import ClassMatches
+from tests.scenes import random_case
 
 
 def matches(scores: list[float], hits: list[int], objects: int) -> ClassMatches:
@@ -23,7 +25,7 @@ def matches(scores: list[float], hits: list[int], objects: int) -> ClassMatches:
     return ClassMatches(
         score=np.array(scores, float),
         image=np.zeros(len(scores), int),
-        found=found,
+        matched=found,
         counted=np.ones_like(found),
         objects=np.array([objects]),
     )
@@ -37,43 +39,41 @@ def test_the_threshold_is_where_f1_is_highest() -> None:
     assert (best.precision, best.recall, best.f1) == (0.75, 0.75, 0.75)
 
 
-def test_equal_scores_pass_together() -> None:
+def test_equal_scores_pass_a_threshold_together() -> None:
     best = best_threshold(matches([0.9, 0.5, 0.5], [0, 1, 0], objects=1))
     assert best is not None and best.threshold == 0.5
     assert best.precision == pytest.approx(1 / 3)
-    # Half way through the equals F1 would be 1, but there is no such threshold.
+    # Halfway through the ties F1 would be 1, but there is no such threshold.
     other = best_threshold(matches([0.9, 0.5, 0.5, 0.5, 0.5], [1, 1, 0, 0, 0], objects=2))
     assert other is not None and other.threshold == 0.9
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_other_threshold_is_better(seed: int) -> None:
-    split, results = random_case(seed)
-    for found in score(split, results, "segm").matches:
+    split, detections = random_case(seed)
+    for found in match_detections(split, detections, "mask"):
         best = best_threshold(found)
         assert best is not None and best.f1 is not None
         others = [at_threshold(found, float(t)).f1 or 0.0 for t in found.score]
         assert best.f1 == pytest.approx(max(others))
 
 
-def test_nothing_to_choose_from_is_said() -> None:
-    none, never = matches([0.9], [0], objects=0), matches([0.9], [0], objects=3)
-    good = matches([0.9, 0.8], [1, 0], objects=1)
-    assert best_threshold(none) is None
-    assert best_threshold(never) is None
-    names = {1: "cat", 2: "dog", 3: "owl"}
-    assert thresholds_of(names, [none, good, never]) == {"cat": None, "dog": 0.9, "owl": None}
-    assert thresholds_of(names, None) == dict.fromkeys(names.values())
+def test_without_objects_or_matches_there_is_no_best_threshold() -> None:
+    assert best_threshold(matches([0.9], [0], objects=0)) is None
+    assert best_threshold(matches([0.9], [0], objects=3)) is None
+    found = best_threshold(matches([0.9, 0.8], [1, 0], objects=1))
+    assert found is not None and found.threshold == 0.9
 
 
-def test_precision_and_recall_from_a_score_on() -> None:
+def test_precision_and_recall_at_a_threshold() -> None:
     found = at_threshold(matches([0.9, 0.8, 0.3], [1, 0, 1], objects=4), 0.5)
-    assert (found.precision, found.recall, found.f1) == (0.5, 0.25, pytest.approx(1 / 3))
+    assert (found.precision, found.recall) == (0.5, 0.25)
+    assert found.f1 == pytest.approx(1 / 3)
     nothing = at_threshold(matches([0.3], [1], objects=0), 0.5)
     assert (nothing.precision, nothing.recall, nothing.f1) == (None, None, None)
 
 
-def test_a_higher_score_never_deserves_less_trust() -> None:
+def test_a_higher_score_is_never_worth_less() -> None:
     found = matches([0.9, 0.8, 0.7, 0.7, 0.2], [0, 1, 1, 1, 0], objects=4)
     assert precision_at_score(found, 0.9) == precision_at_score(found, 0.7) == 3 / 4
     assert precision_at_score(found, 0.2) == 3 / 5
@@ -92,20 +92,22 @@ def test_the_curve_holds_the_precision_at_each_recall() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_mean_of_the_curve_is_pycocotools_ap50(seed: int) -> None:
-    split, results = random_case(seed)
-    found = score(split, results, "segm")
+    split, detections = random_case(seed)
+    found = score_detections(split, detections, "mask")
     curves = [precision_recall(m) or [] for m in found.matches]
-    assert np.mean(curves) == pytest.approx(found.summary["AP50"], abs=1e-9)
+    assert np.mean(curves) == pytest.approx(found.summary.AP50, abs=1e-9)
 
 
-def test_scores_that_say_what_they_are_worth_have_no_error() -> None:
+def test_calibrated_scores_have_no_calibration_error() -> None:
     rng = np.random.default_rng(0)
     scores = np.sort(rng.random(40_000))[::-1]
-    honest: Any = (rng.random(40_000) < scores).astype(int).tolist()
-    assert reliability([matches(scores.tolist(), honest, 1)])["error"] < 0.02
-    boasting = reliability([matches([0.95] * 10, [1] * 5 + [0] * 5, 5)])
-    assert boasting["bins"] == [{"count": 10, "score": pytest.approx(0.95), "precision": 0.5}]
-    assert boasting["error"] == pytest.approx(0.45)
-    unsure = matches([0.95] * 2 + [0.01] * 98, [1] + [0] * 99, 5)
-    assert reliability([unsure])["error"] == pytest.approx(0.45)
-    assert reliability([matches([], [], 1)]) == {"bins": [], "error": None}
+    calibrated: Any = (rng.random(40_000) < scores).astype(int).tolist()
+    error = reliability([matches(scores.tolist(), calibrated, 1)]).error
+    assert error is not None and error < 0.02
+    overconfident = reliability([matches([0.95] * 10, [1] * 5 + [0] * 5, 5)])
+    (only,) = overconfident.bins
+    assert asdict(only) == {"count": 10, "score": pytest.approx(0.95), "precision": 0.5}
+    assert overconfident.error == pytest.approx(0.45)
+    low_scores = matches([0.95] * 2 + [0.01] * 98, [1] + [0] * 99, 5)
+    assert reliability([low_scores]).error == pytest.approx(0.45)
+    assert reliability([matches([], [], 1)]) == Reliability(bins=[], error=None)

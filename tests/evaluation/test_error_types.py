@@ -1,14 +1,21 @@
-"""Each kind of mistake, made on purpose."""
+"""Each error type, made on purpose."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from segtune.dataset.coco import Annotation, Split
-from segtune.evaluation.error_types import KINDS, classify_errors, confusion, counts
-from tests.evaluation.test_average_precision import Box, detection, random_case, split_of
+from segtune.dataset.coco import Split
+from segtune.dataset.detections import Detection, Detections
+from segtune.evaluation.error_types import (
+    ERROR_TYPES,
+    ErrorType,
+    classify_errors,
+    confusion,
+    error_counts,
+)
+from tests.scenes import Box, box_only, detection, random_case, split_of
 
 NAMES = {1: "cat", 2: "dog"}
 HALF = {1: 0.5, 2: 0.5}
@@ -17,8 +24,9 @@ FAR: Box = (60, 60, 30, 30)
 QUARTER: Box = (10, 10, 40, 10)  # an IoU of 1/4 with OBJECT
 
 
-def kinds(split: Split, results: list[dict[str, Any]], with_masks: bool = True) -> list[str]:
-    return [j.kind for j in classify_errors(split, results, HALF, with_masks)]
+def types(split: Split, found: Sequence[Detection], with_masks: bool = True) -> list[ErrorType]:
+    records = classify_errors(split, Detections(found), HALF, with_masks=with_masks)
+    return [record.type for record in records]
 
 
 @pytest.mark.parametrize("with_masks", [True, False])
@@ -35,70 +43,90 @@ def kinds(split: Split, results: list[dict[str, Any]], with_masks: bool = True) 
         ([(1, OBJECT), (2, OBJECT)], ["correct", "classification"]),
     ],
 )
-def test_each_mistake_is_called_by_its_name(
+def test_each_error_has_its_type(
     found: list[tuple[int, Box]], expected: list[str], with_masks: bool
 ) -> None:
     split = split_of([(1, 1, OBJECT)])
-    results = [detection(1, c, box, 0.9 - n / 10) for n, (c, box) in enumerate(found)]
-    assert kinds(split, results, with_masks) == expected
+    detections = [detection(1, c, box, 0.9 - n / 10) for n, (c, box) in enumerate(found)]
+    assert types(split, detections, with_masks) == expected
 
 
-def test_a_image_with_nothing_on_it_has_room_for_mistakes() -> None:
-    assert kinds(split_of([], images=2), [detection(1, 1, OBJECT)]) == ["background"]
+def test_a_record_names_its_object() -> None:
+    split = split_of([(1, 1, FAR), (1, 1, OBJECT)])
+    far, label = split.annotations[1]
+    poor, stray = detection(1, 1, QUARTER, 0.9), detection(1, 2, (80, 10, 9, 9), 0.8)
+    records = classify_errors(split, Detections([stray, poor]), HALF, with_masks=True)
+    localization, background, missed = records
+    assert (localization.type, localization.annotation, localization.detection) == (
+        "localization",
+        label,
+        poor,
+    )
+    assert localization.iou == pytest.approx(1 / 4)
+    assert (background.type, background.annotation, background.iou) == ("background", None, 0.0)
+    assert (background.category_id, background.score) == (2, 0.8)
+    assert (missed.type, missed.annotation, missed.detection) == ("missed", far, None)
+    assert (missed.category_id, missed.score) == (1, None)
 
 
-def test_the_best_score_takes_the_object() -> None:
+def test_a_detection_in_an_image_without_objects_is_background() -> None:
+    assert types(split_of([], images=2), [detection(1, 1, OBJECT)]) == ["background"]
+
+
+def test_the_highest_score_takes_the_object() -> None:
     split = split_of([(1, 1, OBJECT)])
-    results = [detection(1, 1, OBJECT, 0.6), detection(1, 1, (10, 10, 40, 35), 0.9)]
-    first, second = classify_errors(split, results, HALF, with_masks=True)
-    assert (first.kind, first.score) == ("correct", 0.9)
-    assert (second.kind, second.score) == ("duplicate", 0.6)
+    detections = [detection(1, 1, OBJECT, 0.6), detection(1, 1, (10, 10, 40, 35), 0.9)]
+    first, second = classify_errors(split, Detections(detections), HALF, with_masks=True)
+    assert (first.type, first.score) == ("correct", 0.9)
+    assert (second.type, second.score) == ("duplicate", 0.6)
 
 
-def test_two_objects_are_met_by_two_detections() -> None:
+def test_two_objects_match_two_detections() -> None:
     split = split_of([(1, 1, OBJECT), (1, 1, (10, 18, 40, 40))])
-    results = [detection(1, 1, OBJECT, 0.9), detection(1, 1, OBJECT, 0.8)]
-    assert kinds(split, results) == ["correct", "correct"]
+    detections = [detection(1, 1, OBJECT, 0.9), detection(1, 1, OBJECT, 0.8)]
+    assert types(split, detections) == ["correct", "correct"]
 
 
-def test_what_scores_less_than_its_class_asks_was_not_said() -> None:
+def test_a_detection_below_the_threshold_of_its_class_does_not_count() -> None:
     split = split_of([(1, 1, OBJECT)])
-    result = [detection(1, 1, OBJECT, 0.6)]
-    assert [j.kind for j in classify_errors(split, result, {1: 0.7, 2: 0.1}, True)] == ["missed"]
-    assert [j.kind for j in classify_errors(split, result, {1: 0.6, 2: 0.9}, True)] == ["correct"]
+    found = Detections([detection(1, 1, OBJECT, 0.6)])
+    for thresholds, expected in (({1: 0.7, 2: 0.1}, "missed"), ({1: 0.6, 2: 0.9}, "correct")):
+        records = classify_errors(split, found, thresholds, with_masks=True)
+        assert [record.type for record in records] == [expected]
 
 
-def test_crowds_and_unknown_masks_swallow_detections() -> None:
+def test_detections_of_crowds_and_unknown_masks_are_left_out() -> None:
     split = split_of([(1, 1, OBJECT)])
     (known,) = split.annotations[1]
     crowd = replace(split, annotations={1: (replace(known, iscrowd=1),), 2: ()})
-    assert kinds(crowd, [detection(1, 1, (12, 12, 9, 9)), detection(1, 1, FAR)]) == ["background"]
-    box_only = Annotation(2, 1, 1, (60.0, 60.0, 30.0, 30.0), 900.0, None, 0)
-    both = replace(split, annotations={1: (known, box_only), 2: ()})
-    assert kinds(both, [detection(1, 1, FAR)]) == ["missed"]
-    assert kinds(both, [detection(1, 1, FAR)], with_masks=False) == ["correct", "missed"]
+    assert types(crowd, [detection(1, 1, (12, 12, 9, 9)), detection(1, 1, FAR)]) == ["background"]
+    both = replace(split, annotations={1: (known, box_only(2, 1, 1, FAR)), 2: ()})
+    assert types(both, [detection(1, 1, FAR)]) == ["missed"]
+    assert types(both, [detection(1, 1, FAR)], with_masks=False) == ["correct", "missed"]
 
 
-def test_a_poor_outline_is_called_by_its_name_all_the_same() -> None:
+def test_a_poorly_localized_object_is_still_classified_correctly() -> None:
     split = split_of([(1, 1, OBJECT), (2, 2, OBJECT)])
-    results = [detection(1, 1, QUARTER), detection(2, 1, QUARTER)]
-    assert confusion(classify_errors(split, results, HALF, with_masks=True), NAMES) == {
+    detections = Detections([detection(1, 1, QUARTER), detection(2, 1, QUARTER)])
+    assert confusion(classify_errors(split, detections, HALF, with_masks=True), NAMES) == {
         "cat": {"cat": 1, "dog": 0, "(nothing)": 0},
         "dog": {"cat": 0, "dog": 0, "(nothing)": 1},
         "(nothing)": {"cat": 1, "dog": 0},
     }
 
 
-def test_mistakes_are_counted_per_class_and_confusions_per_pair() -> None:
+def test_errors_are_counted_per_class_and_confusions_per_pair() -> None:
     split = split_of([(1, 1, OBJECT), (1, 2, FAR), (2, 2, OBJECT)])
-    results = [
-        detection(1, 1, OBJECT, 0.9),
-        detection(1, 1, OBJECT, 0.8),
-        detection(1, 1, FAR, 0.7),
-        detection(2, 1, FAR, 0.6),
-    ]
-    judged = classify_errors(split, results, HALF, with_masks=True)
-    table = counts(judged, NAMES)
+    detections = Detections(
+        [
+            detection(1, 1, OBJECT, 0.9),
+            detection(1, 1, OBJECT, 0.8),
+            detection(1, 1, FAR, 0.7),
+            detection(2, 1, FAR, 0.6),
+        ]
+    )
+    records = classify_errors(split, detections, HALF, with_masks=True)
+    table = error_counts(records, NAMES)
     assert {kind: n for kind, n in table["cat"].items() if n} == {
         "correct": 1,
         "duplicate": 1,
@@ -106,7 +134,7 @@ def test_mistakes_are_counted_per_class_and_confusions_per_pair() -> None:
         "background": 1,
     }
     assert {kind: n for kind, n in table["dog"].items() if n} == {"missed": 1}
-    assert confusion(judged, NAMES) == {
+    assert confusion(records, NAMES) == {
         "cat": {"cat": 1, "dog": 0, "(nothing)": 0},
         "dog": {"cat": 1, "dog": 0, "(nothing)": 1},
         "(nothing)": {"cat": 1, "dog": 0},
@@ -116,21 +144,19 @@ def test_mistakes_are_counted_per_class_and_confusions_per_pair() -> None:
 @pytest.mark.parametrize("with_masks", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_detection_and_every_object_is_accounted_for(seed: int, with_masks: bool) -> None:
-    split, results = random_case(seed)
-    judged = classify_errors(split, results, HALF, with_masks)
-    passed = [r for r in results if r["score"] >= 0.5]
-    tally = Counter(j.kind for j in judged)
-    assert sum(tally.values()) - tally["missed"] == len(passed)
-    correct = [j.annotation.id for j in judged if j.kind == "correct" and j.annotation]
-    missed = [j.annotation.id for j in judged if j.kind == "missed" and j.annotation]
+    split, detections = random_case(seed)
+    records = classify_errors(split, detections, HALF, with_masks=with_masks)
+    confident = [d for d in detections if d.score >= 0.5]
+    tally = Counter(record.type for record in records)
+    assert sum(tally.values()) - tally["missed"] == len(confident)
+    correct = [r.annotation.id for r in records if r.type == "correct" and r.annotation]
+    missed = [r.annotation.id for r in records if r.type == "missed" and r.annotation]
     assert len(set(correct)) == len(correct)
     assert not set(correct) & set(missed)
     explained = {
-        j.annotation.id
-        for j in judged
-        if j.kind in ("classification", "localization") and j.annotation
+        r.annotation.id
+        for r in records
+        if r.type in ("classification", "localization") and r.annotation
     }
-    assert set(correct) | set(missed) | explained == {
-        a.id for found in split.annotations.values() for a in found
-    }
-    assert set(tally) <= set(KINDS)
+    assert set(correct) | set(missed) | explained == {a.id for a in split.objects}
+    assert set(tally) <= set(ERROR_TYPES)

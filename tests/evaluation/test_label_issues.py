@@ -1,13 +1,15 @@
-"""Labels that were corrupted on purpose are found, and good ones are left in peace."""
+"""Label errors made on purpose are found, and good labels are not listed."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from segtune.dataset.coco import Split
-from segtune.evaluation.assessment import matched
+from segtune.dataset.detections import Detection, Detections
+from segtune.evaluation.assessment import match_detections
 from segtune.evaluation.error_types import classify_errors
 from segtune.evaluation.label_issues import LabelIssue, find_label_issues
-from tests.evaluation.test_average_precision import Box, detection, split_of
+from tests.scenes import Box, detection, split_of
 
 IMAGES = 20
 BOX: Box = (10, 10, 40, 40)
@@ -15,85 +17,82 @@ FAR: Box = (60, 60, 30, 30)
 
 
 def labeled() -> Split:
-    """A cat on each image, and a dog on each second."""
+    """A cat in every image, and a dog in every second image."""
     objects = [(n, 1, BOX) for n in range(1, IMAGES + 1)]
     return split_of([*objects, *((n, 2, FAR) for n in range(2, IMAGES + 1, 2))], IMAGES)
 
 
-def answers() -> list[dict[str, Any]]:
-    """A model that is nearly always right."""
-    split = labeled()
+def predicted() -> list[Detection]:
+    """All of the original labels."""
     return [
         detection(a.image_id, a.category_id, BOX if a.category_id == 1 else FAR, 0.9)
-        for found in split.annotations.values()
-        for a in found
+        for a in labeled().objects
     ]
 
 
-def label_issues(split: Split, results: list[dict[str, Any]]) -> list[LabelIssue]:
-    judged = classify_errors(split, results, {1: 0.05, 2: 0.05}, with_masks=True)
-    return find_label_issues(split, judged, matched(split, results, "mask").matches, 50)
+def label_issues(split: Split, found: Iterable[Detection], limit: int = 50) -> list[LabelIssue]:
+    detections = Detections(found)
+    records = classify_errors(split, detections, {1: 0.05, 2: 0.05}, with_masks=True)
+    matches = match_detections(split, detections, "mask")
+    return find_label_issues(split, records, matches, limit=limit)
 
 
 def changed(split: Split, image: int, **changes: Any) -> Split:
-    """The split with the first label of an image changed; it goes where nothing is named."""
+    """The split with the first label of an image changed, or removed where no change is given."""
     first, *rest = split.annotations[image]
-    kept = [replace(first, **changes), *rest] if changes else rest
-    return replace(split, annotations={**split.annotations, image: tuple(kept)})
+    labels = [replace(first, **changes), *rest] if changes else rest
+    return replace(split, annotations={**split.annotations, image: tuple(labels)})
 
 
-def test_good_labels_are_not_suspected() -> None:
-    assert label_issues(labeled(), answers()) == []
+def test_good_labels_are_not_listed() -> None:
+    assert label_issues(labeled(), predicted()) == []
 
 
 def test_a_missing_label_is_found() -> None:
-    (found,) = label_issues(changed(labeled(), 3), answers())
-    assert (found.reason, found.image_id, found.annotation_id) == ("unlabelled", 3, None)
-    assert (found.labeled, found.found, found.score) == (None, "cat", 0.9)
+    (found,) = label_issues(changed(labeled(), 3), predicted())
+    assert (found.reason, found.image_id, found.annotation_id) == ("missing label", 3, None)
+    assert (found.labeled, found.predicted, found.score) == (None, "cat", 0.9)
     assert found.bbox_xywh == BOX
-    assert 0.9 < found.suspicion < 1.0
-    assert found.file_name == "3.jpg"
+    assert 0.9 < found.issue_score < 1.0
+    assert (found.split, found.file_name) == ("test", "3.jpg")
 
 
 def test_a_wrong_class_is_found() -> None:
     split = changed(labeled(), 3, category_id=2)
-    (found,) = label_issues(split, answers())
-    assert (found.reason, found.labeled, found.found) == ("another class", "dog", "cat")
+    (found,) = label_issues(split, predicted())
+    assert (found.reason, found.labeled, found.predicted) == ("wrong class", "dog", "cat")
     assert found.annotation_id == split.annotations[3][0].id
 
 
-def test_a_poor_outline_is_found() -> None:
+def test_a_poor_localization_is_found() -> None:
     small = split_of([(1, 1, (10, 10, 40, 12))]).annotations[1][0]
     split = changed(
         labeled(), 3, segmentation=small.segmentation, bbox_xywh=small.bbox_xywh, area=small.area
     )
-    (found,) = label_issues(split, answers())
-    assert (found.reason, found.labeled, found.found) == ("poor outline", "cat", "cat")
+    (found,) = label_issues(split, predicted())
+    assert (found.reason, found.labeled, found.predicted) == ("poor localization", "cat", "cat")
 
 
-def test_a_label_on_nothing_is_found() -> None:
-    results = [r for r in answers() if (r["image_id"], r["category_id"]) != (3, 1)]
-    (found,) = label_issues(labeled(), results)
-    assert (found.reason, found.labeled, found.found) == ("nothing there", "cat", None)
-    assert found.suspicion == 19 / 20
+def test_a_label_without_an_object_is_found() -> None:
+    detections = [d for d in predicted() if (d.image_id, d.category_id) != (3, 1)]
+    (found,) = label_issues(labeled(), detections)
+    assert (found.reason, found.labeled, found.predicted) == ("no object", "cat", None)
+    assert found.issue_score == 19 / 20
 
 
-def test_a_model_that_is_rarely_right_accuses_no_label() -> None:
+def test_a_model_that_is_rarely_right_raises_no_issues() -> None:
     strays = [detection(n, 1, FAR, 0.95) for n in range(1, IMAGES + 1)]
-    few = [r for r in answers() if r["image_id"] < 5]
+    few = [d for d in predicted() if d.image_id < 5]
     assert label_issues(labeled(), strays + few) == []
 
 
-def test_an_object_that_was_found_is_settled() -> None:
-    # A second opinion of another class does not accuse a label that is confirmed.
-    results = [*answers(), detection(3, 2, BOX, 0.9)]
-    assert label_issues(labeled(), results) == []
+def test_a_confirmed_label_is_not_listed() -> None:
+    # Not even where another detection there has another class.
+    assert label_issues(labeled(), [*predicted(), detection(3, 2, BOX, 0.9)]) == []
 
 
-def test_the_most_suspicious_comes_first() -> None:
+def test_the_likeliest_comes_first() -> None:
     split = changed(changed(labeled(), 3), 4)
-    results = [{**r, "score": 0.8} if r["image_id"] == 3 else r for r in answers()]
-    assert [s.image_id for s in label_issues(split, results)] == [4, 3]
-    judged = classify_errors(split, results, {1: 0.05, 2: 0.05}, with_masks=True)
-    matches = matched(split, results, "mask").matches
-    assert [s.image_id for s in find_label_issues(split, judged, matches, 1)] == [4]
+    detections = [replace(d, score=0.8) if d.image_id == 3 else d for d in predicted()]
+    assert [s.image_id for s in label_issues(split, detections)] == [4, 3]
+    assert [s.image_id for s in label_issues(split, detections, limit=1)] == [4]

@@ -1,4 +1,4 @@
-"""Every format gives back what was written, and what is wrong with one is said by name."""
+"""Every format gives back what was written, and errors name the place."""
 
 import shutil
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from pycocotools import mask as mask_utils
 
 from segtune.dataset.coco import Annotation, Split, read_split
 from segtune.dataset.masks import segmentation_to_mask
+from tests.conversion import convert, refused
 from tests.export_writer import zip_export
 from tests.format_writers import (
     CLASSES,
@@ -23,12 +24,9 @@ from tests.format_writers import (
     DrawnImage,
     Scene,
     Thing,
-    write_coco,
     write_yolo,
 )
-from tests.test_convert import convert, refused
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 ROUNDING = {"coco": 1e-9, "yolo": 1e-6, "voc": 0.5, "createml": 1e-9, "tensorflow": 0.5}  # pixels
 Random = np.random.Generator
 
@@ -81,12 +79,12 @@ def random_scene(seed: int, kind: str) -> Scene:
             if kind == "masks":
                 things = random_masks(rng, width, height)
             else:
-                box_alone = [kind == "boxes" or rng.random() < 0.4 for _ in range(count)]
+                box_only = [kind == "boxes" or rng.random() < 0.4 for _ in range(count)]
                 things = tuple(
                     Thing(int(rng.integers(3)), random_box(rng, width, height))
-                    if alone
+                    if is_box
                     else random_polygon(rng, width, height)
-                    for alone in box_alone
+                    for is_box in box_only
                 )
             scene[split].append(
                 DrawnImage(f"{split}{index}_jpg.rf.a{index}", width, height, things)
@@ -106,7 +104,7 @@ def read_back(tmp_path: Path, kind: str, scene: Scene, **options: Any) -> dict[s
 def pairs(
     splits: dict[str, Split], scene: Scene
 ) -> list[tuple[Thing, DrawnImage, Annotation, str]]:
-    """Every object that was written with the one that was read; there must be no other."""
+    """Every object that was written with the one that was read; there must not be others."""
     together = []
     for name, split in splits.items():
         names = {category.id: category.name for category in split.categories}
@@ -139,7 +137,7 @@ def test_polygons_and_boxes_come_back(tmp_path: Path, kind: str, seed: int) -> N
         assert isinstance(annotation.segmentation, list)
         (polygon,) = annotation.segmentation
         assert list(polygon) == pytest.approx(list(thing.polygon), abs=ROUNDING["yolo"])
-        if kind != "yolo":  # which rounds the corners that decide single pixels
+        if kind != "yolo":  # whose rounded corners may change single pixels
             rle = mask_utils.merge(
                 mask_utils.frPyObjects([list(thing.polygon)], image.height, image.width)
             )
@@ -152,7 +150,7 @@ def test_polygons_and_boxes_come_back(tmp_path: Path, kind: str, seed: int) -> N
 @pytest.mark.parametrize("kind", ["coco", "yolo", "voc", "createml", "tensorflow"])
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10**6))
-def test_boxes_come_back_and_get_no_mask(tmp_path: Path, kind: str, seed: int) -> None:
+def test_boxes_come_back_without_a_mask(tmp_path: Path, kind: str, seed: int) -> None:
     scene = random_scene(seed, "boxes")
     for thing, _, annotation, name in pairs(read_back(tmp_path, kind, scene), scene):
         assert name == CLASSES[thing.label]
@@ -163,7 +161,7 @@ def test_boxes_come_back_and_get_no_mask(tmp_path: Path, kind: str, seed: int) -
 @pytest.mark.parametrize("kind", ["coco", "sam2", "semantic"])
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10**6))
-def test_masks_with_holes_come_back_bit_for_bit(tmp_path: Path, kind: str, seed: int) -> None:
+def test_masks_with_holes_come_back_bitwise_identical(tmp_path: Path, kind: str, seed: int) -> None:
     scene = random_scene(seed, "masks")
     for thing, image, annotation, name in pairs(read_back(tmp_path, kind, scene), scene):
         assert name == ("crab" if kind == "sam2" else CLASSES[thing.label])
@@ -174,7 +172,9 @@ def test_masks_with_holes_come_back_bit_for_bit(tmp_path: Path, kind: str, seed:
 
 
 @pytest.mark.parametrize("kind", list(WRITERS))
-def test_a_zip_is_read_and_what_systems_leave_behind_is_not(tmp_path: Path, kind: str) -> None:
+def test_a_zip_file_is_read_without_the_files_of_operating_systems(
+    tmp_path: Path, kind: str
+) -> None:
     of_masks = kind in ("sam2", "semantic")
     scene = random_scene(1, "masks" if of_masks else "boxes")
     export = tmp_path / "export"
@@ -202,19 +202,19 @@ SQUARE = Thing(0, (4.0, 4.0, 16.0, 16.0), CORNERS)
 BOX = Thing(1, (8.0, 6.0, 12.0, 10.0))
 
 
-def test_boxes_and_polygons_of_one_yolo_file_are_kept(tmp_path: Path) -> None:
+def test_a_yolo_file_may_mix_boxes_and_polygons(tmp_path: Path) -> None:
     splits = read_back(tmp_path, "yolo", one_image(SQUARE, BOX))
     square, box = splits["valid"].annotations[1]
     assert square.segmentation and not box.segmentation
     assert box.bbox_xywh == pytest.approx(BOX.box_xywh)
 
 
-def test_nine_values_are_a_polygon_unless_boxes_are_turned(tmp_path: Path) -> None:
+def test_nine_values_are_a_polygon_unless_boxes_are_oriented(tmp_path: Path) -> None:
     tilted = Thing(0, (4.0, 4.0, 16.0, 16.0), (12.0, 4.0, 20.0, 12.0, 12.0, 20.0, 4.0, 12.0))
     (polygon,) = read_back(tmp_path, "yolo", one_image(tilted))["test"].annotations[1]
     assert polygon.segmentation and polygon.area < 200
-    turned = read_back(tmp_path, "yolo", one_image(tilted), oriented_boxes=True)
-    (box,) = turned["test"].annotations[1]
+    oriented = read_back(tmp_path, "yolo", one_image(tilted), oriented_boxes=True)
+    (box,) = oriented["test"].annotations[1]
     assert box.segmentation is None
     assert box.bbox_xywh == pytest.approx((4, 4, 16, 16))
 
@@ -223,14 +223,14 @@ def test_names_may_be_a_list_or_a_map(tmp_path: Path) -> None:
     write_yolo(tmp_path / "map", one_image(BOX), dict(enumerate(CLASSES)))
     write_yolo(tmp_path / "list", one_image(BOX))
     text = (tmp_path / "map" / "data.yaml").read_text()
-    for index in range(3):  # JSON made them text
+    for index in range(3):  # JSON turned them into text
         text = text.replace(f'"{index}":', f"{index}:")
     (tmp_path / "map" / "data.yaml").write_text(text)
     one, other = (convert(tmp_path / n, tmp_path / f"{n}-out") for n in ("map", "list"))
     assert one["train"] == other["train"]
 
 
-def test_a_image_without_a_file_of_labels_shows_nothing(tmp_path: Path) -> None:
+def test_an_image_without_a_label_file_has_no_objects(tmp_path: Path) -> None:
     write_yolo(tmp_path / "export", one_image(BOX))
     (tmp_path / "export" / "valid" / "labels" / "valid.txt").unlink()
     values = convert(tmp_path / "export", tmp_path / "out")
@@ -255,34 +255,39 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;">]><annotation>&c;</annot
     [
         ("yolo", replace(LABELS, "3 0.5 0.5 0.1 0.1"), "train.txt: line 1: class 3, but data.yaml"),
         ("yolo", replace(LABELS, "0.5 0.5 0.5 0.1 0.1"), "line 1: class 0.5"),
-        ("yolo", replace(LABELS, "\n0 0.5 0.5 0.1 x"), "line 2: '0 0.5 0.5 0.1 x' is no line"),
+        ("yolo", replace(LABELS, "\n0 0.5 0.5 0.1 x"), "line 2: '0 0.5 0.5 0.1 x' is not a line"),
         ("yolo", replace(LABELS, "0 0.5 0.5 0.1"), "3 coordinates are neither a box"),
         ("yolo", replace(LABELS, "0 .1 .1 .2 .2 .3 .3 .4"), "7 coordinates are neither"),
-        ("yolo", replace(LABELS, "0 20 15 10 10"), "no shares of the image's width"),
-        ("yolo", replace(LABELS, "0 nan 0.5 0.1 0.1"), "no shares"),
+        ("yolo", replace(LABELS, "0 20 15 10 10"), "not fractions of the image's width"),
+        ("yolo", replace(LABELS, "nan 0.5 0.5 0.1 0.1"), "line 1: class nan"),
+        ("yolo", replace(LABELS, "0 nan 0.5 0.1 0.1"), "not fractions"),
         ("yolo", replace("train/labels/gone.txt", ""), "gone.txt: labels of an image"),
         ("yolo", replace("data.yaml", "names: [a, b, c]\nnc: 4"), "nc is 4, but there are 3"),
         ("yolo", replace("data.yaml", "names: {0: a, 2: b}"), "the indices ['0', '2'] instead"),
-        ("yolo", replace("data.yaml", "names: [a"), "data.yaml: no readable YAML"),
-        ("yolo", replace("data.yaml", "nc: 3"), "data.yaml: no list of names"),
+        ("yolo", replace("data.yaml", "names: [a"), "data.yaml: cannot read the YAML"),
+        ("yolo", replace("data.yaml", "nc: 3"), "data.yaml: has no list of names"),
         ("voc", replace("train/train.xml", BOMB), "it declares entities"),
-        ("voc", replace("train/train.xml", "<annotation>"), "train.xml: no readable XML"),
+        ("voc", replace("train/train.xml", "<annotation>"), "train.xml: cannot read the XML"),
         ("voc", replace("train/gone.xml", "<annotation/>"), "gone.xml: labels of an image"),
         (
             "voc",
             replace("train/train.xml", lambda t: t.replace("<xmin>8<", "<xmin>eight<")),
-            "train.xml: object 1: xmin is 'eight', no number",
+            "train.xml: object 1: xmin is 'eight', not a number",
         ),
         (
             "createml",
             replace("train/_annotations.createml.json", lambda t: t.replace("train.jpg", "x.jpg")),
             "image 'x.jpg': the image is not beside it",
         ),
-        ("createml", replace("train/_annotations.createml.json", "[{}]"), "no CreateML JSON"),
+        (
+            "createml",
+            replace("train/_annotations.createml.json", "[{}]"),
+            "cannot read the CreateML JSON",
+        ),
         (
             "createml",
             replace("train/_annotations.createml.json", lambda t: t.replace("14.0", '"left"')),
-            "annotation 0: coordinates that are no numbers",
+            "annotation 0: coordinates that are not numbers",
         ),
         ("tensorflow", replace("train/_annotations.csv", "a,b\n1,2\n"), "its columns are not"),
         (
@@ -293,11 +298,11 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;">]><annotation>&c;</annot
         (
             "tensorflow",
             replace("train/_annotations.csv", lambda t: t.replace(",8,", ",,")),
-            "line 2: corners that are no numbers",
+            "line 2: corners that are not numbers",
         ),
     ],
 )
-def test_what_is_wrong_is_refused_where_it_stands(
+def test_an_error_names_its_place(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     kind: str,
@@ -315,7 +320,7 @@ RING = random_masks(np.random.default_rng(3), 40, 30) or ()
 @pytest.mark.parametrize(
     ("kind", "corrupt", "message"),
     [
-        ("sam2", replace("train/train.json", '{"image": {}}'), "no JSON of an image"),
+        ("sam2", replace("train/train.json", '{"image": {}}'), "not the JSON of an image"),
         (
             "sam2",
             replace(
@@ -323,9 +328,14 @@ RING = random_masks(np.random.default_rng(3), 40, 30) or ()
             ),
             "RLE of size [40, 30]",
         ),
-        ("semantic", replace("train/_classes.csv", "Value, Class\nx, y"), "no table of pixel"),
+        ("sam2", replace("train/train0.json", "{"), "train0.json: cannot read the JSON"),
+        ("semantic", replace("train/_classes.csv", "Value, Class\nx, y"), "not a table of pixel"),
         ("semantic", replace("train/_classes.csv", "Value, Class\n0, a"), "does not name"),
-        ("semantic", lambda e: (e / "train/train_mask.png").unlink(), "no readable mask"),
+        (
+            "semantic",
+            lambda e: (e / "train/train_mask.png").unlink(),
+            "train_mask.png: cannot read the image",
+        ),
     ],
 )
 def test_masks_that_cannot_be_read_are_refused(
@@ -344,144 +354,16 @@ def test_masks_that_cannot_be_read_are_refused(
 @pytest.mark.parametrize(
     ("kind", "option"), [("sam2", "class_name"), ("semantic", "connected_components: true")]
 )
-def test_what_a_format_leaves_open_must_be_said(
+def test_what_a_format_leaves_open_must_be_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, option: str
 ) -> None:
     WRITERS[kind](tmp_path / "export", one_image(*RING))
     assert f"convert: {{{option}" in refused(tmp_path / "export", tmp_path / "out", capsys)
 
 
-def test_areas_that_touch_at_a_corner_are_one(tmp_path: Path) -> None:
+def test_areas_that_touch_at_a_corner_are_one_object(tmp_path: Path) -> None:
     mask = np.zeros((30, 40), np.uint8)
     mask[2:6, 2:6] = mask[6:9, 6:9] = mask[20:25, 20:25] = 1
     scene = one_image(Thing(0, box_around(mask), mask=mask))
     first, second = read_back(tmp_path, "semantic", scene)["train"].annotations[1]
     assert (first.area, second.area) == (25, 25)
-
-
-def variants(split: str, sources: int) -> list[DrawnImage]:
-    """Three variants of every source image, as Roboflow's augmentation makes them."""
-    return [
-        DrawnImage(f"{split}{source}_jpg.rf.{version * 'x'}", 40, 30, (SQUARE,))
-        for source in range(sources)
-        for version in (1, 2, 3)
-    ]
-
-
-def sources_of(values: dict[str, Any], split: str) -> set[str]:
-    names = [Path(image["file_name"]).name for image in values[split]["images"]]
-    return {name.partition(".rf.")[0] for name in names}
-
-
-def test_a_missing_valid_split_is_carved_by_source_image(tmp_path: Path) -> None:
-    write_coco(tmp_path / "export", {"train": variants("a", 20), "test": variants("t", 2)})
-    values = convert(tmp_path / "export", tmp_path / "out")
-    assert len(values["valid"]["images"]) == 9  # 15 % of 20 sources, whole
-    assert not sources_of(values, "train") & sources_of(values, "valid")
-    assert len(values["train"]["images"]) == 51
-    assert len(values["train"]["annotations"]) == 51
-    rule = next(r for r in values["conversion"]["repairs"] if "carved" in r["rule"])
-    assert rule["rule"].startswith("no valid split")
-    assert rule["count"] == 9
-    assert values["valid"] == convert(tmp_path / "export", tmp_path / "again")["valid"]
-    other = convert(tmp_path / "export", tmp_path / "other", holdout_seed=1)
-    assert sources_of(other, "valid") != sources_of(values, "valid")
-    more = convert(tmp_path / "export", tmp_path / "more", holdout_fraction=0.4)
-    assert len(more["valid"]["images"]) == 24
-
-
-def test_a_missing_test_split_is_the_users_choice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_coco(tmp_path / "export", {"train": variants("a", 20), "valid": variants("v", 2)})
-    answer = refused(tmp_path / "export", tmp_path / "out", capsys)
-    assert "missing_test: carve" in answer and "missing_test: valid" in answer
-    carved = convert(tmp_path / "export", tmp_path / "carved", missing_test="carve")
-    assert len(carved["test"]["images"]) == 9
-    assert not sources_of(carved, "train") & sources_of(carved, "test")
-    shared = convert(tmp_path / "export", tmp_path / "shared", missing_test="valid")
-    assert shared["test"] == shared["valid"]
-    assert len(shared["manifest"]["images"]) == 66
-    assert any("too good" in r["rule"] for r in shared["conversion"]["repairs"])
-
-
-def test_too_few_images_to_carve_from_are_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_coco(tmp_path / "export", {"train": variants("a", 2), "test": variants("t", 1)})
-    assert "no valid split" in refused(tmp_path / "export", tmp_path / "out", capsys)
-
-
-def copied(name: str, tmp_path: Path) -> Path:
-    if not (DATA / name).exists():
-        pytest.skip(f"the real export {name} is not on this machine")
-    for path in (DATA / name).rglob("*"):
-        target = tmp_path / name / path.relative_to(DATA / name)
-        if path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-    return tmp_path / name
-
-
-Found = dict[tuple[str, str], list[tuple[str, list[float]]]]
-
-
-def relative_boxes(values: dict[str, Any]) -> Found:
-    """Per split and source image: class and box, in shares of the image, sorted."""
-    found: Found = {}
-    for split in SPLITS:
-        images = {image["id"]: image for image in values[split]["images"]}
-        names = {c["id"]: c["name"] for c in values[split]["categories"]}
-        for a in values[split]["annotations"]:
-            image = images[a["image_id"]]
-            sides = [image["width"], image["height"]] * 2
-            box = [v / side for v, side in zip(a["bbox"], sides, strict=True)]
-            source = Path(image["file_name"]).name.partition(".rf.")[0]
-            found.setdefault((split, source), []).append((names[a["category_id"]], box))
-    return {key: sorted(boxes) for key, boxes in found.items()}
-
-
-def assert_alike(one: Found, other: Found, tolerance: float) -> None:
-    assert one.keys() == other.keys()
-    for key, boxes in one.items():
-        for (name, box), (other_name, other_box) in zip(boxes, other[key], strict=True):
-            assert name == other_name
-            assert box == pytest.approx(other_box, abs=tolerance)
-
-
-def test_three_real_exports_of_one_dataset_agree(tmp_path: Path) -> None:
-    kinds = ("coco", "yolov9", "createml")
-    coco, yolo, createml = (
-        relative_boxes(convert(copied(f"sharks-tiny-{kind}", tmp_path), tmp_path / f"{kind}-out"))
-        for kind in kinds
-    )
-    # The exports are of 256 and of 640 pixels; a box of a mask is whole pixels.
-    assert_alike(coco, yolo, 1.5 / 256)
-    assert_alike(coco, createml, 1.5 / 256)
-
-
-def sorted_polygons(values: dict[str, Any]) -> dict[tuple[str, str], list[list[float]]]:
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for split in SPLITS:
-        names = {image["id"]: image["file_name"] for image in values[split]["images"]}
-        for a in values[split]["annotations"]:
-            found.setdefault((split, names[a["image_id"]]), []).extend(a["segmentation"])
-    return {key: sorted(polygons) for key, polygons in found.items()}
-
-
-def test_labels_of_two_formats_of_one_real_dataset_agree(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    export = copied("pothole", tmp_path)
-    shutil.rmtree(export / "test")  # which has no labels as YOLO
-    assert "coco and yolo" in refused(export, tmp_path / "out", capsys, missing_test="carve")
-    coco, yolo = (
-        convert(export, tmp_path / kind, format=kind, missing_test="carve")
-        for kind in ("coco", "yolo")
-    )
-    one, other = sorted_polygons(coco), sorted_polygons(yolo)
-    assert one.keys() == other.keys()
-    assert sum(map(len, one.values())) == 115
-    for key, polygons in one.items():
-        for polygon, same in zip(polygons, other[key], strict=True):
-            assert polygon == pytest.approx(same, abs=1.5e-3)  # six and three decimals

@@ -20,7 +20,7 @@ def read_export(export: Path, unpacked: Path) -> Export:
     return read_with(export, unpacked, ConvertSettings())
 
 
-def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     found = read_export(export, tmp_path / "unpacked")
     sources = found.splits
@@ -29,12 +29,12 @@ def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
     assert list(sources) == ["train", "valid", "test"]
     assert not (tmp_path / "unpacked").exists()
     for name, source in sources.items():
-        assert source.annotations.parent.name == name
-        assert all(path.is_file() for path in source.images.values())
+        assert source.path.parent.name == name
+        assert all(image.path.is_file() for image in source.images)
 
 
 @pytest.mark.parametrize("prefix", ["", "my-project/", "a/b/"])
-def test_a_zip_is_unpacked_whole(tmp_path: Path, prefix: str) -> None:
+def test_a_zip_file_is_unpacked_whole(tmp_path: Path, prefix: str) -> None:
     export = write_export(tmp_path / "export")
     (export / "train" / "._junk.json").write_text("junk")
     (export / "__MACOSX").mkdir()
@@ -44,18 +44,18 @@ def test_a_zip_is_unpacked_whole(tmp_path: Path, prefix: str) -> None:
     root, sources = found.root, found.splits
     assert root.is_relative_to((tmp_path / "out" / "images").resolve())
     for source in sources.values():
-        for path in source.images.values():
-            original = export / path.relative_to(root)
-            assert path.read_bytes() == original.read_bytes()
+        for image in source.images:
+            original = export / image.path.relative_to(root)
+            assert image.path.read_bytes() == original.read_bytes()
     assert not list(root.rglob("*junk*"))
-    # Again, onto what is there already.
+    # Again, over the first result.
     assert read_export(archive, tmp_path / "out" / "images").root == root
 
 
 def test_val_is_valid(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     (export / "valid").rename(export / "val")
-    assert read_export(export, tmp_path).splits["valid"].annotations.parent.name == "val"
+    assert read_export(export, tmp_path).splits["valid"].path.parent.name == "val"
     (export / "valid").mkdir()
     with pytest.raises(ExportError, match="both valid/ and val/ exist"):
         read_export(export, tmp_path)
@@ -69,8 +69,8 @@ def test_moved_images_and_a_renamed_json_are_found(tmp_path: Path) -> None:
     (export / "train" / "_annotations.coco.json").rename(export / "train" / "labels.json")
     (export / "train" / "._labels.json").write_text("junk")
     source = read_export(export, tmp_path).splits["train"]
-    assert source.annotations.name == "labels.json"
-    assert all(path.parent.name == "images" for path in source.images.values())
+    assert source.path.name == "labels.json"
+    assert all(image.path.parent.name == "images" for image in source.images)
     (export / "train" / "more.json").write_text('{"images": []}')
     with pytest.raises(ExportError, match=r"2 COCO files: labels\.json, more\.json\."):
         read_export(export, tmp_path)
@@ -82,12 +82,15 @@ def test_moved_images_and_a_renamed_json_are_found(tmp_path: Path) -> None:
         (lambda folder: None, "no such file or folder"),
         (lambda folder: folder.mkdir(), "there is nothing in it"),
         (lambda folder: (folder / "a").mkdir(parents=True), "there is nothing in it"),
-        (lambda folder: (folder / "train").mkdir(parents=True), "no annotations of a known"),
+        (
+            lambda folder: (folder / "train").mkdir(parents=True),
+            "contains no annotations of a known",
+        ),
         (lambda folder: (folder / "a.txt", folder.mkdir())[0].touch(), "there is no train/"),
-        (lambda folder: folder.write_text("text"), "no readable zip"),
+        (lambda folder: folder.write_text("text"), "cannot read the zip file"),
     ],
 )
-def test_no_export_gives_one_clear_line(
+def test_what_is_not_an_export_is_refused(
     tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "export")
@@ -98,7 +101,7 @@ def test_no_export_gives_one_clear_line(
     assert not (tmp_path / "unpacked").exists()
 
 
-def test_splits_that_are_not_there_are_left_out(tmp_path: Path) -> None:
+def test_missing_splits_are_left_out(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", splits=("train", "test"))
     assert list(read_export(export, tmp_path / "unpacked").splits) == ["train", "test"]
     (export / "train").rename(export / "valid")
@@ -106,14 +109,14 @@ def test_splits_that_are_not_there_are_left_out(tmp_path: Path) -> None:
         read_export(export, tmp_path / "unpacked")
 
 
-def test_a_split_without_annotations_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_split_without_annotations_is_not_skipped(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     (export / "valid" / "_annotations.coco.json").unlink()
-    with pytest.raises(ExportError, match="valid: no annotations as coco"):
+    with pytest.raises(ExportError, match="valid: contains no coco annotations"):
         read_export(export, tmp_path / "unpacked")
 
 
-def test_of_two_formats_the_settings_choose(tmp_path: Path) -> None:
+def test_the_settings_choose_between_two_formats(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     for split in ("train", "valid", "test"):
         (export / split / "_annotations.createml.json").write_text("[]")
@@ -121,6 +124,15 @@ def test_of_two_formats_the_settings_choose(tmp_path: Path) -> None:
         read_export(export, tmp_path / "unpacked")
     found = read_with(export, tmp_path / "unpacked", ConvertSettings(format="createml"))
     assert found.format == "createml"
+
+
+def test_a_format_that_is_not_chosen_may_be_damaged(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    (export / "data.yaml").write_text("names: [a")
+    with pytest.raises(ExportError, match="cannot read the YAML"):
+        read_export(export, tmp_path / "unpacked")
+    found = read_with(export, tmp_path / "unpacked", ConvertSettings(format="coco"))
+    assert found.format == "coco"
 
 
 def link(archive: zipfile.ZipFile) -> None:
@@ -131,7 +143,7 @@ def link(archive: zipfile.ZipFile) -> None:
 
 def twice(archive: zipfile.ZipFile) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile itself warns, and writes it
+        warnings.simplefilter("ignore")  # zipfile warns, and writes it all the same
         archive.writestr("README.dataset.txt", "one")
         archive.writestr("readme.dataset.TXT", "two")
 
@@ -139,17 +151,25 @@ def twice(archive: zipfile.ZipFile) -> None:
 @pytest.mark.parametrize(
     ("table", "record", "message"),
     [
-        ("categories", {"id": 1, "name": "bird"}, "category 1: 'big_dog' and 'bird' have one id"),
-        ("categories", {"name": "bird"}, "category None: id None is no whole number"),
-        ("annotations", {"id": 7, "image_id": [0]}, r"annotation 7: image_id \[0\] is no whole"),
+        (
+            "categories",
+            {"id": 1, "name": "bird"},
+            "category 1: 'big_dog' and 'bird' have the same id",
+        ),
+        ("categories", {"name": "bird"}, "category None: id None is not an integer"),
+        (
+            "annotations",
+            {"id": 7, "image_id": [0]},
+            r"annotation 7: image_id \[0\] is not an integer",
+        ),
         (
             "annotations",
             {"id": 7, "image_id": 0, "category_id": "1"},
-            "annotation 7: category_id '1' is no whole number",
+            "annotation 7: category_id '1' is not an integer",
         ),
     ],
 )
-def test_ids_that_could_mix_things_up_are_refused(
+def test_ambiguous_ids_are_refused(
     tmp_path: Path, table: str, record: dict[str, object], message: str
 ) -> None:
     export = write_export(tmp_path / "export", lambda values: values[table].append(record))
@@ -166,12 +186,12 @@ def test_ids_that_could_mix_things_up_are_refused(
         (lambda z: z.writestr("/tmp/outside.txt", "x"), "absolute path"),
         (lambda z: z.writestr("C:\\outside.txt", "x"), "absolute path"),
         (link, "is a link"),
-        (twice, "is there twice"),
-        (lambda z: z.writestr("./train/_annotations.coco.json", "{}"), "is there twice"),
+        (twice, "is a duplicate"),
+        (lambda z: z.writestr("./train/_annotations.coco.json", "{}"), "is a duplicate"),
         (lambda z: z.writestr("train/bomb.jpg", b"0" * 10_000_000), "more than 100 times"),
     ],
 )
-def test_a_hostile_zip_is_refused_before_anything_is_written(
+def test_a_hostile_zip_file_is_refused_before_anything_is_written(
     tmp_path: Path, corrupt: Callable[[zipfile.ZipFile], object], message: str
 ) -> None:
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
@@ -183,7 +203,7 @@ def test_a_hostile_zip_is_refused_before_anything_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_zip_too_large_for_a_disk_is_refused(
+def test_a_zip_file_that_is_too_large_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
@@ -197,27 +217,27 @@ def test_a_zip_too_large_for_a_disk_is_refused(
     assert read_export(archive, tmp_path / "unpacked")
 
 
-def test_a_damaged_zip_leaves_nothing(tmp_path: Path) -> None:
+def test_a_damaged_zip_file_leaves_nothing(tmp_path: Path) -> None:
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
     content = bytearray(archive.read_bytes())
     content[200:400] = bytes(200)
     archive.write_bytes(content)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ExportError, match="no readable zip"):
+    with pytest.raises(ExportError, match="cannot read the zip file"):
         read_export(archive, tmp_path / "unpacked")
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_that_was_there_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_of_the_user_is_never_replaced(tmp_path: Path) -> None:
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "mine.jpg").write_text("the only copy")
-    with pytest.raises(ExportError, match=r"exists and is not segtune's.*another folder"):
+    with pytest.raises(ExportError, match=r"was not created by segtune.*another folder"):
         read_export(archive, tmp_path / "images")
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["mine.jpg"]
 
 
-def test_what_an_earlier_zip_left_is_replaced_whole(tmp_path: Path) -> None:
+def test_the_files_of_an_earlier_zip_file_are_replaced(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     (export / "train" / "notes.txt").write_text("gone in the next version")
     read_export(zip_export(export, tmp_path / "1.zip"), tmp_path / "unpacked")

@@ -1,4 +1,4 @@
-"""Adapters on disk: they come back whole, or say why not."""
+"""Adapters on disk: they are restored completely, or the error says why not."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,17 @@ from tests.batches import adapted_tiny
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     model, adapted = adapted_tiny()
-    save_adapter(tmp_path, lora_state_dict(model), adapted, "segtune/tiny", {"seed": 3})
+    save_adapter(
+        tmp_path,
+        lora_state_dict(model),
+        specs=adapted,
+        base_model="segtune/tiny",
+        recipe={"seed": 3},
+    )
     return tmp_path
 
 
-def test_an_adapter_comes_back_with_its_recipe(folder: Path) -> None:
+def test_an_adapter_is_restored_with_its_recipe(folder: Path) -> None:
     model = build_model("tiny")
     recipe = attach_adapter(model, folder)
     assert recipe["seed"] == 3
@@ -31,13 +37,13 @@ def test_an_adapter_comes_back_with_its_recipe(folder: Path) -> None:
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
 
 
-def test_the_config_is_one_that_peft_reads(folder: Path) -> None:
+def test_the_config_describes_the_adapter_to_peft(folder: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
     assert config["base_model_name_or_path"] == "segtune/tiny"
     qkv = "backbone.vision_backbone.trunk.blocks.0.attn.qkv"
     assert qkv in config["target_modules"]
-    # q, k and v of rank 4 each are one block-structured matrix of rank 12.
+    # q, k and v, each of rank 4, form one block-structured matrix of rank 12.
     assert config["rank_pattern"][qkv] == 12
     assert config["alpha_pattern"][qkv] == 24.0
 
@@ -56,5 +62,5 @@ def test_a_missing_or_damaged_file_is_an_error(
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    with pytest.raises(AdapterError, match=r"cannot be read.*Run the training again"):
+    with pytest.raises(AdapterError, match=r"cannot read the adapter.*Run the training again"):
         attach_adapter(build_model("tiny"), folder)

@@ -1,4 +1,4 @@
-"""LoRA against PEFT and against attention written out by hand, in double precision."""
+"""LoRA compared with PEFT and with attention written out by hand, in double precision."""
 
 import copy
 import importlib
@@ -18,6 +18,7 @@ from segtune.core.atomic import write_json
 from segtune.core.errors import AdapterError
 from segtune.lora.adapter import specs_from_json, specs_to_json
 from segtune.lora.inject import (
+    ParameterCount,
     count_parameters,
     inject_lora,
     lora_parameters,
@@ -28,7 +29,7 @@ from segtune.lora.layers import LoraSpec
 from segtune.lora.peft_format import peft_config
 from segtune.lora.state import load_lora_state_dict, lora_state_dict
 
-# The name in torch.nn.parallel is the function's.
+# torch.nn.parallel.replicate is also the name of a function there.
 replication = importlib.import_module("torch.nn.parallel.replicate")
 
 WIDTH, HEADS, RANK, ALPHA = 16, 4, 3, 7.0
@@ -55,8 +56,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         attended = self.attention(q, k, v)[0]
-        turned = attended.transpose(0, 1)
-        return self.plain(self.sequence_first(turned, turned, turned)[0])
+        transposed = attended.transpose(0, 1)
+        return self.plain(self.sequence_first(transposed, transposed, transposed)[0])
 
 
 def net() -> Net:
@@ -110,15 +111,15 @@ def test_attention_equals_three_explicit_projections(projections: tuple[str, ...
     if "out" in projections:
         out = lora.out_proj.lora
         expected = expected + ALPHA / RANK * (heads @ out.lora_A["all"].T @ out.lora_B["all"].T)
-    answer, no_weights = lora(q, kv, kv)
+    output, no_weights = lora(q, kv, kv)
     assert no_weights is None
-    assert answer.is_contiguous()
-    assert_close(answer, expected, **EXACT)
+    assert output.is_contiguous()
+    assert_close(output, expected, **EXACT)
 
 
 def boolean(shape: tuple[int, ...]) -> Tensor:
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) > 0.6
-    mask[..., 0] = False  # every query sees something
+    mask[..., 0] = False  # every query sees at least one key
     return mask
 
 
@@ -135,7 +136,7 @@ def boolean(shape: tuple[int, ...]) -> Tensor:
         lambda: {"attn_mask": boolean((5, 7)), "key_padding_mask": boolean((2, 7))},
     ],
 )
-def test_masks_mean_what_they_mean_in_torch(
+def test_masks_have_the_meaning_that_they_have_in_torch(
     masks: Callable[[], dict[str, Tensor]], batch_first: bool
 ) -> None:
     holder = nn.ModuleDict({"a": nn.MultiheadAttention(WIDTH, HEADS, batch_first=batch_first)})
@@ -144,14 +145,14 @@ def test_masks_mean_what_they_mean_in_torch(
     query, source = torch.randn(2, 5, WIDTH), torch.randn(2, 7, WIDTH)
     if not batch_first:
         query, source = query.transpose(0, 1), source.transpose(0, 1)
-    hiding = masks()
+    options = masks()
     with warnings.catch_warnings():
-        # torch dislikes a boolean padding mask beside an additive mask; SAM 3 mixes them.
+        # torch warns of a boolean padding mask with an additive mask; SAM 3 combines them.
         warnings.simplefilter("ignore")
-        expected = stock(query, source, source, need_weights=False, **hiding)[0]
-    answer = holder["a"](query, source, source, **hiding)[0]
-    assert answer.is_contiguous()
-    assert_close(answer, expected, **EXACT)
+        expected = stock(query, source, source, need_weights=False, **options)[0]
+    output = holder["a"](query, source, source, **options)[0]
+    assert output.is_contiguous()
+    assert_close(output, expected, **EXACT)
 
 
 def test_attention_stays_scaled_dot_product_attention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,61 +175,61 @@ def peft_pair(targets: list[str], specs: dict[str, LoraSpec]) -> tuple[nn.Module
         r=RANK, lora_alpha=int(ALPHA), target_modules=targets, init_lora_weights=False
     )
     theirs = get_peft_model(net(), config)
-    mine = net()
-    inject_lora(mine, specs)
+    ours = net()
+    inject_lora(ours, specs)
     state = {
         name.replace(".default", ""): value
         for name, value in theirs.state_dict().items()
         if "lora_" in name
     }
-    load_lora_state_dict(mine, state)
-    return theirs, mine
+    load_lora_state_dict(ours, state)
+    return theirs, ours
 
 
 def test_a_linear_equals_pefts() -> None:
-    theirs, mine = peft_pair(["plain"], {"plain": SPECS["plain"]})
+    theirs, ours = peft_pair(["plain"], {"plain": SPECS["plain"]})
     x = torch.randn(2, 5, WIDTH)
-    assert_close(mine(x), theirs(x), **EXACT)
+    assert_close(ours(x), theirs(x), **EXACT)
     theirs(x).square().sum().backward()
-    mine(x).square().sum().backward()
+    ours(x).square().sum().backward()
     layer = theirs.base_model.model.plain
-    own = mine.get_submodule("plain").lora
+    own = ours.get_submodule("plain").lora
     assert_close(own.lora_A["all"].grad, layer.lora_A["default"].weight.grad, **EXACT)
     assert_close(own.lora_B["all"].grad, layer.lora_B["default"].weight.grad, **EXACT)
     merged = theirs.merge_and_unload()
-    merge_lora(mine)
-    assert_close(mine.get_submodule("plain").weight, merged.plain.weight, **EXACT)
+    merge_lora(ours)
+    assert_close(ours.get_submodule("plain").weight, merged.plain.weight, **EXACT)
 
 
 def read_by_peft(folder: Path, specs: dict[str, LoraSpec]) -> tuple[nn.Module, nn.Module]:
-    """A net adapted and saved here, and PEFT's reading of the files."""
-    mine = net()
-    adapted = inject_lora(mine, specs)
-    randomize(mine)
-    save_file(lora_state_dict(mine), folder / "adapter_model.safetensors")
+    """A net adapted and saved by segtune, and PEFT's model from the files."""
+    ours = net()
+    adapted = inject_lora(ours, specs)
+    randomize(ours)
+    save_file(lora_state_dict(ours), folder / "adapter_model.safetensors")
     write_json(folder / "adapter_config.json", peft_config(adapted, "net"))
-    return mine, PeftModel.from_pretrained(net(), folder, autocast_adapter_dtype=False)
+    return ours, PeftModel.from_pretrained(net(), folder, autocast_adapter_dtype=False)
 
 
-def test_peft_reads_what_is_saved_here(tmp_path: Path) -> None:
+def test_peft_reads_the_files_of_segtune(tmp_path: Path) -> None:
     attention = LoraSpec(RANK, ALPHA, projections=("q", "v"))
     specs = {**SPECS, "attention": attention, "sequence_first": attention}
-    mine, theirs = read_by_peft(tmp_path, specs)
+    ours, theirs = read_by_peft(tmp_path, specs)
     x = torch.randn(2, 5, WIDTH)
-    assert_close(theirs(x), mine(x), **EXACT)
+    assert_close(theirs(x), ours(x), **EXACT)
 
 
 def test_peft_adds_the_output_projection_of_attention_twice(tmp_path: Path) -> None:
-    # PEFT 0.21 does, so there our files give other outputs; README says so while this holds.
-    mine, theirs = read_by_peft(tmp_path, {"attention": SPECS["attention"]})
+    # PEFT 0.21 does, so it gets other outputs from segtune's files; the docs say so.
+    ours, theirs = read_by_peft(tmp_path, {"attention": SPECS["attention"]})
     base = net().attention.out_proj.weight
     merged = theirs.merge_and_unload().attention.out_proj.weight
-    merge_lora(mine)
-    once = mine.get_submodule("attention").out_proj.weight - base
+    merge_lora(ours)
+    once = ours.get_submodule("attention").out_proj.weight - base
     assert_close(merged - base, 2 * once, **EXACT)
 
 
-def test_merging_keeps_the_outputs_and_removes_the_adapters() -> None:
+def test_merging_preserves_the_outputs_and_removes_the_adapters() -> None:
     model, x = net(), torch.randn(2, 5, WIDTH)
     names = {name: type(module) for name, module in model.named_modules()}
     keys = model.state_dict().keys()
@@ -241,15 +242,15 @@ def test_merging_keeps_the_outputs_and_removes_the_adapters() -> None:
     assert model.state_dict().keys() == keys
 
 
-def test_unmerging_brings_base_weights_and_adapters_back() -> None:
+def test_unmerging_restores_base_weights_and_adapters() -> None:
     model, x = net(), torch.randn(2, 5, WIDTH)
     base = {name: p.clone() for name, p in model.named_parameters()}
     inject_lora(model, SPECS)
     randomize(model)
     adapted = model(x)
-    taken_out = merge_lora(model)
+    removed = merge_lora(model)
     assert not lora_parameters(model)
-    unmerge_lora(model, taken_out)
+    unmerge_lora(model, removed)
     assert_close(model(x), adapted, **EXACT)
     after = dict(model.named_parameters())
     for name, value in base.items():
@@ -274,14 +275,16 @@ def test_parameters_are_counted_by_group() -> None:
     inject_lora(model, {"plain": LoraSpec(RANK, ALPHA), "qkv": SPECS["qkv"]})
     counts = count_parameters(model, lambda name: name.partition(".")[0])
     plain = WIDTH * 10 + 10
-    assert counts["plain"] == (RANK * (WIDTH + 10), plain + RANK * (WIDTH + 10))
-    assert counts["qkv"][0] == 2 * RANK * 2 * WIDTH
-    assert counts["attention"][0] == 0
-    every = sum(p.numel() for p in model.parameters())
-    assert count_parameters(model) == {"": (sum(c[0] for c in counts.values()), every)}
+    adapters = RANK * (WIDTH + 10)
+    assert counts["plain"] == ParameterCount(trainable=adapters, total=plain + adapters)
+    assert counts["qkv"].trainable == 2 * RANK * 2 * WIDTH
+    assert counts["attention"].trainable == 0
+    trainable = sum(count.trainable for count in counts.values())
+    total = sum(p.numel() for p in model.parameters())
+    assert count_parameters(model) == {"": ParameterCount(trainable, total)}
 
 
-def test_dinov2_base_has_as_many_parameters_as_elsewhere() -> None:
+def test_dinov2_base_has_the_published_number_of_lora_parameters() -> None:
     from transformers import Dinov2Config, Dinov2Model
 
     with torch.device("meta"):
@@ -289,13 +292,13 @@ def test_dinov2_base_has_as_many_parameters_as_elsewhere() -> None:
     pattern = r"encoder\.layer\.\d+\.attention\.(q|k|v)_proj"
     adapted = inject_lora(model, {pattern: LoraSpec(8, 16.0)})
     assert len(adapted) == 12 * 3
-    assert count_parameters(model)[""][0] == 442_368
+    assert count_parameters(model)[""].trainable == 442_368
 
 
-def test_a_users_own_data_parallel_loop_reaches_every_adapter(
+def test_nn_data_parallel_reaches_every_adapter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # nn.DataParallel wants GPUs for broadcasting alone; its replication is torch's own.
+    # nn.DataParallel needs GPUs only for broadcasting; the replication is torch's own.
     monkeypatch.setattr(
         replication,
         "_broadcast_coalesced_reshape",
@@ -315,7 +318,7 @@ def test_a_users_own_data_parallel_loop_reaches_every_adapter(
         assert_close(parameter.grad, expected[name], **EXACT)
 
 
-def test_a_saved_adapter_comes_back() -> None:
+def test_a_saved_adapter_can_be_loaded() -> None:
     model, other, x = net(), net(), torch.randn(2, 5, WIDTH)
     adapted = inject_lora(model, SPECS)
     randomize(model)
@@ -340,7 +343,7 @@ def test_one_step_moves_adapters_and_no_base_weight() -> None:
         assert not after[name].requires_grad
 
 
-def test_dropout_acts_while_training_only() -> None:
+def test_dropout_acts_only_in_training() -> None:
     model, x = net(), torch.randn(2, 5, WIDTH)
     inject_lora(model, {"plain": LoraSpec(RANK, ALPHA, dropout=0.5)})
     randomize(model)
@@ -350,7 +353,7 @@ def test_dropout_acts_while_training_only() -> None:
     assert torch.equal(model(x), model(x))
 
 
-def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
+def test_the_seed_determines_the_adapters_and_the_global_generator_is_untouched() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -369,14 +372,14 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:
     [
         (
             {"plainn": LoraSpec(RANK, ALPHA)},
-            "'plainn' matches no module.*nearest names are plain",
+            "'plainn' matches no module.*closest names are plain",
         ),
         ({"": LoraSpec(RANK, ALPHA)}, "matches no module"),
         (
             {"plain": LoraSpec(RANK, ALPHA), "pl.*": LoraSpec(RANK, ALPHA)},
             "plain: adapted twice",
         ),
-        ({"plain": LoraSpec(RANK, ALPHA, projections=("q",))}, "fuses no q, k and v"),
+        ({"plain": LoraSpec(RANK, ALPHA, projections=("q",))}, "does not fuse q, k and v"),
         (
             {"qkv": LoraSpec(RANK, ALPHA, projections=("out",))},
             r"unknown projections \['out'\]",

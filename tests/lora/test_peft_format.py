@@ -1,4 +1,4 @@
-"""Adapters that PEFT has trained, read here: PEFT itself is the oracle."""
+"""Adapters that PEFT has trained, compared with PEFT itself."""
 
 import json
 from pathlib import Path
@@ -64,24 +64,24 @@ def test_an_adapter_trained_by_peft_gives_the_same_outputs(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:
     theirs = trained_by_peft(tmp_path, net(), **config)
-    mine, x = net(), torch.randn(2, 5, WIDTH, dtype=torch.float64)
-    assert attach_adapter(mine, tmp_path) is None
+    ours, x = net(), torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    assert attach_adapter(ours, tmp_path) is None
     expected = theirs(x)
     assert not torch.allclose(net()(x), expected)
-    assert_close(mine(x), expected, **EXACT)
-    merge_lora(mine)
-    assert_close(mine(x), expected, **EXACT)
+    assert_close(ours(x), expected, **EXACT)
+    merge_lora(ours)
+    assert_close(ours(x), expected, **EXACT)
 
 
 def test_an_adapter_of_the_vision_encoder_trained_by_peft_fits_sam3(tmp_path: Path) -> None:
     pattern = r".*vision_backbone\.trunk\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
     config = {"r": 2, "lora_alpha": 4, "target_modules": pattern}
     theirs = trained_by_peft(tmp_path, build_model("tiny"), **config)
-    mine, images = build_model("tiny"), torch.randn(1, 3, 96, 96)
-    attach_adapter(mine, tmp_path)
-    assert len(lora_parameters(mine)) == 3 * 4 * 2  # blocks, linears, A and B
-    with evaluating(mine), torch.inference_mode():
-        features = encode_images(mine, images)["backbone_fpn"][-1]
+    ours, images = build_model("tiny"), torch.randn(1, 3, 96, 96)
+    attach_adapter(ours, tmp_path)
+    assert len(lora_parameters(ours)) == 3 * 4 * 2  # blocks, linears, A and B
+    with evaluating(ours), torch.inference_mode():
+        features = encode_images(ours, images)["backbone_fpn"][-1]
         expected = encode_images(theirs.base_model.model, images)["backbone_fpn"][-1]
     assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
@@ -91,11 +91,11 @@ def test_an_adapter_of_the_vision_encoder_trained_by_peft_fits_sam3(tmp_path: Pa
     [
         ({"use_dora": True}, "LORA with use_dora"),
         ({"bias": "all"}, "LORA with bias"),
-        ({"peft_type": "IA3"}, "the kind IA3"),
+        ({"peft_type": "IA3"}, "an adapter of type IA3"),
         ({"modules_to_save": ["plain"]}, "modules_to_save"),
     ],
 )
-def test_what_is_more_than_plain_lora_is_refused(
+def test_other_methods_than_plain_lora_are_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
@@ -111,9 +111,9 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
         attach_adapter(nn.Sequential(nn.Linear(2, 2)), tmp_path)
 
 
-def test_a_module_that_was_adapted_already_is_not_adapted_again(tmp_path: Path) -> None:
+def test_an_adapted_module_cannot_be_adapted_again(tmp_path: Path) -> None:
     trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
     model = net()
     attach_adapter(model, tmp_path)
-    with pytest.raises(AdapterError, match="adapted already"):
+    with pytest.raises(AdapterError, match="already adapted"):
         attach_adapter(model, tmp_path)

@@ -1,4 +1,4 @@
-"""The model: same keys as stock SAM 3, everything initialized, one row per prompt."""
+"""The model: the keys of stock SAM 3, everything initialized, one row per prompt."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from segtune.core.config import Component, LoraSettings
 from segtune.core.errors import ConfigError
 from segtune.lora.inject import inject_lora, lora_parameters, merge_lora
-from segtune.lora.layers import LoraSpec
 from segtune.lora.targets import LORA_PATTERNS, component_of, lora_specs
 from segtune.model.architecture import ARCHITECTURES, build_model, set_image_size
 from segtune.model.forward import (
@@ -32,7 +32,7 @@ OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
 
 
 class OnMeta(TorchFunctionMode):
-    """Allocate on meta whatever asks for cuda; the package reads `linspace`, so not that."""
+    """Allocate on meta instead of cuda, except `linspace`, whose values the package reads."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -62,7 +62,8 @@ def full() -> nn.Module:
 
 
 def test_full_has_the_keys_and_shapes_of_stock_sam3(full: nn.Module) -> None:
-    from sam3.model_builder import build_sam3_image_model  # warns unless imported by segtune
+    # Warns unless segtune has imported the package before.
+    from sam3.model_builder import build_sam3_image_model
 
     with on_meta():
         stock = build_sam3_image_model(
@@ -83,12 +84,10 @@ def test_full_has_the_published_number_of_parameters(full: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("component", sorted(LORA_PATTERNS))
-def test_every_component_of_full_can_be_adapted(component: str) -> None:
+def test_every_component_of_full_can_be_adapted(component: Component) -> None:
     with on_meta():
         model = build_model("full")
-    adapted = inject_lora(
-        model, lora_specs(component, LoraSpec(8, 16.0), ("q", "k", "v", "out", "mlp"))
-    )
+    adapted = inject_lora(model, lora_specs({component: LoraSettings()}))
     expected = {
         "vision": 32 * 4,
         "text": 24 * 3,
@@ -101,7 +100,7 @@ def test_every_component_of_full_can_be_adapted(component: str) -> None:
     assert {component_of(name) for name in adapted} == {component}
 
 
-def test_full_lora_parameters_per_component_are_pinned() -> None:
+def test_full_has_the_expected_lora_parameters_per_component() -> None:
     with on_meta():
         model = build_model("full")
     inject_lora(model, all_specs(rank=8))
@@ -109,7 +108,7 @@ def test_full_lora_parameters_per_component_are_pinned() -> None:
     for name, parameter in lora_parameters(model).items():
         component = component_of(name)
         counts[component] = counts.get(component, 0) + parameter.numel()
-    # rank * (in + out) per matrix, by hand: ViT 3 * (1024 + 1024) for q, k, v, 2048 for the
+    # rank * (in + out) per matrix, by hand. ViT: 3 * (1024 + 1024) for q, k, v, 2048 for the
     # output, 2 * (1024 + 4736) for the MLP; attention of width 256 has 4 * 512; an MLP of the
     # DETR layers has 2 * (256 + 2048).
     assert counts["vision"] == 32 * 8 * (3 * 2048 + 2048 + 2 * 5760)
@@ -133,7 +132,7 @@ def test_no_weight_is_left_uninitialized() -> None:
         assert not torch.equal(mine, getattr(other.backbone.language_backbone.encoder, name))
 
 
-def test_building_leaves_the_global_generator_alone() -> None:
+def test_building_does_not_change_the_global_generator() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -149,7 +148,7 @@ def test_encoding_once_equals_the_whole_forward_pass() -> None:
             **encode_images(model, batch.images),
             **encode_prompts(model, list(batch.captions), torch.device("cpu")),
         }
-        parts = detect_encoded(model, features, batch.image_ids, batch.text_ids)
+        parts = detect_encoded(model, features, image_ids=batch.image_ids, text_ids=batch.text_ids)
     assert len(whole["pred_logits"]) == 3
     for name in OUTPUTS:
         assert torch.equal(whole[name], parts[name])
@@ -158,7 +157,7 @@ def test_encoding_once_equals_the_whole_forward_pass() -> None:
 def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
     model = build_model("tiny")
     batch, alone = random_batch(((0, 0, 0), (0,))), random_batch(((0, 0, 0),))
-    # The same first image, whatever comes after it.
+    # The same first image, with and without another one after it.
     alone.images.copy_(batch.images[:1])
     with evaluating(model), torch.inference_mode():
         together, single = grounding_outputs(model, batch), grounding_outputs(model, alone)
@@ -184,12 +183,12 @@ def test_merged_and_adapted_models_agree() -> None:
     for name in OUTPUTS:
         size = adapted[name].abs().max().item()
         assert largest_difference(adapted[name], merged[name]) < 1e-4 * size
-        # A fresh box head is zero, so that every random model starts from the same boxes.
+        # A new box head is zero, so every random model starts from the same boxes.
         if name != "pred_boxes":
             assert largest_difference(adapted[name], untouched[name]) > 1e-2 * size
 
 
-def test_after_one_step_every_adapter_moves_and_no_base_weight() -> None:
+def test_a_step_updates_every_adapter_and_no_base_weight() -> None:
     model, batch = build_model("tiny"), random_batch(((1, 0), (2,)))
     base = {name: value.clone() for name, value in model.state_dict().items()}
     inject_lora(model, all_specs())
@@ -197,7 +196,7 @@ def test_after_one_step_every_adapter_moves_and_no_base_weight() -> None:
     loss = build_loss(model.matcher, with_masks=True)
     optimizer = torch.optim.AdamW(lora_parameters(model).values(), lr=1e-3)
     outputs, targets = grounding_outputs(model, batch), loss_targets(model, batch)
-    prompted_loss(loss, outputs, targets, 3.0, 3.0)[0].backward()
+    prompted_loss(loss, outputs, targets, step_boxes=3.0, step_prompts=3.0)[0].backward()
     for name, parameter in lora_parameters(model).items():
         if "lora_B" in name:
             assert parameter.grad is not None and parameter.grad.any(), name
@@ -214,7 +213,7 @@ def test_the_input_is_a_whole_number_of_windows() -> None:
 
 
 @pytest.mark.parametrize("image_size", [48, 144])
-def test_another_input_size_computes_the_positions_that_the_package_would(image_size: int) -> None:
+def test_another_input_size_has_the_position_embeddings_of_the_package(image_size: int) -> None:
     model, arch = build_model("tiny"), ARCHITECTURES["tiny"]
     assert set_image_size(model, "tiny", image_size) == image_size
     with patch.dict(ARCHITECTURES, tiny=replace(arch, image_size=image_size)):
@@ -231,16 +230,16 @@ def test_another_input_size_computes_the_positions_that_the_package_would(image_
 
 
 @pytest.mark.parametrize("image_size", [None, 1008, 336, 672, 1344])
-def test_full_size_takes_multiples_of_336(image_size: int | None) -> None:
+def test_full_accepts_multiples_of_336(image_size: int | None) -> None:
     with on_meta():
         model = build_model("full")
         assert set_image_size(model, "full", image_size) == (image_size or 1008)
 
 
 @pytest.mark.parametrize("image_size", [0, 100, 518, 1024])
-def test_full_size_takes_nothing_else_and_says_why(image_size: int) -> None:
+def test_full_refuses_any_other_size(image_size: int) -> None:
     with on_meta():
         model = build_model("full")
-        message = f"image_size {image_size} is no multiple of 336.*windows of 24 patches of 14"
+        message = f"image_size {image_size} is not a multiple of 336.*windows of 24 patches of 14"
         with pytest.raises(ConfigError, match=message):
             set_image_size(model, "full", image_size)

@@ -1,4 +1,4 @@
-"""Counting tokens: the package's own tokenizer, cut at 32, as oracle."""
+"""Counting tokens: the package's own tokenizer as oracle."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from segtune.model.tokenizer import MAX_TOKENS, bpe_vocabulary, count_tokens
     "text",
     ["a cat", "two words " * 14, "ten words more than there is room for " * 5, "ü" * 40],
 )
-def test_a_text_fits_when_nothing_of_it_is_cut_off(text: str) -> None:
+def test_a_text_fits_when_none_of_it_is_cut_off(text: str) -> None:
     tokenizer = SimpleTokenizer(bpe_path=str(bpe_vocabulary()))
     read = int((tokenizer([text], context_length=200) != 0).sum())
     assert (count_tokens(text) <= MAX_TOKENS) == (read <= MAX_TOKENS)

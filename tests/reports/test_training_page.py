@@ -1,64 +1,81 @@
-"""The page about a training: what it says, and that it stands alone."""
+"""The page of a training run: what it says."""
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segtune.reports.training_page import headline, write_summary
-
-RESULT = {"best_score": 0.5, "base_score": 0.1, "best_epoch": 2, "seconds": 120.0}
-STEP = {"kind": "train", "images_per_second": 2.0, "data_wait_share": 0.25, "peak_memory_gb": 3.0}
-
-
-def folder_of_run(folder: Path) -> Path:
-    records: list[dict[str, Any]] = []
-    for epoch in (0, 2):
-        score = {"mask_AP": 0.1 + 0.2 * epoch, "per_class": {"<b>disc": 0.25}}
-        records.append({"kind": "valid", "step": epoch, "epoch": epoch, **score})
-    records += [{**STEP, "step": number, "loss": 8.0 - number} for number in range(4)]
-    (folder / "history.jsonl").write_text("\n".join(map(json.dumps, records)))
-    (folder / "valid_images").mkdir()
-    for epoch in (0, 2):
-        (folder / "valid_images" / f"epoch_000{epoch}.jpg").write_bytes(b"image")
-    return folder
+from segtune import train_page
+from segtune.reports.training_page import Recipe, Result, headline
+from tests.converted import write_converted
+from tests.reports.runs import write_training_run
 
 
-class Page(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [str(v) for k, v in attributes if k in ("src", "href")]
-
-
-def test_the_page_says_what_happened(tmp_path: Path) -> None:
-    recipe = {"result": RESULT, "settings": {"epochs": 2, "select_by": "AP", "note": "<script>"}}
-    write_summary(folder_of_run(tmp_path), recipe, {"vision": (10, 1_000)})
-    text = (tmp_path / "summary.html").read_text()
-    assert "Epoch 2 was kept: AP 0.5000 on valid, better than the 0.1000 before" in text
-    expected = "4 optimizer steps in 2.0 minutes, 2.0 images per second, 25 % of the time"
+def test_the_page_says_what_happened(pages: dict[str, Path]) -> None:
+    text = pages["train"].read_text("utf-8")
+    assert "<h1>Epoch 2 was best: AP 0.5000 on valid, better than 0.1000 before training" in text
+    expected = "4 optimizer steps in 2.0 minutes, 2.0 images per second, 25% of the time"
     assert expected in text
     assert "at most 3.0 GB" in text
-    assert "<td>0.2500</td>" in text
-    assert "From 8.000 to 5.000" in text
-    page = Page(text)
-    assert "b" not in page.tags
-    assert "script" not in page.tags
-    assert len(page.links) == 2
-    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert '<tr class="best"><th scope="row">2 (best)</th><td>0.5000</td><td>0.2500</td>' in text
+    assert "from 8.000 to 5.000" in text
+    assert '<th scope="row">vision</th><td>10</td><td>1,000</td>' in text
+    assert "&#34;note&#34;: &#34;&lt;script&gt;&#34;" in text
+    assert "Before training: 4 validation images with 3 objects and 0 detections" in text
+    assert "After epoch 2: 4 validation images with 3 objects and 3 detections" in text
+    assert text.count("data:image/jpeg;base64,") == 2
 
 
 @pytest.mark.parametrize(
-    ("best", "word"), [(0.2, "better"), (0.1, "NOT better"), (0, "NOT better")]
+    ("best", "comparison"), [(0.2, "better"), (0.1, "NOT better"), (0, "NOT better")]
 )
-def test_a_training_that_did_not_help_says_so(best: float, word: str) -> None:
-    assert f", {word} than the 0.1000" in headline(
-        {"result": {**RESULT, "best_score": best}, "settings": {"select_by": "AP"}}
-    )
+def test_training_that_did_not_help_says_so(best: float, comparison: str) -> None:
+    result = Result(best_epoch=2, best_score=best, base_score=0.1, seconds=1.0)
+    recipe = Recipe(settings={"select_by": "AP"}, result=result, parameters={})
+    assert f", {comparison} than 0.1000 before" in headline(recipe)
+
+
+def damage_recipe(train: Path) -> None:
+    (train / "adapter" / "recipe.json").write_text("{}")
+
+
+def rename_wait(train: Path) -> None:
+    text = (train / "history.jsonl").read_text()
+    (train / "history.jsonl").write_text(text.replace("data_wait_fraction", "other"))
+
+
+def remove_detections(train: Path) -> None:
+    (train / "valid_best.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        (damage_recipe, "recipe.json"),
+        (rename_wait, "history.jsonl"),
+        (remove_detections, "valid_best.json"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, file: str
+) -> None:
+    coco = write_converted(tmp_path)
+    train = write_training_run(tmp_path / "run", coco, "disc")
+    damage(train)
+    command = ["--coco", str(coco / "valid.json"), "--train", str(train)]
+    with pytest.raises(SystemExit) as raised:
+        train_page.main([*command, "--out", str(tmp_path / "summary.html")])
+    assert raised.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert file in line
+    assert not (tmp_path / "summary.html").exists()
+
+
+def test_a_run_of_boxes_has_a_page(tmp_path: Path) -> None:
+    coco = write_converted(tmp_path, masks=False)
+    train = write_training_run(tmp_path / "run", coco, "disc")
+    command = ["--coco", str(coco / "valid.json"), "--train", str(train)]
+    train_page.main([*command, "--out", str(tmp_path / "summary.html")])
+    settings = json.loads((train / "adapter" / "recipe.json").read_text())["settings"]
+    assert f"&#34;epochs&#34;: {settings['epochs']}" in (tmp_path / "summary.html").read_text()

@@ -1,4 +1,4 @@
-"""Augmentations move boxes and masks exactly; pycocotools says where a mask is."""
+"""Augmentation moves boxes and masks exactly; pycocotools finds the boxes of masks."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def boxes() -> st.SearchStrategy[list[Box]]:
 
 
 def sample_of(corners: list[Box], side: int = SIDE) -> Sample:
-    """Ellipses that touch the sides of their boxes, given in pixels x0, y0, x1, y1."""
+    """Ellipses that touch the sides of their boxes; corners x0, y0, x1, y1 in pixels."""
     y, x = np.mgrid[:side, :side] + 0.5
     masks = np.stack(
         [
@@ -72,11 +72,11 @@ def test_boxes_stay_around_their_masks(corners: list[Box], grown: int, seed: int
     sample = sample_of(corners)
     require_boxes_around_masks(sample)
     augmentation = Augmentation(horizontal_flip=True, min_scale=0.5, color_jitter=0.3)
-    varied = augmentation.varied(sample, grown, np.random.default_rng(seed))
-    assert varied.image.shape == (3, grown, grown)
-    require_boxes_around_masks(varied)
+    augmented = augmentation.augmented(sample, grown, np.random.default_rng(seed))
+    assert augmented.image.shape == (3, grown, grown)
+    require_boxes_around_masks(augmented)
     areas = [mask_utils.area(mask_utils.encode(np.asfortranarray(m.numpy().astype(np.uint8))))
-             for s in (sample, varied) for m in s.masks[0]]  # fmt: skip
+             for s in (sample, augmented) for m in s.masks[0]]  # fmt: skip
     assert areas[: len(corners)] == areas[len(corners) :]
 
 
@@ -93,12 +93,12 @@ def test_mirroring_twice_changes_nothing(corners: list[Box]) -> None:
 
 def test_half_of_the_images_are_mirrored() -> None:
     sample, flips = sample_of([(3, 5, 20, 9)]), Augmentation(horizontal_flip=True)
-    varied = [flips.varied(sample, SIDE, np.random.default_rng(n)) for n in range(40)]
-    turned = sum(not torch.equal(one.image, sample.image) for one in varied)
-    assert 10 <= turned <= 30
+    augmented = [flips.augmented(sample, SIDE, np.random.default_rng(n)) for n in range(40)]
+    mirrored_images = sum(not torch.equal(one.image, sample.image) for one in augmented)
+    assert 10 <= mirrored_images <= 30
 
 
-def test_padding_is_black_and_at_the_right_and_bottom() -> None:
+def test_padding_is_black_at_the_right_and_bottom() -> None:
     sample = sample_of([(3, 5, 20, 9)])
     grown = padded(sample, 60)
     assert torch.equal(grown.image[:, :SIDE, :SIDE], sample.image)
@@ -106,7 +106,7 @@ def test_padding_is_black_and_at_the_right_and_bottom() -> None:
     assert (grown.image[:, :, SIDE:] == -1).all()
 
 
-def test_sides_are_drawn_between_the_smallest_scale_and_the_input() -> None:
+def test_sides_are_drawn_between_the_minimum_scale_and_the_input() -> None:
     scaled = Augmentation(min_scale=480 / 1008)
     sides = {scaled.drawn_side(1008, np.random.default_rng(n)) for n in range(4000)}
     assert min(sides) == 480
@@ -120,8 +120,8 @@ def test_colors_are_multiplied() -> None:
     brighter = recolored(sample, np.array([1.2, 1.0, 1.0]))
     pixels = sample.image / 2 + 0.5
     torch.testing.assert_close(brighter.image / 2 + 0.5, (pixels * 1.2).clamp(0, 1))
-    grey = recolored(sample, np.array([1.0, 1.0, 0.0])).image
-    torch.testing.assert_close(grey[0], grey[1])
+    gray = recolored(sample, np.array([1.0, 1.0, 0.0])).image
+    torch.testing.assert_close(gray[0], gray[1])
     flat = recolored(sample, np.array([1.0, 0.0, 1.0])).image
     assert flat.std() < 1e-5
     assert torch.equal(brighter.masks[0], sample.masks[0])
@@ -131,7 +131,7 @@ def test_colors_are_multiplied() -> None:
 @given(corners=boxes(), seed=st.integers(0, 99), deviation=st.floats(0.01, 0.9))
 def test_noisy_boxes_stay_boxes(corners: list[Box], seed: int, deviation: float) -> None:
     sample = sample_of(corners)
-    noisy = Augmentation(box_noise=deviation).varied(sample, SIDE, np.random.default_rng(seed))
+    noisy = Augmentation(box_noise=deviation).augmented(sample, SIDE, np.random.default_rng(seed))
     before, after = (_xyxy(s.boxes_cxcywh[0]) for s in (sample, noisy))
     assert not torch.equal(before, after)
     assert ((after >= 0) & (after <= 1)).all()

@@ -1,4 +1,4 @@
-"""Unfinished runs: one at a time, never continued by another, and gone when done."""
+"""Unfinished runs: one at a time, never resumed by another, and removed when finished."""
 
 import subprocess
 import sys
@@ -11,10 +11,10 @@ import torch
 from segtune.core.errors import TrainingError
 from segtune.training.checkpoint import (
     changes_since,
-    forget,
     load_state,
     locked,
     remove_damaged,
+    remove_run,
     run_folder,
     save_state,
 )
@@ -23,7 +23,7 @@ OLD = {"settings": {"rank": 16, "alpha": 32}, "code": {"lora.py": "abc"}}
 NEW = {"settings": {"rank": 32, "alpha": 32}, "code": {"lora.py": "abc"}}
 
 
-def test_a_state_comes_back(tmp_path: Path) -> None:
+def test_a_state_can_be_loaded(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, OLD)
     assert load_state(folder) == (None, [])
     state = {"adapter": {"a": torch.randn(3)}, "position": {"step": 4}, "lines": 7}
@@ -34,11 +34,11 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     assert torch.equal(loaded["adapter"]["a"], state["adapter"]["a"])  # type: ignore[index]
     assert loaded["position"] == {"step": 4}
     assert load_state(run_folder(tmp_path, NEW)) == (None, [])
-    forget(folder)
+    remove_run(folder)
     assert not folder.exists()
 
 
-def test_the_state_before_the_last_is_kept_and_no_more(tmp_path: Path) -> None:
+def test_only_the_last_two_states_are_retained(tmp_path: Path) -> None:
     for number in range(12):
         save_state(tmp_path, {"number": number})
         assert load_state(tmp_path) == ({"number": number}, [])
@@ -52,7 +52,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, lambda path: path.write_bytes(b"")])
-def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_state_is_skipped(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     for number in range(3):
         save_state(tmp_path, {"number": number})
     before, last = sorted(tmp_path.iterdir())
@@ -60,12 +60,12 @@ def test_a_damaged_state_is_passed_over(tmp_path: Path, damage: Callable[[Path],
     assert load_state(tmp_path) == ({"number": 1}, [last])
     damage(before)
     assert load_state(tmp_path) == (None, [last, before])
-    (tmp_path / ".state-00000009-x.pt.abc").write_text("what a killed process left")
+    (tmp_path / ".state-00000009-x.pt.abc").write_text("left by a killed process")
     remove_damaged(tmp_path, [last, before])
     assert not list(tmp_path.iterdir())
 
 
-def test_another_runs_differences_are_named(tmp_path: Path) -> None:
+def test_the_differences_of_another_run_are_listed(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, OLD)
     assert changes_since(tmp_path, NEW) == {}
     save_state(folder, {})
@@ -73,7 +73,7 @@ def test_another_runs_differences_are_named(tmp_path: Path) -> None:
     assert changes_since(tmp_path, NEW) == {folder.name: ["settings.rank: 16 -> 32"]}
 
 
-def test_a_folder_is_for_one_training_at_a_time(tmp_path: Path) -> None:
+def test_only_one_run_at_a_time_uses_a_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from segtune.training.checkpoint import locked\n"
         "with locked(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
@@ -86,7 +86,10 @@ def test_a_folder_is_for_one_training_at_a_time(tmp_path: Path) -> None:
     )
     assert other.stdout
     assert other.stdout.readline() == "locked\n"
-    with pytest.raises(TrainingError, match="another training writes here"), locked(tmp_path):
+    with (
+        pytest.raises(TrainingError, match="another training run is writing here"),
+        locked(tmp_path),
+    ):
         pass
     other.communicate()
     with locked(tmp_path):

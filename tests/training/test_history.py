@@ -1,4 +1,4 @@
-"""A faithful record of training: one file for programs, TensorBoard for people."""
+"""The log of a training run: a file for programs, TensorBoard for people."""
 
 import json
 import time
@@ -11,13 +11,13 @@ import pytest
 from segtune.training.history import History
 
 with warnings.catch_warnings():
-    # TensorBoard's reader imports parts of numpy and protobuf that are about to go.
+    # TensorBoard's reader imports deprecated parts of numpy and protobuf.
     warnings.simplefilter("ignore")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def history(folder: Path, lines: int = 0, step: int = 0) -> History:
-    return History(folder / "history.jsonl", folder / "board", lines, step)
+    return History(folder / "history.jsonl", folder / "board", lines=lines, step=step)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard would draw: per curve, step and value."""
+    """What TensorBoard would plot: per curve, step and value."""
     board = EventAccumulator(str(folder / "board"))
     board.Reload()
     return {
@@ -36,12 +36,12 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_history_goes_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
-    told = history(tmp_path)
-    told.add("train", 1, {"loss": 2.5, "epoch": 1})
-    told.add("train", 2, {"loss": 1.5, "epoch": 1})
-    told.add("valid", 2, {"mask_AP": 0.25})
-    assert told.lines == 3
-    told.close()
+    log = history(tmp_path)
+    log.add("train", 1, {"loss": 2.5, "epoch": 1})
+    log.add("train", 2, {"loss": 1.5, "epoch": 1})
+    log.add("valid", 2, {"mask_AP": 0.25})
+    assert log.lines == 3
+    log.close()
     assert records(tmp_path) == [
         {"kind": "train", "step": 1, "loss": 2.5, "epoch": 1},
         {"kind": "train", "step": 2, "loss": 1.5, "epoch": 1},
@@ -55,21 +55,21 @@ def test_history_goes_to_a_file_and_to_tensorboard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf"), None, "text"])
-def test_tensorboard_gets_nothing_that_it_cannot_draw(tmp_path: Path, odd: object) -> None:
-    told = history(tmp_path)
-    told.add("train", 1, {"loss": odd, "epoch": 1})
-    told.close()
+def test_tensorboard_gets_only_finite_numbers(tmp_path: Path, odd: object) -> None:
+    log = history(tmp_path)
+    log.add("train", 1, {"loss": odd, "epoch": 1})
+    log.close()
     assert scalars(tmp_path) == {"train/epoch": [(1, 1.0)]}
-    kept = odd if isinstance(odd, str) else None
-    assert records(tmp_path) == [{"kind": "train", "step": 1, "loss": kept, "epoch": 1}]
+    logged = odd if isinstance(odd, str) else None
+    assert records(tmp_path) == [{"kind": "train", "step": 1, "loss": logged, "epoch": 1}]
 
 
-def test_what_is_told_can_be_read_at_once(tmp_path: Path) -> None:
-    # A run that is killed closes nothing.
-    told = history(tmp_path)
-    told.add("train", 1, {"loss": 2.5})
+def test_a_record_can_be_read_at_once(tmp_path: Path) -> None:
+    # A killed run closes no file.
+    log = history(tmp_path)
+    log.add("train", 1, {"loss": 2.5})
     assert len(records(tmp_path)) == 1
-    told.close()
+    log.close()
 
 
 def interrupted(folder: Path) -> None:
@@ -79,7 +79,7 @@ def interrupted(folder: Path) -> None:
     first.close()
 
 
-def test_history_is_taken_back_to_the_checkpoint(tmp_path: Path) -> None:
+def test_history_is_rewound_to_the_checkpoint(tmp_path: Path) -> None:
     interrupted(tmp_path)
     second = history(tmp_path, lines=2, step=2)
     assert second.lines == 2
@@ -90,11 +90,11 @@ def test_history_is_taken_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert second.lines == 3
 
 
-def test_tensorboard_is_taken_back_to_the_checkpoint(
+def test_tensorboard_is_rewound_to_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(tmp_path)
-    # TensorBoard reads its files by the second in which they were begun.
+    # TensorBoard orders its files by the second in which they were created.
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 60)
     second = history(tmp_path, lines=2, step=2)
@@ -110,7 +110,7 @@ def test_a_new_history_starts_empty(tmp_path: Path) -> None:
 
 
 def test_a_new_history_needs_no_file(tmp_path: Path) -> None:
-    told = history(tmp_path)
-    told.close()
-    assert told.lines == 0
+    log = history(tmp_path)
+    log.close()
+    assert log.lines == 0
     assert records(tmp_path) == []

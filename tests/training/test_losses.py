@@ -1,4 +1,4 @@
-"""The loss: equal to the package's own wrapper, and additive over batches and processes."""
+"""The loss: equal to that of the package, and additive over batches and processes."""
 
 import pytest
 import torch
@@ -17,33 +17,39 @@ def model() -> Sam3Image:
     return build_model("tiny").train()
 
 
-def share(model: Sam3Image, batch: Batch, boxes: float, prompts: float) -> torch.Tensor:
+def part_of_loss(
+    model: Sam3Image, batch: Batch, step_boxes: float, step_prompts: float
+) -> torch.Tensor:
     loss = build_loss(model.matcher, with_masks=batch.masks is not None)
     outputs = grounding_outputs(model, batch)
-    return prompted_loss(loss, outputs, loss_targets(model, batch), boxes, prompts)[0]
+    targets = loss_targets(model, batch)
+    total, _ = prompted_loss(
+        loss, outputs, targets, step_boxes=step_boxes, step_prompts=step_prompts
+    )
+    return total
 
 
-def test_one_batch_alone_equals_the_packages_wrapper(model: Sam3Image) -> None:
+def test_a_single_batch_has_the_loss_of_the_package(model: Sam3Image) -> None:
     batch = random_batch(((2, 0), (1, 3)))
-    mine = build_loss(model.matcher, with_masks=True)
+    loss = build_loss(model.matcher, with_masks=True)
     stock = Sam3LossWrapper(
-        loss_fns_find=mine.loss_fns_find,
+        loss_fns_find=loss.loss_fns_find,
         normalization="local",
-        matcher=mine.matcher,
-        o2m_matcher=mine.o2m_matcher,
+        matcher=loss.matcher,
+        o2m_matcher=loss.o2m_matcher,
         o2m_weight=2.0,
         use_o2m_matcher_on_o2m_aux=False,
     )
     outputs, targets = grounding_outputs(model, batch), loss_targets(model, batch)
     expected = stock.compute_loss(outputs, targets)
-    total, terms = prompted_loss(mine, outputs, targets, 6.0, 4.0)
+    total, terms = prompted_loss(loss, outputs, targets, step_boxes=6.0, step_prompts=4.0)
     assert_close(total, expected["core_loss"])
     assert set(terms) == set(REPORTED)
     for name in REPORTED:
         assert_close(terms[name], expected[name].detach())
 
 
-def test_shares_add_up_to_the_loss_of_one_big_batch(model: Sam3Image) -> None:
+def test_parts_add_up_to_the_loss_of_one_big_batch(model: Sam3Image) -> None:
     # Different numbers of prompts and objects, so that a mean of means would be wrong.
     whole = random_batch(((2, 0, 0), (4,), (0,)))
     first = random_batch(((2, 0, 0),))
@@ -58,16 +64,18 @@ def test_shares_add_up_to_the_loss_of_one_big_batch(model: Sam3Image) -> None:
         part.masks.copy_(whole.masks[objects])
     first.boxes_padded.copy_(torch.cat([first.boxes_cxcywh[None], torch.zeros(2, 2, 4)]))
     rest.boxes_padded.copy_(torch.stack([rest.boxes_cxcywh, torch.zeros(4, 4)]))
-    together = share(model, whole, 6.0, 5.0)
-    apart = share(model, first, 6.0, 5.0) + share(model, rest, 6.0, 5.0)
-    assert_close(apart, together, rtol=1e-5, atol=0)
+    together = part_of_loss(model, whole, 6.0, 5.0)
+    parts = part_of_loss(model, first, 6.0, 5.0) + part_of_loss(model, rest, 6.0, 5.0)
+    assert_close(parts, together, rtol=1e-5, atol=0)
 
 
-def test_prompts_without_objects_train_presence_alone(model: Sam3Image) -> None:
+def test_prompts_without_objects_train_only_presence(model: Sam3Image) -> None:
     batch = random_batch(((0, 0), (0,)))
     loss = build_loss(model.matcher, with_masks=True)
     outputs = grounding_outputs(model, batch)
-    total, terms = prompted_loss(loss, outputs, loss_targets(model, batch), 0.0, 3.0)
+    total, terms = prompted_loss(
+        loss, outputs, loss_targets(model, batch), step_boxes=0.0, step_prompts=3.0
+    )
     assert terms["presence_loss"] > 0
     for name in set(REPORTED) - {"presence_loss"}:
         assert terms[name] == 0
@@ -80,7 +88,9 @@ def test_without_masks_there_is_no_mask_term(model: Sam3Image) -> None:
     batch = random_batch(((2, 0),), masks=False)
     loss = build_loss(model.matcher, with_masks=False)
     outputs = grounding_outputs(model, batch)
-    total, terms = prompted_loss(loss, outputs, loss_targets(model, batch), 2.0, 2.0)
+    total, terms = prompted_loss(
+        loss, outputs, loss_targets(model, batch), step_boxes=2.0, step_prompts=2.0
+    )
     assert total.isfinite()
     assert set(terms) == {"loss_bbox", "loss_giou", "loss_ce", "presence_loss"}
 
@@ -90,18 +100,22 @@ def test_a_box_only_object_has_no_mask_loss(model: Sam3Image) -> None:
     loss = build_loss(model.matcher, with_masks=True)
     outputs = grounding_outputs(model, batch)
     batch.has_mask[:] = False
-    _, terms = prompted_loss(loss, outputs, loss_targets(model, batch), 2.0, 1.0)
+    _, terms = prompted_loss(
+        loss, outputs, loss_targets(model, batch), step_boxes=2.0, step_prompts=1.0
+    )
     assert terms["loss_mask"] == 0
     assert terms["loss_dice"] == 0
     assert terms["loss_bbox"] > 0
 
 
-def test_half_precision_outputs_are_lossed_in_single(model: Sam3Image) -> None:
+def test_the_loss_of_half_precision_outputs_is_in_single_precision(model: Sam3Image) -> None:
     batch = random_batch(((2, 0),))
     with torch.autocast("cpu", torch.bfloat16):
         outputs = grounding_outputs(model, batch)
     loss = build_loss(model.matcher, with_masks=True)
-    total, _ = prompted_loss(loss, outputs, loss_targets(model, batch), 2.0, 2.0)
+    total, _ = prompted_loss(
+        loss, outputs, loss_targets(model, batch), step_boxes=2.0, step_prompts=2.0
+    )
     assert total.dtype == torch.float32
     assert total.isfinite()
 
@@ -110,4 +124,4 @@ def test_half_precision_outputs_are_lossed_in_single(model: Sam3Image) -> None:
 def test_a_loss_that_is_not_finite_names_the_images(value: float) -> None:
     names = ["a.jpg", "b.jpg"]
     assert str(not_finite(value, 1.0, names)).startswith(f"a.jpg, b.jpg: the loss became {value}")
-    assert f"the gradient became {value}" in str(not_finite(1.0, value, names))
+    assert f"the gradient norm became {value}" in str(not_finite(1.0, value, names))

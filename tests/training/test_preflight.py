@@ -1,4 +1,4 @@
-"""The largest step first, and what would help when it does not fit."""
+"""The largest step first, and which settings would help when it does not fit."""
 
 from pathlib import Path
 
@@ -13,9 +13,16 @@ from tests.converted import write_converted
 
 def test_the_largest_batch_holds_the_images_with_the_most_prompts(tmp_path: Path) -> None:
     split = read_split(write_converted(tmp_path) / "train.json")
-    data = PromptedImages(split, 96, 5, ("unicorn",), Augmentation(), 0)
+    data = PromptedImages(
+        split,
+        image_size=96,
+        max_negatives=5,
+        extra_negatives=("unicorn",),
+        augmentation=Augmentation(),
+        seed=0,
+    )
     batch = largest_batch(data, images=2, negatives=5)
-    # Four prompts each: the classes and the unicorn; of these, one image shows something.
+    # Four prompts each: three classes and the unicorn; one of the prompts has an object.
     assert batch.images.shape == (2, 3, 96, 96)
     assert len(batch.num_boxes) == 8
     assert int(batch.num_boxes.sum()) == 2
@@ -34,24 +41,24 @@ def gb(trial: Trial) -> float | None:
     ("failed", "expected"),
     [
         (
-            Trial("", 2, 5),
+            Trial(images=2, negatives=5),
             "train.micro_batch_size: 1: 16.0 GB; train.max_negatives: 1: 20.0 GB; "
             "no `vision` in train.lora: 18.0 GB; all of these: 7.0 GB",
         ),
         (
-            Trial("", 8, 5),
+            Trial(images=8, negatives=5),
             "train.micro_batch_size: 1: 16.0 GB; train.max_negatives: 1: still too much; "
             "no `vision` in train.lora: still too much; all of these: 7.0 GB",
         ),
-        (Trial("", 1, 1), "The step takes with no `vision` in train.lora: 7.0 GB"),
+        (Trial(images=1, negatives=1), "The step takes with no `vision` in train.lora: 7.0 GB"),
     ],
 )
-def test_every_setting_that_would_help_is_named_with_what_it_saves(
+def test_every_setting_that_would_help_is_listed_with_its_memory(
     failed: Trial, expected: str
 ) -> None:
     assert expected in suggestions(failed, ("vision", "detr_decoder"), gb)
 
 
-def test_settings_that_are_at_their_end_are_not_named() -> None:
-    told = suggestions(Trial("", 4, 0), ("detr_decoder",), gb)
-    assert told == "The step takes with train.micro_batch_size: 1: 11.0 GB"
+def test_settings_at_their_minimum_are_not_listed() -> None:
+    advice = suggestions(Trial(images=4, negatives=0), ("detr_decoder",), gb)
+    assert advice == "The step takes with train.micro_batch_size: 1: 11.0 GB"

@@ -1,4 +1,4 @@
-"""From images and annotations to batches: exact boxes and masks, repeatable prompts."""
+"""From images and annotations to batches: exact boxes and masks, reproducible prompts."""
 
 import json
 from dataclasses import replace
@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
-from segtune.dataset.batch import Batch, Sample, collate, load_image
-from segtune.dataset.coco import Annotation, Category, Split, read_split
+from segtune.dataset.batch import Batch, Sample, collate
+from segtune.dataset.coco import Annotation, Category, Split, has_masks, read_split
 from segtune.dataset.coco import Image as CocoImage
 from segtune.dataset.masks import Segmentation, mask_to_rle, segmentation_to_mask
-from segtune.model.architecture import ARCHITECTURES
 from segtune.training.augment import Augmentation
-from segtune.training.prompted_images import PromptedImages, has_masks, training_batches
+from segtune.training.prompted_images import PromptedImages, training_batches
 from segtune.training.sampling import local_steps
 from tests.converted import SIDE, write_converted
 
@@ -36,29 +34,6 @@ def prompted(split: Split, **changes: Any) -> PromptedImages:
 
 def dataset(coco: Path, **changes: Any) -> PromptedImages:
     return prompted(read_split(coco / "train.json"), **{"image_size": SIDE, **changes})
-
-
-@pytest.mark.parametrize("height_width", [(50, 70), (300, 130), (96, 96)])
-def test_a_image_is_prepared_as_the_official_processor_does(
-    tmp_path: Path, height_width: tuple[int, int]
-) -> None:
-    # At the top its import would warn; segtune.model.architecture has imported the package quietly.
-    from sam3.model.sam3_image_processor import Sam3Processor
-
-    pixels = np.random.default_rng(0).integers(0, 255, (*height_width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    side = ARCHITECTURES["tiny"].image_size
-    stock = Sam3Processor(model=None, resolution=side, device="cpu").transform
-    expected = stock(v2.functional.to_image(Image.open(tmp_path / "image.png")))
-    mine, size = load_image(tmp_path / "image.png", side)
-    assert size == height_width
-    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-6)
-
-
-def test_grey_and_transparent_images_have_three_channels(tmp_path: Path) -> None:
-    for mode in ("L", "RGBA", "P"):
-        Image.new(mode, (8, 8)).save(tmp_path / "image.png")
-        assert load_image(tmp_path / "image.png", 96)[0].shape == (3, 96, 96)
 
 
 def positives(sample: Sample) -> list[int]:
@@ -100,7 +75,7 @@ def ellipse(cx: float, cy: float, width: float, height: float) -> list[float]:
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """A wide image with much in it, and one with nothing."""
+    """A wide image with many objects, and one without any."""
     root = tmp_path_factory.mktemp("busy")
     pixels = np.random.default_rng(1).integers(0, 255, (2, *BUSY_SIZE, 3), dtype=np.uint8)
     height, width = BUSY_SIZE
@@ -153,12 +128,12 @@ def test_masks_agree_with_pycocotools_at_the_input_size(busy: Split, image_size:
     for row, (cx, cy) in ((0, (30, 20)), (2, (85, 55))):
         drawn = [ellipse(cx * x, cy * y, 40 * x, 30 * y)]
         expected = segmentation_to_mask(drawn, image_size, image_size).astype(bool)
-        mine = masks[row].numpy()
-        assert (mine & expected).sum() / (mine | expected).sum() > 0.9
+        mask = masks[row].numpy()
+        assert (mask & expected).sum() / (mask | expected).sum() > 0.9
 
 
-def test_a_mask_too_fine_for_the_input_counts_as_none(busy: Split) -> None:
-    # A hair of a large photograph; an all-empty mask would teach the model to see nothing.
+def test_a_mask_too_fine_for_the_input_counts_as_missing(busy: Split) -> None:
+    # A hair in a large photograph; an empty mask would teach the model to segment nothing.
     hair = np.zeros(BUSY_SIZE)
     hair[:, 7] = 1
     found = (Annotation(1, 1, 1, (7.0, 0.0, 1.0, 80.0), 80.0, mask_to_rle(hair), 0),)
@@ -177,46 +152,46 @@ def edited(tmp_path: Path, **changes: Any) -> Path:
     return coco
 
 
-def test_an_object_with_a_box_alone_has_no_mask(tmp_path: Path) -> None:
+def test_a_box_only_object_has_no_mask(tmp_path: Path) -> None:
     sample = dataset(edited(tmp_path, segmentation=[]))[(0, 0, 0)]
     (row,) = positives(sample)
     assert sample.has_mask[row].tolist() == [False]
     assert not sample.masks[row].any()
 
 
-def test_a_crowd_is_no_target(tmp_path: Path) -> None:
+def test_a_crowd_is_not_a_target(tmp_path: Path) -> None:
     assert positives(dataset(edited(tmp_path, iscrowd=1))[(0, 0, 0)]) == []
 
 
-def test_a_class_that_is_there_as_a_crowd_is_no_negative(busy: Split) -> None:
+def test_a_class_that_occurs_as_a_crowd_is_not_a_negative(busy: Split) -> None:
     assert "cross" not in prompted(busy, max_negatives=9)[(0, 0, 0)].prompts
 
 
-def test_an_extra_negative_is_never_asked_where_it_is_shown(busy: Split) -> None:
+def test_an_extra_negative_that_is_a_class_is_ignored(busy: Split) -> None:
     sample = prompted(busy, max_negatives=9, extra_negatives=("disc", "unicorn"))[(0, 0, 0)]
     assert sample.prompts.count("disc") == 1
     assert "unicorn" in sample.prompts
 
 
-def test_negatives_are_absent_and_as_many_as_allowed(coco: Path) -> None:
-    for cap in (0, 1, 2, 3, 9):
-        data = dataset(coco, max_negatives=cap, extra_negatives=("unicorn",))
+def test_negatives_are_absent_and_at_most_the_allowed_number(coco: Path) -> None:
+    for limit in (0, 1, 2, 3, 9):
+        data = dataset(coco, max_negatives=limit, extra_negatives=("unicorn",))
         for index, image in enumerate(data.images):
             sample = data[(0, index, 0)]
-            asked = data.split.prompts(image)
-            present = {asked[a.category_id] for a in data.split.annotations[image.id]}
+            prompts = data.split.prompts(image)
+            present = {prompts[a.category_id] for a in data.split.annotations[image.id]}
             assert {sample.prompts[row] for row in positives(sample)} == present
             assert len(set(sample.prompts)) == len(sample.prompts)
             absent = len({"disc", "square", "cross", "unicorn"} - present)
-            assert len(sample.prompts) == len(present) + min(cap, absent)
+            assert len(sample.prompts) == len(present) + min(limit, absent)
 
 
-def test_without_negatives_empty_images_offer_nothing(coco: Path) -> None:
+def test_without_negatives_empty_images_are_left_out(coco: Path) -> None:
     assert len(dataset(coco, max_negatives=0)) == 6
     assert len(dataset(coco, max_negatives=1)) == 8
 
 
-def test_negatives_vary_by_epoch_and_repeat_for_a_seed(coco: Path) -> None:
+def test_negatives_vary_by_epoch_and_are_the_same_for_a_seed(coco: Path) -> None:
     def prompts(seed: int, epoch: int) -> list[tuple[str, ...]]:
         data = dataset(coco, max_negatives=1, seed=seed)
         return [data[(epoch, index, 0)].prompts for index in range(len(data))]
@@ -226,17 +201,17 @@ def test_negatives_vary_by_epoch_and_repeat_for_a_seed(coco: Path) -> None:
     assert len({tuple(prompts(seed, 0)) for seed in range(6)}) > 1
 
 
-def test_every_absent_class_is_asked_within_a_few_epochs(coco: Path) -> None:
+def test_every_negative_is_prompted_within_a_few_epochs(coco: Path) -> None:
     extra = tuple(f"thing {number}" for number in range(11))
     data = dataset(coco, max_negatives=4, extra_negatives=extra)
     for index, image in enumerate(data.images):
-        absent = data.absent(image)
+        absent = data.negatives(image)
         epochs = -(-len(absent) // 4)
         for first in (0, 5):
-            asked = [data[(first + n, index, 0)] for n in range(epochs)]
+            samples = [data[(first + n, index, 0)] for n in range(epochs)]
             negatives = [
                 sample.prompts[row]
-                for sample in asked
+                for sample in samples
                 for row in range(len(sample.prompts))
                 if row not in positives(sample)
             ]
@@ -244,7 +219,7 @@ def test_every_absent_class_is_asked_within_a_few_epochs(coco: Path) -> None:
             assert len(set(negatives)) == len(absent)
 
 
-def test_a_image_seen_again_in_an_epoch_is_varied_anew(coco: Path) -> None:
+def test_a_repeated_image_is_augmented_anew(coco: Path) -> None:
     extra = tuple(f"thing {number}" for number in range(20))
     data = dataset(coco, max_negatives=2, extra_negatives=extra, horizontal_flip=True)
     samples = [data[(0, 0, occurrence)] for occurrence in range(8)]
@@ -255,11 +230,11 @@ def test_a_image_seen_again_in_an_epoch_is_varied_anew(coco: Path) -> None:
 def test_negatives_vary_by_image(coco: Path) -> None:
     extra = tuple(f"thing {number}" for number in range(60))
     data = dataset(coco, max_negatives=2, extra_negatives=extra)
-    # Images 0, 3 and 6 show the same class, so they could have the same negatives.
+    # Images 0, 3 and 6 have the same class, so they could have the same negatives.
     assert len({data[(0, index, 0)].prompts for index in (0, 3, 6)}) == 3
 
 
-def test_a_sample_does_not_depend_on_what_was_asked_before(coco: Path) -> None:
+def test_a_sample_does_not_depend_on_earlier_ones(coco: Path) -> None:
     options: dict[str, Any] = {"max_negatives": 1, "horizontal_flip": True}
     used, fresh = dataset(coco, **options), dataset(coco, **options)
     for item in ((0, 0, 0), (3, 5, 0), (1, 2, 1)):
@@ -270,14 +245,14 @@ def test_a_sample_does_not_depend_on_what_was_asked_before(coco: Path) -> None:
         assert torch.equal(one.image, other.image)
 
 
-def test_a_batch_points_at_its_images_and_texts(coco: Path) -> None:
+def test_a_batch_refers_to_its_images_and_texts(coco: Path) -> None:
     data = dataset(coco, max_negatives=3)
     samples = [data[(0, index, 0)] for index in range(3)]
     batch = collate(samples, with_masks=True)
     assert len(set(batch.captions)) == len(batch.captions) == 3
-    asked = [(i, prompt) for i, sample in enumerate(samples) for prompt in sample.prompts]
+    expected = [(i, prompt) for i, sample in enumerate(samples) for prompt in sample.prompts]
     pairs = zip(batch.image_ids.tolist(), batch.text_ids.tolist(), strict=True)
-    assert [(image, batch.captions[text]) for image, text in pairs] == asked
+    assert [(image, batch.captions[text]) for image, text in pairs] == expected
     assert batch.masks is not None
     assert len(batch.masks) == len(batch.boxes_cxcywh) == int(batch.num_boxes.sum()) == 2
     require_packed_like_padded(batch)
@@ -314,7 +289,7 @@ def test_objects_stay_with_their_prompts(busy: Split) -> None:
     assert torch.equal(batch.masks[ids], expected)
 
 
-def test_a_batch_of_negatives_alone_has_no_objects(busy: Split) -> None:
+def test_a_batch_of_only_negatives_has_no_objects(busy: Split) -> None:
     batch = collate([prompted(busy)[(0, 1, 0)]], with_masks=True)
     assert batch.num_boxes.tolist() == [0, 0]
     assert batch.boxes_cxcywh.shape == (0, 4)
@@ -325,7 +300,7 @@ def test_a_batch_of_negatives_alone_has_no_objects(busy: Split) -> None:
     assert batch.has_mask.dtype == batch.masks.dtype == torch.bool
 
 
-def test_a_batch_moves_as_a_whole(busy: Split) -> None:
+def test_a_batch_moves_to_a_device_as_a_whole(busy: Split) -> None:
     moved = collate([prompted(busy)[(0, 0, 0)]], with_masks=True).to(torch.device("meta"))
     assert len(tensors(moved)) == 9
     assert {value.device.type for value in tensors(moved).values()} == {"meta"}
@@ -335,23 +310,28 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
 
 
-def test_the_number_of_workers_changes_no_bit(coco: Path) -> None:
+def test_batches_are_bitwise_identical_for_every_number_of_workers(coco: Path) -> None:
     data = dataset(coco, max_negatives=1, horizontal_flip=True)
-    steps = local_steps([1.0] * len(data), 4, 0, 1, 0, 1)
-    alone, helped = (list(training_batches(data, steps, 1, 3, workers)) for workers in (0, 2))
+    steps = local_steps([1.0] * len(data), batch_size=4, rank=0, processes=1, seed=0, epoch=1)
+    alone, parallel = (
+        list(training_batches(data, steps, epoch=1, micro_batch_size=3, workers=workers))
+        for workers in (0, 2)
+    )
     assert [len(step) for step in alone] == [2, 2]
     assert [len(batch.names) for batch in alone[0]] == [3, 1]
-    for one, other in zip(alone, helped, strict=True):
-        for mine, theirs in zip(one, other, strict=True):
-            assert mine.captions == theirs.captions
-            for name, value in tensors(mine).items():
-                assert torch.equal(value, tensors(theirs)[name]), name
+    for one, other in zip(alone, parallel, strict=True):
+        for first, second in zip(one, other, strict=True):
+            assert first.captions == second.captions
+            for name, value in tensors(first).items():
+                assert torch.equal(value, tensors(second)[name]), name
 
 
-def test_batches_show_the_steps_of_their_epoch(coco: Path) -> None:
+def test_batches_have_the_items_of_their_steps(coco: Path) -> None:
     data = dataset(coco, max_negatives=1, horizontal_flip=True)
     for epoch in (0, 1, 2):
-        ((one, other),) = training_batches(data, [[(5, 0), (0, 0), (3, 0)]], epoch, 2, workers=0)
+        ((one, other),) = training_batches(
+            data, [[(5, 0), (0, 0), (3, 0)]], epoch=epoch, micro_batch_size=2, workers=0
+        )
         for batch, indices in ((one, (5, 0)), (other, (3,))):
             expected = collate([data[(epoch, index, 0)] for index in indices], with_masks=True)
             assert batch.names == expected.names
@@ -361,19 +341,20 @@ def test_batches_show_the_steps_of_their_epoch(coco: Path) -> None:
 
 def test_batches_of_a_split_without_masks_have_none(tmp_path: Path) -> None:
     data = dataset(write_converted(tmp_path, masks=False))
-    ((batch,),) = training_batches(data, [[(0, 0), (1, 0)]], 0, 2, workers=0)
+    ((batch,),) = training_batches(data, [[(0, 0), (1, 0)]], epoch=0, micro_batch_size=2, workers=0)
     assert batch.masks is None
     assert batch.has_mask.tolist() == [False, False]
 
 
-def test_drawing_batches_leaves_the_global_generator_alone(coco: Path) -> None:
+def test_loading_batches_leaves_the_global_generator_untouched(coco: Path) -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    list(training_batches(dataset(coco), [[(0, 0), (1, 0)]], 0, 2, workers=0))
+    items = [[(0, 0), (1, 0)]]
+    list(training_batches(dataset(coco), items, epoch=0, micro_batch_size=2, workers=0))
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_masks_are_noticed(coco: Path, tmp_path: Path) -> None:
+def test_a_split_knows_whether_it_has_masks(coco: Path, tmp_path: Path) -> None:
     assert has_masks(read_split(coco / "train.json"))
     assert not has_masks(read_split(write_converted(tmp_path, masks=False) / "train.json"))

@@ -1,4 +1,4 @@
-"""The order of an epoch: shared by processes, and rare classes seen more often."""
+"""The order of an epoch: divided among processes, with rare classes repeated."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtune.training.sampling import epoch_length, epoch_order, local_steps, repeat_factors
+from segtune.training.sampling import Item, epoch_length, epoch_order, local_steps, repeat_factors
 
 
 @settings(max_examples=60, deadline=None)
@@ -16,32 +16,37 @@ from segtune.training.sampling import epoch_length, epoch_order, local_steps, re
     processes=st.integers(1, 4),
     epoch=st.integers(0, 3),
 )
-def test_processes_share_every_step(
+def test_processes_divide_every_step(
     factors: list[float], per_process: int, processes: int, epoch: int
 ) -> None:
+    def steps_of(rank: int, processes: int) -> list[list[Item]]:
+        return local_steps(
+            factors, batch_size=batch, rank=rank, processes=processes, seed=7, epoch=epoch
+        )
+
     batch = per_process * processes
-    alone = local_steps(factors, batch, 0, 1, 7, epoch)
-    shares = [local_steps(factors, batch, rank, processes, 7, epoch) for rank in range(processes)]
-    assert all(len(step) == per_process for share in shares for step in share)
+    alone = steps_of(0, 1)
+    parts = [steps_of(rank, processes) for rank in range(processes)]
+    assert all(len(step) == per_process for part in parts for step in part)
     assert len(alone) == -(-epoch_length(factors) // batch)
     for number, step in enumerate(alone):
-        together = [item for share in shares for item in share[number]]
+        together = [item for part in parts for item in part[number]]
         assert sorted(together) == sorted(step)
     assert {index for step in alone for index, _ in step} == set(range(len(factors)))
-    assert local_steps(factors, batch, 0, 1, 7, epoch) == alone
+    assert steps_of(0, 1) == alone
 
 
 @settings(max_examples=60, deadline=None)
 @given(factors=st.lists(st.floats(1, 5), min_size=1, max_size=30), epoch=st.integers(0, 3))
-def test_a_image_is_seen_as_often_as_its_factor_says(factors: list[float], epoch: int) -> None:
+def test_an_image_is_seen_as_often_as_its_factor_requires(factors: list[float], epoch: int) -> None:
     order = epoch_order(factors, 3, epoch)
     seen = Counter(index for index, _ in order)
     assert len(order) == epoch_length(factors)
-    # An epoch is a whole number of images, which may stretch every factor by a little.
+    # An epoch has an integer number of images, which may stretch every factor a little.
     stretch = len(order) / sum(factors)
     for index, factor in enumerate(factors):
         assert int(factor) <= seen[index] <= int(factor * stretch + 1e-6) + 1
-    assert len(set(order)) == len(order)  # each occurrence has its number
+    assert len(set(order)) == len(order)  # each occurrence has its own number
 
 
 def test_over_many_epochs_the_factor_is_the_mean() -> None:
@@ -52,7 +57,7 @@ def test_over_many_epochs_the_factor_is_the_mean() -> None:
 
 
 def test_rare_classes_repeat_their_images() -> None:
-    # Class 1 is on 16 of 100 images, class 2 on one, class 3 on all.
+    # Class 1 is in 16 of 100 images, class 2 in one, class 3 in all.
     classes = [
         frozenset({3, *([1] if n < 16 else []), *([2] if n == 99 else [])}) for n in range(100)
     ]
@@ -65,5 +70,9 @@ def test_rare_classes_repeat_their_images() -> None:
 
 
 def test_the_order_differs_by_epoch_and_seed() -> None:
-    orders = [local_steps([1.0] * 30, 5, 0, 1, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        local_steps([1.0] * 30, batch_size=5, rank=0, processes=1, seed=seed, epoch=epoch)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
     assert all(orders.count(order) == 1 for order in orders)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there when the block succeeds.
+    """Yield a temporary path beside `path`, and move it there when the block succeeds.
 
-    The data is flushed to the disk before the move, so that a power loss leaves the old
-    file or the new one. When the block raises, `path` is untouched and nothing remains.
+    The data is flushed to the disk before the move, so a power loss leaves the old file or the
+    new one. When the block raises, `path` is unchanged and nothing else remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -32,13 +32,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; NaN and Inf are refused, as JSON has neither."""
+    """Write `value` as JSON, atomically.
+
+    Raises:
+        ValueError: for NaN and infinity, which JSON does not have.
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """Write records as one JSON list, a line for each, without a copy of them all."""
+    """Write records as one JSON list, a line each, without holding all of them in memory."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         for number, record in enumerate(records):
@@ -47,12 +51,12 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def write_tables(path: Path, tables: Mapping[str, Iterable[Any]]) -> None:
-    """Write tables as one JSON object, a line for each record, without a copy of it all."""
+    """Write tables as one JSON object, a line per record, without holding it all in memory."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for number, (name, records) in enumerate(tables.items()):
             file.write(f"{',' if number else '{'}\n{json.dumps(name)}: [")
             for line, record in enumerate(records):
-                # Rows of numbers are arrays, a quarter as large as lists.
+                # Rows of numbers may be arrays, which take a quarter of the memory of lists.
                 text = json.dumps(record, allow_nan=False, default=list)
                 file.write(f"{',' if line else ''}\n{text}")
             file.write("]")
@@ -60,7 +64,7 @@ def write_tables(path: Path, tables: Mapping[str, Iterable[Any]]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    # Without it, a power loss can undo the move.
+    # Otherwise, a power loss could undo the move.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,7 +73,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    # The mask can only be read by setting it; mkstemp's own mode is 0600.
+    # The mask can only be read by setting it; mkstemp itself uses mode 0600.
     mask = os.umask(0)
     os.umask(mask)
     return mask

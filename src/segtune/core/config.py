@@ -1,6 +1,6 @@
 """The settings of the pipeline: one validated section per stage.
 
-`config.yaml` is read by Snakemake alone. A stage gets its section as one JSON string
+Only Snakemake reads `config.yaml`. A stage gets its section as one JSON string
 (`--settings`), so that Snakemake compares settings as a whole and a stage can be run by
 hand. Every problem of a config is reported at once, each with its dotted path.
 """

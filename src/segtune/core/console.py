@@ -1,4 +1,4 @@
-"""What people see while a stage works: a live line in a terminal, plain lines in a log."""
+"""Progress of a command: a live bar in a terminal, plain lines in a log."""
 
 import time
 from collections.abc import Iterator
@@ -19,22 +19,28 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Say that `done` more items are finished, and what is worth knowing now."""
+    """Report that `done` more items are finished, with a note."""
 
     def __call__(self, done: int = 1, note: str = "") -> None: ...
 
 
 def log_line(text: str) -> None:
-    """One line for people."""
+    """Print one line for the user."""
     Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0, visible: bool = True) -> Iterator[Advance]:
-    """Show how far a loop of `total` items is; `done` of them were finished before.
+    """Show the progress of a loop.
 
-    Where the output is no terminal, a plain line appears at the start, every ten seconds
-    and at the end.
+    Where the output is not a terminal, a plain line is printed after the first item, every ten
+    seconds and at the end.
+
+    Args:
+        title: name of an item, such as "image".
+        total: items of the loop.
+        done: items that an earlier process has finished.
+        visible: False in all processes but one.
     """
     if not visible:
         yield _silent
@@ -57,14 +63,14 @@ def _bar() -> Progress:
 
 
 def _plain_lines(title: str, total: int, already_done: int) -> Advance:
-    began, spoken, finished = time.monotonic(), float("-inf"), already_done
+    began, printed, finished = time.monotonic(), float("-inf"), already_done
 
     def advance(done: int = 1, note: str = "") -> None:
-        nonlocal spoken, finished
+        nonlocal printed, finished
         finished += done
         now = time.monotonic()
-        if now - spoken >= SECONDS_BETWEEN_LINES or finished == total:
-            spoken = now
+        if now - printed >= SECONDS_BETWEEN_LINES or finished == total:
+            printed = now
             left = (now - began) / (finished - already_done) * (total - finished)
             print(f"{title} {finished}/{total}  {left:.0f} s left  {note}".rstrip(), flush=True)
 

@@ -1,8 +1,8 @@
-"""The errors a user can cause and mend.
+"""Errors that a user can cause and fix.
 
-Each carries its evidence: where it was found, what is wrong and what to do. A stage's
-`main` runs under `exit_on_error`, so such an error reaches people as one line and a
-non-zero exit status; any other exception is a bug of ours and keeps its traceback.
+Each carries its evidence: where it was found, what is wrong and what to do. The `main` of a
+command runs under `exit_on_error`, so users see such an error as one line and a non-zero exit
+status; any other exception is a bug in segtune and keeps its traceback.
 """
 
 import sys
@@ -15,9 +15,9 @@ class SegtuneError(Exception):
     """Something in the user's input or settings that segtune cannot work with.
 
     Args:
-        problem: what is wrong, in words a user can act on.
-        file: the file it was found in.
-        record: the record inside that file, such as "annotation 17".
+        problem: what is wrong, in terms a user can act on.
+        file: where it was found.
+        record: the record in that file, such as "annotation 17".
         fix: what to do about it.
     """
 
@@ -39,19 +39,19 @@ class SegtuneError(Exception):
 
 
 class ConfigError(SegtuneError):
-    """A setting that is unknown, missing, or contradicts another one."""
+    """A setting that is unknown, missing, or in conflict with another one."""
 
 
 class ExportError(SegtuneError):
-    """An export that cannot be read without losing or inventing something."""
+    """An export that cannot be read without losing or making up something."""
 
 
 class DatasetError(SegtuneError):
-    """A converted dataset that later stages must not be run on."""
+    """A dataset or predictions that cannot be worked with."""
 
 
 class WeightsError(SegtuneError):
-    """Model weights that cannot be had, read, or do not fit the model."""
+    """Model weights that are not available, not readable, or do not fit the model."""
 
 
 class AdapterError(SegtuneError):
@@ -59,18 +59,18 @@ class AdapterError(SegtuneError):
 
 
 class ResourceError(SegtuneError):
-    """A machine that is too small for what the settings ask of it."""
+    """A machine that is too small for the settings."""
 
 
 class TrainingError(SegtuneError):
-    """A training run that cannot go on."""
+    """A training run that cannot continue."""
 
 
 @contextmanager
-def exit_on_error(stage: str) -> Iterator[None]:
+def exit_on_error(command: str) -> Iterator[None]:
     """Turn a `SegtuneError` into one line on stderr and exit status 1."""
     try:
         yield
     except SegtuneError as error:
-        print(f"segtune {stage}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"segtune {command}: {type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,8 +1,8 @@
-"""What a result depends on besides its input files: code and the export.
+"""Fingerprints of what a result depends on besides its input files: code and the export.
 
-Snakemake tracks neither imported modules nor the inside of an export, so each rule names
-them in its params: `path@hash` strings, which make a dry run say what changed. Code is
-hashed by meaning: a comment, a docstring or a blank line does not cost a night of
+Snakemake tracks neither imported modules nor the contents of an export, so each rule lists
+them in its params as `path@hash` strings, from which a dry run shows what has changed. Code is
+hashed by its syntax tree: a comment, a docstring or a blank line does not cost a night of
 training, and neither does a `touch` or a git checkout.
 """
 
@@ -16,20 +16,20 @@ from pathlib import Path
 from segtune.core.errors import SegtuneError
 
 SOURCE = Path(__file__).parents[1]
-# Settings are compared by value; the others decide when and in what words, not what.
+# Settings are compared by value; the others affect messages and reruns, but not results.
 WITHOUT_EFFECT = {"core.config", "core.console", "core.errors", "core.fingerprints"}
-PAGES = "reports."  # the wing that draws numbers and computes none
+PAGES = "reports."  # the wing that shows numbers but computes none
 ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}
 
 
 def code_fingerprints(module: str, with_pages: bool = False) -> list[str]:
-    """`path@hash` of a module and of every segtune module it imports, at any depth.
+    """`path@hash` of a module and of every segtune module that it imports, at any depth.
 
     Modules that cannot change a result are left out.
 
     Args:
-        module: a module's name below the package, such as "evaluate".
-        with_pages: whether the result is a page, which the drawing code decides about, too.
+        module: its name inside the package, such as "evaluate".
+        with_pages: True where the result is a page, which also depends on the `reports` wing.
     """
     skipped = set() if with_pages else {name for name in _modules() if name.startswith(PAGES)}
     return [
@@ -39,10 +39,10 @@ def code_fingerprints(module: str, with_pages: bool = False) -> list[str]:
 
 
 def export_fingerprint(export: Path) -> str:
-    """`path@hash` of an export's content, without reading its images.
+    """`path@hash` of an export's contents, without reading its images.
 
-    Annotation files count by content, images by name and size, members of a zip by
-    name, size and CRC-32. An edited image of the same size in a folder goes unnoticed.
+    Annotation files are hashed by content, images by name and size, members of a zip by name,
+    size and CRC-32. In a folder, an edited image of the same file size goes unnoticed.
     """
     digest = hashlib.sha256()
     for line in _export_lines(export):
@@ -60,11 +60,11 @@ def file_digest(path: Path, kind: type[SegtuneError], fix: str) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise kind(f"cannot be read ({error.strerror})", file=path, fix=fix) from None
+        raise kind(f"cannot read the file ({error.strerror})", file=path, fix=fix) from None
 
 
 def json_digest(value: object) -> str:
-    """A short hash of a JSON value that does not depend on the order of keys."""
+    """A short hash of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -88,7 +88,7 @@ def _file_line(path: Path, name: Path) -> str:
 
 
 def _modules() -> set[str]:
-    """Every module below the package by its dotted name, without the empty `__init__.py`."""
+    """The dotted names of all modules in the package; `__init__.py` files have no code."""
     paths = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py"))
     return {".".join(path.parts) for path in paths if path.name != "__init__"}
 
@@ -109,7 +109,7 @@ def _closure(module: str, skipped: set[str]) -> set[str]:
 
 
 def segtune_imports(module: str) -> set[str]:
-    """The segtune modules that one segtune module imports, anywhere in its code."""
+    """The segtune modules that a segtune module imports, anywhere in its code."""
     names: set[str] = set()
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -133,7 +133,7 @@ def _code_hash(module: str) -> str:
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body.pop(0)
     digest.update(ast.dump(tree).encode())
-    # What lies beside a module under its name, such as a template, counts byte by byte.
+    # Files beside a module with its name, such as a template, are hashed byte by byte.
     path = _path(module)
     for companion in sorted(set(path.parent.glob(f"{path.stem}.*")) - {path}):
         digest.update(companion.read_bytes())

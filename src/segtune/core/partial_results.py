@@ -1,7 +1,7 @@
-"""Work that outlives its process: one JSON line per finished image, beside the output.
+"""Results that survive a killed process: one JSON line per finished image, beside the output.
 
-Each process appends to a file of its own, so that a process that is killed in the middle of
-a line harms no other. Work that was begun with other settings, weights, data or code is
+Each process appends to a file of its own, so one that is killed in the middle of a line does
+not damage the results of others. Results of other settings, weights, data or code are
 discarded.
 """
 
@@ -17,16 +17,16 @@ FINGERPRINT = "fingerprint.json"
 
 
 def partial_folder(out: Path) -> Path:
-    """Where the unfinished work for an output lies."""
+    """The folder of the unfinished results for an output."""
     return out.with_name(f".{out.name}.partial")
 
 
 def finished_images(folder: Path, fingerprint: dict[str, Any]) -> set[int]:
-    """The ids of images that earlier processes have finished; makes the folder.
+    """The ids of images that earlier processes have finished; creates the folder.
 
     Args:
         folder: from `partial_folder`.
-        fingerprint: whatever the results depend on; a folder with another one is emptied.
+        fingerprint: everything the results depend on; a folder with another one is emptied.
     """
     path = folder / FINGERPRINT
     text = json.dumps(fingerprint, sort_keys=True)
@@ -40,20 +40,20 @@ def finished_images(folder: Path, fingerprint: dict[str, Any]) -> set[int]:
 
 
 def new_part(folder: Path) -> IO[str]:
-    """A file for the lines of this process."""
+    """A file for the results of this process."""
     return tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=folder, suffix=".jsonl", delete=False
     )
 
 
 def add_image(part: IO[str], image_id: int, records: list[dict[str, Any]]) -> None:
-    """Write down the records of an image."""
+    """Write the records of an image."""
     part.write(json.dumps([image_id, records]) + "\n")
     part.flush()
 
 
 def gathered_records(folder: Path, image_ids: list[int]) -> Iterator[dict[str, Any]]:
-    """The records of all processes in the order of the images, read one image at a time."""
+    """The records of all processes, read one image at a time, in the order of `image_ids`."""
     places = {image_id: (path, offset) for image_id, path, offset in _lines(folder)}
     for image_id in image_ids:
         path, offset = places[image_id]
@@ -63,12 +63,12 @@ def gathered_records(folder: Path, image_ids: list[int]) -> Iterator[dict[str, A
 
 
 def _lines(folder: Path) -> Iterator[tuple[int, Path, int]]:
-    """Image id, file and offset of every line that was written to its end."""
+    """Image id, file and offset of every complete line."""
     for path in sorted(folder.glob("*.jsonl")):
         offset = 0
         with path.open("rb") as file:
             for line in file:
-                # A power loss may leave zeros where a line was.
+                # A kill leaves half a line; a power loss may leave zeros.
                 with contextlib.suppress(ValueError):
                     yield json.loads(line)[0], path, offset
                 offset += len(line)

@@ -1,4 +1,4 @@
-"""This process among those of a run: one code path for a CPU, one GPU and several."""
+"""The processes of a run: one code path for a CPU, one GPU and several GPUs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class Processes:
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of ranks."""
+        """The value of every process, in the order of their ranks."""
         if self.count == 1:
             return [value]
         gathered: list[Any] = [None] * self.count
@@ -42,7 +42,7 @@ class Processes:
 
 @contextmanager
 def process_group() -> Iterator[Processes]:
-    """Join the run that torchrun started, over NCCL or gloo, or run alone."""
+    """Join the processes that torchrun started, over NCCL or gloo, or be the only one."""
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = local_device()
     if device.type == "cuda":
@@ -61,14 +61,14 @@ def local_device() -> torch.device:
     """This process's CUDA device, or the CPU.
 
     Raises:
-        ConfigError: when there are more local processes than CUDA devices.
+        ConfigError: when this machine has more processes than CUDA devices.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", 0))
     if index >= torch.cuda.device_count():
         raise ConfigError(
-            f"{index + 1} processes, but {torch.cuda.device_count()} CUDA devices",
-            fix="Ask for fewer: snakemake --resources gpu=N",
+            f"{index + 1} processes, but only {torch.cuda.device_count()} CUDA devices",
+            fix="Use fewer: snakemake --resources gpu=N",
         )
     return torch.device("cuda", index)

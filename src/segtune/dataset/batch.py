@@ -1,6 +1,6 @@
-"""What the model reads: images as tensors, and batches of prompted images.
+"""The input of the model: images as tensors, and batches of prompted images.
 
-One row of a batch is one prompt on one image.
+A row of a batch is one prompt on one image.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its prompts and, per prompt, the objects to find."""
+    """An image with its prompts and, per prompt, the objects to detect."""
 
     name: str
     image: Tensor  # (3, S, S), normalized to -1..1
@@ -34,16 +34,16 @@ class Sample:
 class Batch:
     """P prompts on B images with N objects, at most H per prompt; S is the input size."""
 
-    names: tuple[str, ...]  # B, file names for messages
-    captions: tuple[str, ...]  # C, each text once
+    names: tuple[str, ...]  # B, file names for error messages
+    captions: tuple[str, ...]  # C distinct texts
     images: Tensor  # (B, 3, S, S) float, normalized
-    image_ids: Tensor  # (P,) position in `images`
-    text_ids: Tensor  # (P,) position in `captions`
-    num_boxes: Tensor  # (P,)
-    boxes_cxcywh: Tensor  # (N, 4) in 0..1, prompt after prompt
-    boxes_padded: Tensor  # (P, H, 4), zeros behind each prompt's own
-    object_ids_padded: Tensor  # (P, H), -1 behind each prompt's own
-    masks: Tensor | None  # (N, S, S) bool; None where the split has no mask at all
+    image_ids: Tensor  # (P,) positions in `images`
+    text_ids: Tensor  # (P,) positions in `captions`
+    num_boxes: Tensor  # (P,) objects
+    boxes_cxcywh: Tensor  # (N, 4) in 0..1, prompt by prompt
+    boxes_padded: Tensor  # (P, H, 4), padded with zeros
+    object_ids_padded: Tensor  # (P, H), padded with -1
+    masks: Tensor | None  # (N, S, S) bool; None where the split has no masks
     has_mask: Tensor  # (N,) bool; False for box-only objects
 
     def to(self, device: torch.device) -> "Batch":
@@ -57,7 +57,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample], with_masks: bool) -> Batch:
-    """Put samples into one batch; `with_masks` is False where a split has none."""
+    """Put samples into one batch; `with_masks` is False where the split has no masks."""
     captions = tuple(dict.fromkeys(prompt for sample in samples for prompt in sample.prompts))
     boxes = [b for sample in samples for b in sample.boxes_cxcywh]  # P x (n, 4)
     object_ids = list(torch.arange(sum(len(b) for b in boxes)).split([len(b) for b in boxes]))
@@ -77,12 +77,19 @@ def collate(samples: Sequence[Sample], with_masks: bool) -> Batch:
 
 
 def load_image(path: Path, image_size: int) -> tuple[Tensor, Size]:
-    """Read an image as SAM 3 sees it: upright, squashed to a square, normalized to -1..1.
+    """Read an image as SAM 3 sees it: upright, resized to a square, normalized to -1..1.
+
+    Args:
+        path: of the file.
+        image_size: side of the square, in pixels.
 
     Returns:
-        (3, image_size, image_size) float32, and the image's own (height, width).
+        (3, image_size, image_size) float32, and the (height, width) of the upright image.
+
+    Raises:
+        DatasetError: when the image cannot be read.
     """
-    # Converted images are upright; a folder of photographs may hold turned ones.
+    # The EXIF orientation matters for folders of photographs; converted images are upright.
     pixels = transforms.pil_to_tensor(upright_rgb(path))
     resized = transforms.resize(pixels, [image_size, image_size], antialias=True)
     height, width = pixels.shape[-2:]

@@ -1,7 +1,7 @@
 """The converted dataset: one COCO file per split, and a manifest of its images.
 
-`<folder>/{train,valid,test}.json` share one category table; `manifest.json` beside them names
-the folder of the images, with the size and SHA-256 of each.
+`<folder>/{train,valid,test}.json` share one table of categories; `manifest.json` beside them
+names the folder of the images, and the size and SHA-256 of each image.
 """
 
 import json
@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A class and the text that SAM 3 is prompted with for it, perhaps with `{fields}`."""
+    """A class, and the prompt for it, which may contain `{fields}`."""
 
     id: int
     name: str
@@ -39,13 +39,13 @@ class Image:
     file_name: str
     width: int  # pixels
     height: int  # pixels
-    fields: Mapping[str, str] = field(default_factory=dict)  # for the prompts
-    original: str = ""  # the image that this one was augmented from, where that is known
+    fields: Mapping[str, str] = field(default_factory=dict)  # values for the prompts
+    original: str = ""  # the original image of an augmented copy, where known
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object; `segmentation` is None where only a box is known."""
+    """An object; `segmentation` is None for a box-only annotation."""
 
     id: int
     image_id: int
@@ -64,7 +64,7 @@ class Split:
     root: Path  # folder of the images
     categories: tuple[Category, ...]
     images: tuple[Image, ...]
-    annotations: dict[int, tuple[Annotation, ...]]  # by image id; every image is a key
+    annotations: dict[int, tuple[Annotation, ...]]  # by image id, for every image
 
     @property
     def objects(self) -> list[Annotation]:
@@ -76,11 +76,11 @@ class Split:
         return self._by_pair.get((image_id, category_id), [])
 
     def image_path(self, image: Image) -> Path:
-        """Where an image lies."""
+        """The file of an image."""
         return self.root / image.file_name
 
     def prompts(self, image: Image) -> dict[int, str]:
-        """Category id -> the text that an image is prompted with."""
+        """Category id -> the prompt for it in an image."""
         return {category.id: fill(category.prompt, image.fields) for category in self.categories}
 
     @cached_property
@@ -93,7 +93,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """An image as it was when it was converted."""
+    """The file of an image at the time of conversion."""
 
     path: str  # relative to the manifest's root
     size: int  # bytes
@@ -102,7 +102,7 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Every image of a dataset."""
+    """The image files of a dataset."""
 
     root: Path
     images: tuple[ManifestEntry, ...]
@@ -112,7 +112,7 @@ def read_split(path: Path) -> Split:
     """Read `<folder>/<split>.json` as `segtune.convert` wrote it.
 
     Raises:
-        DatasetError: when it or the manifest beside it is missing or has another shape.
+        DatasetError: when it or the manifest beside it is missing or has another format.
     """
     values, manifest = read_json(path), read_manifest(path.parent)
     try:
@@ -147,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a folder of converted splits.
 
     Raises:
-        DatasetError: when it is missing or has another shape.
+        DatasetError: when it is missing or has another format.
     """
     path = folder / MANIFEST
     values = read_json(path)
@@ -163,8 +163,13 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(path: Path, manifest: Manifest, folder: Path) -> None:
     """Write a manifest, atomically.
 
-    Within the working directory the root is written relative to `folder`, where the manifest
-    will lie, so that a project can be moved as a whole; elsewhere it is absolute.
+    Where the images and `folder` are both inside the working directory, the root is written
+    relative to `folder`, so that the project can be moved as a whole; otherwise it is absolute.
+
+    Args:
+        path: of the file to write.
+        manifest: to write.
+        folder: where the file will be read, which may not be where it is written first.
     """
     root = manifest.root.resolve()
     here = Path.cwd().resolve()
@@ -174,7 +179,7 @@ def write_manifest(path: Path, manifest: Manifest, folder: Path) -> None:
 
 
 def with_rle_masks(split: Split) -> Split:
-    """The split with every mask as compressed RLE, which is compared many times faster."""
+    """The split with every mask as compressed RLE, which is much faster to compare."""
     annotations = {
         image.id: tuple(_with_rle_mask(a, image) for a in split.annotations[image.id])
         for image in split.images
@@ -184,7 +189,7 @@ def with_rle_masks(split: Split) -> Split:
 
 def has_masks(split: Split) -> bool:
     """Whether any object of a split has a mask."""
-    return any(a.segmentation for annotations in split.annotations.values() for a in annotations)
+    return any(a.segmentation for a in split.objects)
 
 
 def read_json(path: Path) -> Any:
@@ -197,12 +202,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"cannot be read ({error})", file=path, fix="Run segtune.convert first"
+            f"cannot read the dataset ({error})", file=path, fix="Run segtune.convert first"
         ) from None
 
 
 def image_record(image: Image) -> dict[str, Any]:
-    """An image as COCO's table of images has it."""
+    """An image as a record of COCO's table of images."""
     record: dict[str, Any] = {
         "id": image.id,
         "file_name": image.file_name,

@@ -1,4 +1,4 @@
-"""What a model predicts on a split: one type from the model to the report, and its file."""
+"""Predictions: one type from the model to the report, and COCO's file format of results."""
 
 import json
 import math
@@ -14,17 +14,17 @@ from segtune.dataset.masks import BoxXywh, Rle, decode_rle_counts
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One predicted object, in pixels of its image."""
+    """A predicted object, in pixels of its image."""
 
     image_id: int
     category_id: int
-    score: float  # confidence, 0 to 1
+    score: float  # confidence, 0..1
     bbox_xywh: BoxXywh
-    rle: Rle  # compressed, of the image's size
+    rle: Rle  # the mask, compressed, of the image's size
 
 
 class Detections:
-    """Predictions in the order in which they were made, indexed by image and category."""
+    """Detections in a given order, indexed by image and category."""
 
     def __init__(self, detections: Iterable[Detection] = ()) -> None:
         self._all = tuple(detections)
@@ -41,17 +41,17 @@ class Detections:
         return len(self._all)
 
     def in_image(self, image_id: int) -> Sequence[Detection]:
-        """Every prediction in an image."""
+        """The detections in an image."""
         return self._by_image.get(image_id, [])
 
     def of(self, image_id: int, category_id: int) -> Sequence[Detection]:
-        """The predictions of one category in an image."""
+        """The detections of one category in an image."""
         return self._by_pair.get((image_id, category_id), [])
 
 
 @dataclass(frozen=True)
 class PromptedDetections:
-    """Predictions for prompts that are not categories of the dataset."""
+    """Detections of prompts that are not categories of the dataset."""
 
     prompts: dict[int, str]  # by category id
     detections: Detections
@@ -69,7 +69,7 @@ def to_record(found: Detection) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Detection:
-    """The detection that `to_record` wrote; nothing is checked."""
+    """The detection of a record that `to_record` made; nothing is checked."""
     x, y, w, h = record["bbox"]
     return Detection(
         image_id=record["image_id"],
@@ -81,10 +81,10 @@ def from_record(record: dict[str, Any]) -> Detection:
 
 
 def read_detections(path: Path, split: Split) -> Detections:
-    """Read COCO results on a split.
+    """Read COCO results for a split.
 
     Raises:
-        DatasetError: when the file is not COCO results, or is about other images or categories.
+        DatasetError: when the file is not COCO results, or has other images or categories.
     """
     results = _read(path)
     known = {(i.id, c.id) for i in split.images for c in split.categories}
@@ -97,9 +97,10 @@ def read_detections(path: Path, split: Split) -> Detections:
         raise _unreadable(path, error) from None
     if unknown:
         raise DatasetError(
-            f"{unknown} detections in images or of categories that the {split.name} split lacks",
+            f"{unknown} of {len(results)} detections have an image or category that the "
+            f"{split.name} split lacks",
             file=path,
-            fix="Predict on the same split that is evaluated",
+            fix="Evaluate the split that was predicted on",
         )
     return Detections(detections)
 
@@ -108,7 +109,7 @@ def read_prompted_detections(path: Path, split: Split) -> PromptedDetections:
     """Read predictions for other prompts in the images of a split.
 
     Raises:
-        DatasetError: when the file is not a COCO dataset with scores, or is about other images.
+        DatasetError: when the file is not a COCO dataset with scores, or has other images.
     """
     values = _read(path)
     try:
@@ -147,8 +148,8 @@ def _require_scorable(record: dict[str, Any], size: list[int]) -> None:
         raise ValueError("score and bbox are not five finite numbers")
     rle = record["segmentation"]
     if rle["size"] != size:
-        raise ValueError("a mask whose size differs from its image's")
-    # pycocotools reads beyond its memory, or for ever, where the runs are damaged.
+        raise ValueError("the size of a mask is not that of its image")
+    # With damaged runs, pycocotools reads out of bounds or never returns.
     runs = decode_rle_counts(rle["counts"]) if isinstance(rle["counts"], str) else None
     if not runs or min(runs) < 0 or sum(runs) != size[0] * size[1]:
-        raise ValueError("a mask that is not a compressed RLE of its image")
+        raise ValueError("a mask is not a compressed RLE of its image")

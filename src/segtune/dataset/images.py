@@ -1,4 +1,4 @@
-"""Image files: which names count, opening them, and which way is up."""
+"""Image files: their names, opening them, and their EXIF orientation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from segtune.core.errors import DatasetError, SegtuneError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 EXIF_ORIENTATION = 0x0112
-TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange width and height
-# What Pillow raises for files that are damaged, of another kind or too large.
+TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+# What Pillow raises for files that are damaged, not images, or too large.
 _UNREADABLE = (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError)
 
 
 def is_image_name(path: PurePath) -> bool:
-    """Whether a file is an image by its suffix, and not one of macOS's shadow files."""
+    """Whether a file is an image by its suffix, and not one of macOS's `._` files."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
@@ -25,7 +25,12 @@ def is_image_name(path: PurePath) -> bool:
 def opened_image(
     path: Path, kind: type[SegtuneError] = DatasetError, fix: str | None = None
 ) -> Iterator[PilImage.Image]:
-    """An image file, opened; what Pillow raises within becomes one clear error.
+    """Open an image file; whatever Pillow raises within becomes one clear error.
+
+    Args:
+        path: of the file.
+        kind: of the error.
+        fix: of the error.
 
     Raises:
         SegtuneError: of this kind, when the image cannot be read.
@@ -38,14 +43,15 @@ def opened_image(
 
 
 def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
-    """An image in RGB, turned as its EXIF record says.
+    """Read an image in RGB, rotated according to its EXIF orientation.
 
     Args:
         path: of the file.
-        draft_side: large JPEGs may be decoded smaller, down to this side in pixels.
+        draft_side: pixels; a large JPEG may be decoded at a reduced size, with sides of at
+            least this length.
 
     Raises:
-        DatasetError: when it cannot be read.
+        DatasetError: when the image cannot be read.
     """
     with opened_image(path) as image:
         if draft_side:
@@ -54,7 +60,7 @@ def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
 
 
 def upright_size(image: PilImage.Image) -> tuple[int, int]:
-    """(width, height) in pixels once the image is turned as its EXIF record says."""
+    """(width, height) in pixels, once rotated according to the EXIF orientation."""
     width, height = image.size
     transposed = image.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
     return (height, width) if transposed else (width, height)

@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: polygons, run lengths and arrays, rasterized by pycocotools."""
+"""Masks as COCO represents them: polygons, RLE and arrays, rasterized by pycocotools."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from pycocotools import mask as mask_utils
 
 BoxXywh = tuple[float, float, float, float]
 Rle = dict[str, Any]  # size: [height, width] in pixels; counts
-Segmentation = list[Any] | Rle  # polygons, each x0, y0, x1, y1, …; or RLE
+Segmentation = list[Any] | Rle  # polygons, each x0, y0, x1, y1, …; or an RLE
 
 
 def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> Rle:
-    """Polygons or RLE of either kind as compressed RLE, its counts as text."""
+    """Polygons or an RLE, compressed or not, as a compressed RLE with its counts as text."""
     if isinstance(segmentation, list):
         rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -25,7 +25,7 @@ def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> 
 def segmentation_to_mask(
     segmentation: Segmentation, height: int, width: int
 ) -> npt.NDArray[np.uint8]:
-    """Polygons or RLE as a mask (height, width) of 0 and 1, with_rle_masks by pycocotools."""
+    """Polygons or an RLE as a mask (height, width) of 0 and 1, rasterized by pycocotools."""
     mask: npt.NDArray[np.uint8] = mask_utils.decode(
         segmentation_to_rle(segmentation, height, width)
     )
@@ -33,13 +33,13 @@ def segmentation_to_mask(
 
 
 def mask_to_rle(mask: npt.NDArray[Any]) -> Rle:
-    """A mask (height, width) of 0 and 1 or booleans as compressed RLE, its counts as text."""
+    """A mask (height, width) of 0 and 1 or booleans as a compressed RLE, its counts as text."""
     rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": list(mask.shape), "counts": _text(rle["counts"])}
 
 
 def rle_area(rle: Rle) -> float:
-    """Pixels of a compressed RLE."""
+    """The number of pixels of a compressed RLE."""
     return float(mask_utils.area(rle))
 
 
@@ -54,11 +54,11 @@ def _text(counts: bytes | str) -> str:
 
 
 def decode_rle_counts(counts: str) -> list[int] | None:
-    """The run lengths in a compressed RLE, or None where it is damaged.
+    """The run lengths of a compressed RLE, or None where it is damaged.
 
-    COCO's text form: six bits a character from "0" on, the low five of them data, the
-    sixth set where more follow; from the fourth run on the difference to the run two before.
-    pycocotools does not check it and may read or write beyond its memory.
+    COCO's text form: each character is six bits, counted from "0" on. Five bits are data, the
+    sixth is set where more follow. From the fourth run on, a number is the difference from
+    the run two before. pycocotools does not check this and may access memory out of bounds.
     """
     runs: list[int] = []
     position = 0

@@ -1,7 +1,7 @@
-"""Prompts with fields: "{name}, {view} view" asks each image in its own words.
+"""Prompts with fields: "{name}, {view} view" differs from image to image.
 
-A field is a plain word in braces. Nothing else is a formula here: `str.format` would reach
-into objects.
+A field is a plain word in braces. `str.format` is not used, because its fields may access
+attributes of objects.
 """
 
 import re
@@ -16,5 +16,5 @@ def fields_of(template: str) -> set[str]:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with the values that are known; other fields stay as they are."""
+    """The template with its known fields replaced; other fields stay as they are."""
     return FIELD.sub(lambda match: values.get(match[1], match[0]), template)

@@ -1,16 +1,16 @@
 """All numbers about one model, and the differences of two with their intervals."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from segtune.dataset.coco import Split, has_masks
 from segtune.dataset.detections import Detections
-from segtune.evaluation.average_precision import Array, Kind, score_detections
+from segtune.evaluation.arrays import Array
+from segtune.evaluation.average_precision import Kind, score_detections
 from segtune.evaluation.bootstrap import (
-    Interval,
     mean_over_classes,
     paired_differences,
     paired_statistics,
@@ -55,7 +55,7 @@ class ModelEvaluation:
 
 
 def main_kind(split: Split) -> Kind:
-    """What is judged: masks where there are some, else boxes."""
+    """What is compared: masks where there are some, else boxes."""
     return "mask" if has_masks(split) else "box"
 
 
@@ -67,6 +67,7 @@ def match_detections(split: Split, detections: Detections, kind: Kind) -> tuple[
 def evaluate_model(
     split: Split,
     detections: Detections,
+    *,
     valid: Sequence[ClassMatches] | None,
     confidence_threshold: float,
 ) -> ModelEvaluation:
@@ -76,38 +77,40 @@ def evaluate_model(
         split: the test split.
         detections: of the model on it.
         valid: per class, its matches on the valid split, where thresholds are chosen.
-        confidence_threshold: of false alarms; also of a class that `valid` says nothing about.
+        confidence_threshold: of false alarms; also of a class that `valid` cannot tell about.
     """
     kinds: list[Kind] = ["box", "mask"] if has_masks(split) else ["box"]
     with_masks = "mask" in kinds
-    found = {kind: score_detections(split, detections, kind) for kind in kinds}
+    scored = {kind: score_detections(split, detections, kind) for kind in kinds}
     names = {category.id: category.name for category in split.categories}
-    chosen = _thresholds(split, valid)
-    thresholds = {
-        number: confidence_threshold if best is None else best for number, best in chosen.items()
-    }
+    chosen = _chosen_thresholds(split, valid)
+    thresholds = {number: chosen.get(number, confidence_threshold) for number in names}
     concepts = {kind: concept_counts(split, detections, kind == "mask") for kind in kinds}
     pixels = pixel_counts(split, detections, thresholds) if with_masks else None
-    errors = classify_errors(split, detections, thresholds, with_masks)
     alarms = false_alarm_counts(split, detections, confidence_threshold)
-    matches = {kind: scored.matches for kind, scored in found.items()}
-    metrics = ModelMetrics(
-        box=found["box"].summary,
-        mask=found["mask"].summary if with_masks else None,
-        cgf1={kind: concept_scores(counts) for kind, counts in concepts.items()},
-        overlap=None if pixels is None else _overlap(pixels, list(names.values())),
-        false_alarms=rates_by_class(split, alarms),
-        calibration=_calibration(split, matches[kinds[-1]], thresholds, chosen),
-        errors=error_counts(errors, names),
-        confusion=confusion(errors, names),
+    errors = classify_errors(split, detections, thresholds, with_masks=with_masks)
+    return ModelEvaluation(
+        matches={kind: found.matches for kind, found in scored.items()},
+        concepts=concepts,
+        pixels=pixels,
+        alarms=alarms,
+        metrics=ModelMetrics(
+            box=scored["box"].summary,
+            mask=scored["mask"].summary if with_masks else None,
+            cgf1={kind: concept_scores(counts) for kind, counts in concepts.items()},
+            overlap=None if pixels is None else _overlap(pixels, list(names.values())),
+            false_alarms=rates_by_class(split, alarms),
+            calibration=_calibration(split, scored[kinds[-1]].matches, thresholds, chosen=chosen),
+            errors=error_counts(errors, names),
+            confusion=confusion(errors, names),
+        ),
     )
-    return ModelEvaluation(matches, concepts, pixels, alarms, metrics)
 
 
 def compare(
-    split: Split, base: ModelEvaluation, tuned: ModelEvaluation, resamples: int
+    split: Split, base: ModelEvaluation, tuned: ModelEvaluation, *, resamples: int
 ) -> Differences:
-    """Tuned minus base with 95 % intervals."""
+    """Tuned minus base with 95% intervals."""
     names = [category.name for category in split.categories]
     alarms = _class_intervals(
         names,
@@ -118,34 +121,31 @@ def compare(
     )
     return Differences(
         average_precision={
-            kind: _ap_intervals(names, base.matches[kind], tuned.matches[kind], resamples)
+            kind: _ap_intervals(names, base.matches[kind], tuned.matches[kind], resamples=resamples)
             for kind in base.matches
         },
         cgf1={
-            kind: _concept_intervals(base.concepts[kind], tuned.concepts[kind], resamples)
+            kind: _concept_intervals(base.concepts[kind], tuned.concepts[kind], resamples=resamples)
             for kind in base.concepts
         },
         false_alarms=alarms["rate"],
-        overlap=_overlap_intervals(names, base.pixels, tuned.pixels, resamples),
+        overlap=_overlap_intervals(names, base.pixels, tuned.pixels, resamples=resamples),
     )
 
 
-def _thresholds(split: Split, valid: Sequence[ClassMatches] | None) -> dict[int, float | None]:
-    """Class id -> the best threshold on the valid split, None where nothing is known there."""
-    best = (
-        [best_threshold(matches) for matches in valid] if valid else [None] * len(split.categories)
-    )
-    return {
-        category.id: found.threshold if found else None
-        for category, found in zip(split.categories, best, strict=True)
-    }
+def _chosen_thresholds(split: Split, valid: Sequence[ClassMatches] | None) -> dict[int, float]:
+    """Class id -> the best threshold on the valid split, where that has any."""
+    if valid is None:
+        return {}
+    best = zip(split.categories, map(best_threshold, valid), strict=True)
+    return {category.id: found.threshold for category, found in best if found}
 
 
 def _class_intervals(
     names: Sequence[str],
     base: Array,
     tuned: Array,
-    value: Callable[[Array], Mapping[str, Array]],
+    statistics: Callable[[Array], Mapping[str, Array]],
     *,
     resamples: int,
 ) -> dict[str, ClassIntervals]:
@@ -154,10 +154,10 @@ def _class_intervals(
     def with_mean(sums: Array) -> dict[str, Array]:
         return {
             name: np.column_stack([mean_over_classes(values), values])
-            for name, values in value(sums).items()
+            for name, values in statistics(sums).items()
         }
 
-    found = paired_statistics(base, tuned, with_mean, resamples)
+    found = paired_statistics(base, tuned, with_mean, resamples=resamples)
     return {
         name: ClassIntervals(mean, dict(zip(names, per_class, strict=True)))
         for name, (mean, *per_class) in found.items()
@@ -168,25 +168,23 @@ def _ap_intervals(
     names: Sequence[str],
     base: Sequence[ClassMatches],
     tuned: Sequence[ClassMatches],
+    *,
     resamples: int,
 ) -> ClassIntervals:
     mean, per_class = paired_differences(base, tuned, resamples)
     return ClassIntervals(mean, dict(zip(names, per_class, strict=True)))
 
 
-def _concept_intervals(base: Array, tuned: Array, resamples: int) -> ConceptIntervals:
+def _concept_intervals(base: Array, tuned: Array, *, resamples: int) -> ConceptIntervals:
     def columns(sums: Array) -> dict[str, Array]:
         return {name: values[:, None] for name, values in concept_values(sums).items()}
 
-    found: dict[str, Interval] = {
-        name: interval
-        for name, (interval,) in paired_statistics(base, tuned, columns, resamples).items()
-    }
-    return ConceptIntervals(**found)
+    found = paired_statistics(base, tuned, columns, resamples=resamples)
+    return ConceptIntervals(**{name: interval for name, (interval,) in found.items()})
 
 
 def _overlap_intervals(
-    names: Sequence[str], base: Array | None, tuned: Array | None, resamples: int
+    names: Sequence[str], base: Array | None, tuned: Array | None, *, resamples: int
 ) -> OverlapIntervals | None:
     if base is None or tuned is None:
         return None
@@ -211,14 +209,15 @@ def _calibration(
     split: Split,
     matches: Sequence[ClassMatches],
     thresholds: Mapping[int, float],
-    chosen: Mapping[int, float | None],
+    *,
+    chosen: Container[int],
 ) -> Calibration:
     classes = list(zip(split.categories, matches, strict=True))
     return Calibration(
         thresholds={
             category.name: ChosenThreshold(
                 **asdict(at_threshold(found, thresholds[category.id])),
-                chosen_on_valid=chosen[category.id] is not None,
+                chosen_on_valid=category.id in chosen,
             )
             for category, found in classes
         },

@@ -1,8 +1,8 @@
 """Average precision by pycocotools, at the images' own resolution.
 
 No confidence threshold is applied, and every class counts in every image. Box-only objects
-have no mask to be compared with: in mask metrics their box is a region in which detections
-are neither right nor wrong.
+have no mask to compare with: in mask metrics their box is a region in which detections count
+neither as right nor as wrong.
 """
 
 import contextlib
@@ -12,25 +12,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from segtune.dataset.coco import Annotation, Split
+from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.detections import Detection, Detections
 from segtune.dataset.masks import box_to_polygon, rle_area, rle_bbox_xywh, segmentation_to_rle
+from segtune.evaluation.arrays import Array
 from segtune.evaluation.matching import ClassMatches
 
 Kind = Literal["box", "mask"]
-Array = npt.NDArray[Any]
 Records = list[dict[str, Any]]
 
-IOU_TYPES = {"box": "bbox", "mask": "segm"}  # pycocotools' words
+IOU_TYPES = {"box": "bbox", "mask": "segm"}  # pycocotools' names
 SUMMARY = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-SIZES = ("small", "medium", "large")  # below 32 x 32 pixels, below 96 x 96, and beyond
+SIZES = ("small", "medium", "large")  # below 32 x 32 pixels, below 96 x 96, and above
 IOU_THRESHOLDS = np.arange(0.5, 1, 0.05)  # as COCO averages over them
 
 
@@ -52,12 +51,12 @@ class AveragePrecision:
     AR_large: float | None
     per_class: dict[str, float | None]
     per_class_and_size: dict[str, dict[str, float | None]]  # by the area of the object's mask
-    ignored: int  # box-only objects that mask metrics leave out
+    ignored: int  # box-only objects, which mask metrics leave out
 
 
 @dataclass(frozen=True)
 class ScoredDetections:
-    """What pycocotools computed, and per class which detections match an object."""
+    """What pycocotools computes, and per class which detections match an object."""
 
     summary: AveragePrecision
     matches: tuple[ClassMatches, ...]
@@ -65,7 +64,7 @@ class ScoredDetections:
 
 def score_detections(split: Split, detections: Detections, kind: Kind) -> ScoredDetections:
     """Match detections with the ground truth by boxes or masks, and summarize."""
-    classes = [_evaluated(split, detections, c.id, kind) for c in split.categories]
+    classes = [_evaluate_class(split, detections, c.id, kind=kind) for c in split.categories]
     precision = np.concatenate([found.precision for found in classes], axis=2)
     recall = np.concatenate([found.recall for found in classes], axis=1)
     names = [category.name for category in split.categories]
@@ -87,14 +86,14 @@ def average_precision(split: Split, detections: Detections, kind: Kind) -> Avera
 
 
 @dataclass(frozen=True)
-class _Evaluated:
+class _EvaluatedClass:
     precision: Array  # (IoU thresholds, recalls, 1, sizes, limits of detections)
     recall: Array  # (IoU thresholds, 1, sizes, limits of detections)
     matches: ClassMatches
 
 
 class _Evaluator(COCOeval):
-    """pycocotools', skipping images without anything of a size: they add nothing."""
+    """Skips images without anything of the given size, which contribute nothing."""
 
     def evaluateImg(  # noqa: N802
         self, image: int, category: int, areas: Sequence[float], max_detections: int
@@ -105,10 +104,12 @@ class _Evaluator(COCOeval):
         return super().evaluateImg(image, category, areas, max_detections)
 
 
-def _evaluated(split: Split, detections: Detections, category: int, kind: Kind) -> _Evaluated:
-    """One class at a time, because what pycocotools keeps of each image is large."""
+def _evaluate_class(
+    split: Split, detections: Detections, category: int, *, kind: Kind
+) -> _EvaluatedClass:
+    """One class at a time, because pycocotools keeps a lot of data per image."""
     objects = _object_records(split, category, kind)
-    predicted = _detection_records(split, detections, category, kind)
+    predicted = _detection_records(split, detections, category, kind=kind)
     evaluator = _Evaluator(_indexed(split, objects), _indexed(split, predicted), IOU_TYPES[kind])
     evaluator.params.catIds = [category]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -116,11 +117,11 @@ def _evaluated(split: Split, detections: Detections, category: int, kind: Kind) 
         evaluator.accumulate()
     found = evaluator.eval
     all_sizes = evaluator.evalImgs[: len(split.images)]
-    return _Evaluated(found["precision"], found["recall"], _class_matches(all_sizes))
+    return _EvaluatedClass(found["precision"], found["recall"], _class_matches(all_sizes))
 
 
 def _summary(precision: Array, recall: Array, kind: Kind) -> dict[str, float | None]:
-    """The twelve numbers by pycocotools' own formula, over all classes."""
+    """The twelve numbers by pycocotools' own formulas, over all classes."""
     evaluator = COCOeval(iouType=IOU_TYPES[kind])
     evaluator.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -154,14 +155,14 @@ def _class_matches(per_image: Sequence[Mapping[str, Any] | None]) -> ClassMatche
 
 def _object_records(split: Split, category: int, kind: Kind) -> Records:
     return [
-        _object_record(a, kind, (image.height, image.width))
+        _object_record(a, image, kind)
         for image in split.images
         for a in split.ground_truth(image.id, category)
     ]
 
 
-def _object_record(a: Annotation, kind: Kind, size: tuple[int, int]) -> dict[str, Any]:
-    record = {
+def _object_record(a: Annotation, image: Image, kind: Kind) -> dict[str, Any]:
+    record: dict[str, Any] = {
         "id": a.id,
         "image_id": a.image_id,
         "category_id": a.category_id,
@@ -171,19 +172,21 @@ def _object_record(a: Annotation, kind: Kind, size: tuple[int, int]) -> dict[str
     }
     if kind == "mask":
         segmentation = a.segmentation or [box_to_polygon(a.bbox_xywh)]
-        record["segmentation"] = segmentation_to_rle(segmentation, *size)
-        # pycocotools ignores crowd regions: what falls into one counts neither way.
+        record["segmentation"] = segmentation_to_rle(segmentation, image.height, image.width)
+        # pycocotools ignores crowd regions: a detection in one counts neither way.
         record["iscrowd"] = int(a.iscrowd or not a.segmentation)
     return record
 
 
-def _detection_records(split: Split, detections: Detections, category: int, kind: Kind) -> Records:
+def _detection_records(
+    split: Split, detections: Detections, category: int, *, kind: Kind
+) -> Records:
     found = (d for image in split.images for d in detections.of(image.id, category))
     return [{**_detection_record(d, kind), "id": n} for n, d in enumerate(found, start=1)]
 
 
 def _detection_record(found: Detection, kind: Kind) -> dict[str, Any]:
-    # COCO.loadRes raises on an empty list and takes a mask's size from its box.
+    # Not by COCO.loadRes, which raises on an empty list and takes a mask's size from its box.
     record = {
         "image_id": found.image_id,
         "category_id": found.category_id,
@@ -214,5 +217,5 @@ def _indexed(split: Split, annotations: Records) -> COCO:
 
 
 def _known(value: float) -> float | None:
-    # pycocotools writes -1 where there is nothing to measure.
+    # pycocotools reports -1 where there is nothing to measure.
     return None if value == -1 else float(value)

@@ -1,31 +1,28 @@
-"""How far an average precision would move with other images: a paired bootstrap.
+"""How much a difference of two scores depends on the choice of test images: a paired bootstrap.
 
-Images are drawn with replacement, the same draw for both models; a class's objects and
-detections come and go with their image. Percentile intervals after Efron and Tibshirani
-(1993), "An Introduction to the Bootstrap", chapter 13. The precision of a draw is what
-pycocotools computes on its images, without matching anything again.
+Images are resampled with replacement, the same resample for both models; a class's objects and
+detections come and go with their image. Percentile intervals follow Efron and Tibshirani
+(1993), "An Introduction to the Bootstrap", chapter 13. The average precision of a resample is
+what pycocotools computes on its images, without matching anything again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from segtune.evaluation.arrays import Array
 from segtune.evaluation.matching import ClassMatches
 
 RECALLS = np.linspace(0, 1, 101)
 CONFIDENCE = 0.95
 SEED = 0
-CHUNK = 64  # draws at once; limits memory
-
-Array = npt.NDArray[Any]
+CHUNK = 64  # resamples at once; limits memory
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference of two scores and its 95 % interval; None where nothing is measurable."""
+    """A difference of two scores and its 95% interval; None where nothing can be measured."""
 
     difference: float | None
     low: float | None
@@ -35,15 +32,15 @@ class Interval:
 def paired_differences(
     base: Sequence[ClassMatches], tuned: Sequence[ClassMatches], resamples: int
 ) -> tuple[Interval, list[Interval]]:
-    """Tuned minus base: of the AP over all classes, and of each class's own.
+    """Tuned minus base: of the AP over all classes, and of the AP of each class.
 
     Args:
         base: per class, the matches of one model.
-        tuned: per class, those of the other on the same images.
-        resamples: draws; a thousand settle the second digit of the bounds.
+        tuned: per class, the matches of the other on the same images.
+        resamples: number of resamples; a thousand fix the second digit of the bounds.
     """
     images = len(base[0].objects)
-    draws = drawn_counts(images, resamples)
+    draws = resample_counts(images, resamples)
     everything = np.ones((1, images), np.int64)
     points = precisions(tuned, everything) - precisions(base, everything)  # (1, classes)
     spread = precisions(tuned, draws) - precisions(base, draws)  # (resamples, classes)
@@ -54,21 +51,26 @@ def paired_differences(
 
 
 def paired_statistics(
-    base: Array, tuned: Array, value: Callable[[Array], Mapping[str, Array]], resamples: int
+    base: Array,
+    tuned: Array,
+    statistics: Callable[[Array], Mapping[str, Array]],
+    *,
+    resamples: int,
 ) -> dict[str, list[Interval]]:
-    """Tuned minus base, of statistics that follow from sums over images.
+    """Tuned minus base: of statistics that follow from sums over images.
 
     Args:
         base: (images, ...) counts of one model.
-        tuned: those of the other on the same images.
-        value: from sums (draws, ...) to name -> (draws, statistics), NaN where unknown.
-        resamples: draws.
+        tuned: (images, ...) counts of the other on the same images.
+        statistics: from sums (draws, ...) to name -> (draws, statistics), NaN where unknown.
+        resamples: number of resamples.
 
     Returns:
         Name -> the interval of each statistic.
     """
-    draws = np.concatenate([np.ones((1, len(base)), np.int32), drawn_counts(len(base), resamples)])
-    values = [value(_sums(draws, counts)) for counts in (base, tuned)]
+    everything = np.ones((1, len(base)), np.int32)
+    draws = np.concatenate([everything, resample_counts(len(base), resamples)])
+    values = [statistics(_sums(draws, counts)) for counts in (base, tuned)]
     spread = {name: values[1][name] - values[0][name] for name in values[0]}
     return {
         name: [_interval(column[:1], column[1:]) for column in found.T]
@@ -82,15 +84,15 @@ def _sums(draws: Array, counts: Array) -> Array:
     return (draws.astype(float) @ flat).reshape(len(draws), *counts.shape[1:])
 
 
-def drawn_counts(images: int, resamples: int) -> Array:
-    """(resamples, images): how often each image was drawn."""
+def resample_counts(images: int, resamples: int) -> Array:
+    """(resamples, images): how often each resample holds each image."""
     rng = np.random.default_rng(SEED)
     counts = rng.multinomial(images, np.full(images, 1 / images), size=resamples)
     return counts.astype(np.int32)
 
 
 def precisions(classes: Sequence[ClassMatches], draws: Array) -> Array:
-    """(draws, classes): AP of each draw; NaN where a draw holds no object of the class."""
+    """(draws, classes): AP of each draw of images; NaN where it holds no object of the class."""
     return np.stack([_class_precisions(matches, draws) for matches in classes], axis=1)
 
 
@@ -102,13 +104,13 @@ def _class_precisions(matches: ClassMatches, draws: Array) -> Array:
 def _chunk_precisions(matches: ClassMatches, draws: Array) -> Array:
     objects = draws @ matches.objects  # (R,)
     weights = np.ascontiguousarray(draws.T)[matches.image]  # (N, R)
-    former, all_counted = None, weights
+    previous, all_counted = None, weights
     per_threshold = []
     with np.errstate(invalid="ignore", divide="ignore"):
         for found, counted in zip(matches.matched, matches.counted, strict=True):
-            # Few detections meet a crowd, so this is mostly the same at all thresholds.
-            if former is None or not np.array_equal(counted, former):
-                former, all_counted = counted, np.cumsum(weights * counted[:, None], axis=0)
+            # Few detections match a crowd, so this is mostly the same at all thresholds.
+            if previous is None or not np.array_equal(counted, previous):
+                previous, all_counted = counted, np.cumsum(weights * counted[:, None], axis=0)
             hits = np.flatnonzero(found & counted)
             per_threshold.append(_interpolated(weights[hits], all_counted[hits], objects))
     values: Array = np.mean(per_threshold, axis=0)
@@ -118,23 +120,23 @@ def _chunk_precisions(matches: ClassMatches, draws: Array) -> Array:
 def _interpolated(weights: Array, all_counted: Array, objects: Array) -> Array:
     """(R,) precision averaged over the 101 recalls, at one IoU threshold.
 
-    Precision is highest right at a hit, so the hits alone decide.
+    Precision only rises at a hit, so the hits are enough.
 
     Args:
-        weights: (hits, R), how often each hit was drawn.
-        all_counted: (hits, R), detections drawn from the best score to each hit.
-        objects: (R,) drawn objects.
+        weights: (hits, R), how often each draw holds each hit.
+        all_counted: (hits, R), detections of each draw from the highest score to each hit.
+        objects: (R,) objects of each draw.
     """
     if not len(weights):
         return np.zeros(weights.shape[1])
     true = np.cumsum(weights, axis=0)
     precision = np.ascontiguousarray((true / np.maximum(all_counted, 1)).T)
     recall = np.ascontiguousarray((true / objects).T)
-    return np.array([_at_recalls(*draw) for draw in zip(precision, recall, strict=True)])
+    return np.array([_at_recalls(p, r) for p, r in zip(precision, recall, strict=True)])
 
 
 def _at_recalls(precision: Array, recall: Array) -> float:
-    """Mean over the recalls of the highest precision from each recall on."""
+    """Mean over the recalls of the highest precision at that recall or beyond."""
     places = np.searchsorted(recall, RECALLS)
     places = places[places < len(recall)]  # the others are not reached
     if not len(places):
@@ -144,7 +146,7 @@ def _at_recalls(precision: Array, recall: Array) -> float:
 
 
 def mean_over_classes(values: Array) -> Array:
-    """(draws,) mean over the classes that a draw holds."""
+    """(draws,) mean over the classes with a known value."""
     known = ~np.isnan(values)
     totals = np.where(known, values, 0).sum(axis=1)
     return np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), np.nan)

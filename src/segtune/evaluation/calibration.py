@@ -1,26 +1,23 @@
-"""What a score is worth: confidence thresholds, precision and recall, and calibration.
+"""Confidence thresholds, precision and recall, and how well scores are calibrated.
 
 All of it follows from which detections match an object at an IoU of 0.5.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from segtune.evaluation.arrays import Array
 from segtune.evaluation.matching import ClassMatches
 
-Array = npt.NDArray[Any]
-
 BINS = 10  # of scores, from 0 to 1
-MIN_SCORE = 0.05  # below it there are many detections, all rightly unsure
+MIN_SCORE = 0.05  # below it there are many detections, nearly all of them wrong
 
 
 @dataclass(frozen=True)
 class AtThreshold:
-    """A class's detections above a confidence threshold; None where a divisor is zero."""
+    """A class's detections at a confidence threshold; None where a divisor is zero."""
 
     threshold: float
     precision: float | None
@@ -39,50 +36,51 @@ class Bin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Scores beside the precision of detections that have them."""
+    """Mean scores of detections, and their precision."""
 
     bins: list[Bin]
     error: float | None  # expected calibration error: mean |score - precision| over detections
 
 
 def best_threshold(matches: ClassMatches) -> AtThreshold | None:
-    """The confidence threshold of the highest F1; None for a class without objects or matches."""
+    """The confidence threshold with the highest F1; None for a class without objects or matches."""
     scores, hits, counted = _ranked(matches)
     objects = int(matches.objects.sum())
     if not objects or not hits.any():
         return None
     f1 = 2 * np.cumsum(hits) / (np.cumsum(counted) + objects)
-    best = int(np.argmax(np.where(_last_of_equals(scores), f1, -1.0)))
+    best = int(np.argmax(np.where(_last_of_ties(scores), f1, -1.0)))
     return at_threshold(matches, float(scores[best]))
 
 
 def at_threshold(matches: ClassMatches, threshold: float) -> AtThreshold:
-    """Precision, recall and F1 above a confidence threshold."""
+    """Precision, recall and F1 of the detections that reach a confidence threshold."""
     scores, hits, counted = _ranked(matches)
     passed = scores >= threshold
     true, all_passed = int(hits[passed].sum()), int(counted[passed].sum())
     objects = int(matches.objects.sum())
     return AtThreshold(
-        threshold,
-        true / all_passed if all_passed else None,
-        true / objects if objects else None,
-        2 * true / (all_passed + objects) if all_passed + objects else None,
+        threshold=threshold,
+        precision=true / all_passed if all_passed else None,
+        recall=true / objects if objects else None,
+        f1=2 * true / (all_passed + objects) if all_passed + objects else None,
     )
 
 
 def precision_at_score(matches: ClassMatches, score: float) -> float:
-    """Precision of a class's detections from a score on, or from a lower one if it is higher.
+    """Precision of a class's detections with at least this score.
 
-    A higher score is never worth less, and few detections say little.
+    Where a lower threshold has a higher precision, that one: a higher score is never worth
+    less, and the few detections at the top say little.
     """
     scores, hits, counted = _ranked(matches)
     precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)
-    together = np.where(_last_of_equals(scores), precision, 0.0)
+    together = np.where(_last_of_ties(scores), precision, 0.0)
     return float(together[np.searchsorted(-scores, -score) :].max(initial=0.0))
 
 
 def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | None:
-    """Highest precision at recalls from 0 to 1 in equal steps; None without objects."""
+    """Highest precision at or beyond recalls from 0 to 1 in equal steps; None without objects."""
     _, hits, counted = _ranked(matches)
     objects = int(matches.objects.sum())
     if not objects:
@@ -97,8 +95,8 @@ def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | 
 def reliability(classes: Sequence[ClassMatches]) -> Reliability:
     """Mean score and precision in ten equal bins, and the expected calibration error.
 
-    Detections below 0.05 are left out. The error is that of Guo et al. 2017, "On Calibration
-    of Modern Neural Networks".
+    Detections that score below 0.05 are left out. The error is that of Guo et al. 2017, "On
+    Calibration of Modern Neural Networks".
     """
     ranked = [_ranked(matches) for matches in classes]
     scores, hits, counted = (np.concatenate([r[n] for r in ranked]) for n in range(3))
@@ -117,10 +115,10 @@ def reliability(classes: Sequence[ClassMatches]) -> Reliability:
 
 
 def _ranked(matches: ClassMatches) -> tuple[Array, Array, Array]:
-    """Scores, hits and what counts, at an IoU of 0.5, best score first."""
+    """Scores, hits and what counts, at an IoU of 0.5, highest score first."""
     return matches.score, matches.matched[0] & matches.counted[0], matches.counted[0]
 
 
-def _last_of_equals(scores: Array) -> Array:
+def _last_of_ties(scores: Array) -> Array:
     # Equal scores pass a threshold together.
     return np.append(scores[1:] != scores[:-1], True)[: len(scores)]

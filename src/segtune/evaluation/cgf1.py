@@ -1,28 +1,25 @@
-"""cgF1, the metric of the SAM 3 paper: are objects found, and only where there are some?
+"""cgF1, the metric of the SAM 3 paper: are objects detected, and only where there are some?
 
-An image and a prompt are one query. pmF1 says how well the objects are found where there are
-some ("positive micro F1", averaged over the IoU thresholds 0.50 to 0.95); IL_MCC, the
-Matthews correlation over all queries, whether the model knows where there are none. cgF1 is
-their product. All are between 0 and 1 (IL_MCC from -1); the paper states cgF1 times 100. The
-formulas, with their small constants, are those of `sam3.eval.cgf1_eval`.
+An image and a prompt are one query. pmF1 ("positive micro F1", averaged over the IoU thresholds
+0.50 to 0.95) measures how well objects are detected in the queries that have some; IL_MCC, the
+Matthews correlation over all queries, how well the model tells these from the others. cgF1 is
+their product. All lie between 0 and 1 (IL_MCC: -1 and 1); the paper reports cgF1 times 100.
+The formulas, with their small constants, are those of `sam3.eval.cgf1_eval`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.detections import Detection, Detections
+from segtune.evaluation.arrays import Array
 from segtune.evaluation.matching import iou_matrix
 
-Array = npt.NDArray[Any]
-
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-CONFIDENCE_THRESHOLD = 0.5  # as the paper has it
+CONFIDENCE_THRESHOLD = 0.5  # as in the paper
 _T = len(IOU_THRESHOLDS)
 _TRUE, _MISSED, _FALSE = (slice(n * _T, (n + 1) * _T) for n in range(3))
 _TP, _FP, _FN, _TN = range(3 * _T, 3 * _T + 4)  # of images: has objects, has detections
@@ -38,10 +35,11 @@ class ConceptScores:
 
 
 def concept_counts(split: Split, detections: Detections, with_masks: bool) -> Array:
-    """(images, 34) what cgF1 is made of, per image, so that images can be resampled.
+    """(images, 34) counts that cgF1 follows from, per image, so that images can be resampled.
 
-    A query whose objects are not all known one by one (crowds; with masks, box-only objects,
-    too) is left out, as the official evaluator leaves out what is not exhaustively annotated.
+    A query whose objects are not all annotated one by one (crowds; with masks, box-only
+    objects, too) is left out, as the official evaluator leaves out queries that are not
+    annotated exhaustively.
 
     Args:
         split: the ground truth.

@@ -1,24 +1,21 @@
-"""False alarms: negatives, that is classes absent from an image, that are detected anyway."""
+"""False alarms: classes that are detected in images without any object of theirs."""
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detections
-
-Array = npt.NDArray[Any]
+from segtune.evaluation.arrays import Array
 
 
 def false_alarm_counts(split: Split, detections: Detections, threshold: float) -> Array:
-    """(images, classes, 2): is the class a negative, and is it detected anyway.
+    """(images, classes, 2): whether the class is a negative, and whether it is detected anyway.
 
     Args:
         split: the ground truth.
         detections: of the model.
-        threshold: confidence threshold; a detection counts from this score on.
+        threshold: confidence threshold of a detection.
     """
     counts = np.zeros((len(split.images), len(split.categories), 2), np.int64)
     for row, image in zip(counts, split.images, strict=True):
@@ -30,13 +27,10 @@ def false_alarm_counts(split: Split, detections: Detections, threshold: float) -
 
 
 def false_alarm_rates(counts: Array) -> Array:
-    """(..., classes) fraction of the negatives of a class that are detected.
+    """(..., classes) fraction of a class's negatives that are detected; NaN without negatives.
 
     Args:
         counts: (..., classes, 2), sums over images of `false_alarm_counts`.
-
-    Returns:
-        NaN for a class without negatives.
     """
     negatives, alarms = counts[..., 0], counts[..., 1]
     return np.where(negatives > 0, alarms / np.maximum(negatives, 1), np.nan)

@@ -1,4 +1,4 @@
-"""Forgetting: which detections of out-of-distribution prompts fine-tuning has retained."""
+"""Forgetting: which detections of out-of-distribution prompts survive fine-tuning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,7 @@ from pycocotools import mask as mask_utils
 from segtune.core.errors import DatasetError
 from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detection, PromptedDetections
-from segtune.evaluation.matching import match_greedily
-
-MATCH_IOU = 0.5  # from which two detections mean the same object
+from segtune.evaluation.matching import MATCH_IOU, match_greedily
 
 
 @dataclass(frozen=True)
@@ -20,12 +18,8 @@ class Retention:
 
     before: int
     after: int
-    retained: int  # detected before and, with an IoU of 0.5, after
-
-    @property
-    def fraction(self) -> float | None:
-        """Of the detections before; None without any."""
-        return self.retained / self.before if self.before else None
+    retained: int  # detected before and, with an IoU of at least 0.5, after
+    fraction: float | None  # retained, of those before; None without any before
 
 
 @dataclass(frozen=True)
@@ -38,12 +32,12 @@ class Forgetting:
 
 
 def measure_forgetting(
-    split: Split, base: PromptedDetections, tuned: PromptedDetections, threshold: float
+    split: Split, base: PromptedDetections, tuned: PromptedDetections, *, threshold: float
 ) -> Forgetting:
     """Compare the detections of two models for the same prompts in the same images.
 
-    What the base model detects is not ground truth: a detection may rightly be lost where it
-    was wrong. But a model that was fine-tuned gently detects much the same as before.
+    The base model's detections are not ground truth: where one was wrong, losing it is right.
+    But a gently fine-tuned model detects much the same as before.
 
     Args:
         split: the images.
@@ -59,11 +53,11 @@ def measure_forgetting(
             "the two models were given different prompts", fix="Run segtune.predict again for both"
         )
     per_prompt = {
-        prompt: _retention(split, base, tuned, category_id=number, threshold=threshold)
+        prompt: _prompt_retention(split, base, tuned, category_id=number, threshold=threshold)
         for number, prompt in base.prompts.items()
     }
     rows = per_prompt.values()
-    total = Retention(
+    total = _with_fraction(
         before=sum(row.before for row in rows),
         after=sum(row.after for row in rows),
         retained=sum(row.retained for row in rows),
@@ -71,7 +65,7 @@ def measure_forgetting(
     return Forgetting(threshold, total, per_prompt)
 
 
-def _retention(
+def _prompt_retention(
     split: Split,
     base: PromptedDetections,
     tuned: PromptedDetections,
@@ -85,7 +79,11 @@ def _retention(
         old, new = ([d for d in found if d.score >= threshold] for found in pairs)
         before, after = before + len(old), after + len(new)
         retained += _count_matches(old, new)
-    return Retention(before, after, retained)
+    return _with_fraction(before=before, after=after, retained=retained)
+
+
+def _with_fraction(*, before: int, after: int, retained: int) -> Retention:
+    return Retention(before, after, retained, fraction=retained / before if before else None)
 
 
 def _count_matches(before: Sequence[Detection], after: Sequence[Detection]) -> int:

@@ -1,14 +1,14 @@
 """Suspected label errors: where the fine-tuned model is confident and the label disagrees.
 
-For people who look at these images before they label more. Confidence is measured on the data
-itself: as the precision of the class's detections that score as high.
+They show annotators which images to check before they label more. How far a detection can be
+trusted is measured on the data itself, as the precision of its class at its score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from segtune.dataset.coco import Category, Image, Split
+from segtune.dataset.coco import Split
 from segtune.dataset.masks import BoxXywh
 from segtune.evaluation.calibration import at_threshold, precision_at_score
 from segtune.evaluation.error_types import ErrorRecord, ErrorType
@@ -36,40 +36,52 @@ class LabelIssue:
     labeled: str | None  # class
     predicted: str | None  # class
     score: float | None  # of the detection
-    issue_score: float  # 0 to 1
+    issue_score: float  # 0..1
     bbox_xywh: BoxXywh  # pixels; the label's, or the detection's
 
 
 def find_label_issues(
-    split: Split, records: Sequence[ErrorRecord], classes: Sequence[ClassMatches], limit: int
+    split: Split,
+    records: Sequence[ErrorRecord],
+    classes: Sequence[ClassMatches],
+    *,
+    limit: int,
 ) -> list[LabelIssue]:
-    """The most suspicious labels of a split, the worst first.
+    """The suspected label errors of a split, the likeliest first.
 
-    The issue score of a detection is the precision at its score; that of a label which nothing
-    overlaps is the recall of its class.
+    The issue score of a detection is the precision at its score; that of a label without any
+    overlapping detection is the recall of its class.
 
     Args:
         split: with the labels.
-        records: the fine-tuned model's detections from low scores on, classified.
+        records: the fine-tuned model's detections with low scores, too, by error type.
         classes: per class, its matches on the split.
-        limit: of the number of issues.
+        limit: maximum number of issues.
     """
     matches = {
         category.id: found for category, found in zip(split.categories, classes, strict=True)
     }
-    categories = {category.id: category for category in split.categories}
-    images = {image.id: image for image in split.images}
-    settled = {r.annotation.id for r in records if r.type == "correct" and r.annotation}
+    scored = [(r, _issue_score(r, matches[r.category_id])) for r in _disagreements(records)]
+    listed = [(r, score) for r, score in scored if score >= MIN_ISSUE_SCORE]
+    listed.sort(key=lambda found: (-found[1], -(found[0].score or 0.0)))
+    names = {category.id: category.name for category in split.categories}
+    files = {image.id: image.file_name for image in split.images}
+    return [
+        _issue(r, split=split.name, file_name=files[r.image_id], names=names, issue_score=score)
+        for r, score in listed[:limit]
+    ]
+
+
+def _disagreements(records: Sequence[ErrorRecord]) -> list[ErrorRecord]:
+    """The records that contradict the labels, without those of confirmed labels."""
+    confirmed = {r.annotation.id for r in records if r.type == "correct" and r.annotation}
     related = {r.annotation.id for r in records if r.type != "missed" and r.annotation}
-    issues = []
-    for r in records:
-        known = r.annotation.id if r.annotation else None
-        if r.type not in REASONS or known in settled or (r.type == "missed" and known in related):
-            continue
-        issue_score = _issue_score(r, matches[r.category_id])
-        if issue_score >= MIN_ISSUE_SCORE:
-            issues.append(_issue(r, split.name, images[r.image_id], categories, issue_score))
-    return sorted(issues, key=lambda s: (-s.issue_score, -(s.score or 0.0)))[:limit]
+    settled = {**dict.fromkeys(REASONS, confirmed), "missed": confirmed | related}
+    return [
+        r
+        for r in records
+        if r.type in REASONS and not (r.annotation and r.annotation.id in settled[r.type])
+    ]
 
 
 def _issue_score(record: ErrorRecord, matches: ClassMatches) -> float:
@@ -80,22 +92,23 @@ def _issue_score(record: ErrorRecord, matches: ClassMatches) -> float:
 
 def _issue(
     record: ErrorRecord,
+    *,
     split: str,
-    image: Image,
-    categories: dict[int, Category],
+    file_name: str,
+    names: Mapping[int, str],
     issue_score: float,
 ) -> LabelIssue:
     label, detection = record.annotation, record.detection
     located = label or detection
-    assert located is not None  # a record has one of them
+    assert located is not None  # a record has at least one of them
     return LabelIssue(
         reason=REASONS[record.type],
         split=split,
-        file_name=image.file_name,
-        image_id=image.id,
+        file_name=file_name,
+        image_id=record.image_id,
         annotation_id=label.id if label else None,
-        labeled=categories[label.category_id].name if label else None,
-        predicted=categories[record.category_id].name if detection else None,
+        labeled=names[label.category_id] if label else None,
+        predicted=names[record.category_id] if detection else None,
         score=record.score,
         issue_score=issue_score,
         bbox_xywh=located.bbox_xywh,

@@ -1,30 +1,29 @@
-"""Matching detections with ground truth: overlaps, one greedy matcher, and what it leaves."""
+"""Matching detections with ground truth: IoU, a greedy matcher, and the matches of a class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
 from segtune.dataset.coco import Annotation, Image
 from segtune.dataset.detections import Detection
 from segtune.dataset.masks import Rle, box_to_polygon, segmentation_to_rle
+from segtune.evaluation.arrays import Array
 
-Array = npt.NDArray[Any]
+MATCH_IOU = 0.5  # at or above it, two shapes mean the same object
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """One class's detections over all images, best score first.
+    """The detections of one class over all images, highest score first.
 
     `matched` and `counted` hold, per IoU threshold, whether a detection matches an object and
-    whether it counts at all (what matches a crowd does not).
+    whether it counts at all (one that matches a crowd does not).
     """
 
     score: Array  # (N,)
-    image: Array  # (N,) position of the image
+    image: Array  # (N,) position of the image in the split
     matched: Array  # (T, N) bool
     counted: Array  # (T, N) bool
     objects: Array  # (images,) objects to detect
@@ -37,38 +36,39 @@ def iou_matrix(
     *,
     regions: Sequence[bool],
     with_masks: bool,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """(detections, objects) IoU in one image, by pycocotools.
 
     Args:
-        image: whose size the masks have.
+        image: gives the size of the masks.
         detections: in the image.
-        objects: the ground truth; an object without a mask is represented by its box.
+        objects: the ground truth; the box of an object without a mask stands in for it.
         regions: per object, whether it is a region that may hold several objects (a crowd):
-            its overlap is the fraction of the detection that lies in it.
+            its IoU is the fraction of the detection that lies inside it.
         with_masks: compare masks, else boxes.
     """
     if not objects or not detections:
         return np.zeros((len(detections), len(objects)))
-    shapes: tuple[list[Any], list[Any]]
+    crowds = [int(region) for region in regions]
     if with_masks:
-        shapes = [d.rle for d in detections], [_mask(a, image) for a in objects]
+        predicted, labeled = [d.rle for d in detections], [_mask(a, image) for a in objects]
+        ious: Array = mask_utils.iou(predicted, labeled, crowds)
     else:
-        shapes = [list(d.bbox_xywh) for d in detections], [list(a.bbox_xywh) for a in objects]
-    ious: npt.NDArray[np.float64] = mask_utils.iou(*shapes, [int(region) for region in regions])
+        boxes = [list(d.bbox_xywh) for d in detections]
+        ious = mask_utils.iou(boxes, [list(a.bbox_xywh) for a in objects], crowds)
     return ious
 
 
 def match_greedily(ious: Array, allowed: Array, threshold: float) -> dict[int, int]:
-    """Match each row, in order, with the free column that it overlaps most.
+    """Match each row, in order, with the free column that has the highest IoU.
 
     Args:
-        ious: (R, C) overlaps, rows in the order in which they choose.
+        ious: (R, C), rows in the order in which they choose.
         allowed: (R, C) bool, which pairs may match.
-        threshold: least IoU of a match.
+        threshold: minimum IoU of a match.
 
     Returns:
-        Row -> column, of the rows that found one.
+        Row -> column, of the rows with a match; among equal IoUs the first column.
     """
     free = allowed & (ious >= threshold)
     matches: dict[int, int] = {}

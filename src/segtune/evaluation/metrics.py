@@ -1,4 +1,4 @@
-"""What `metrics.json` holds: every number of an evaluation, typed."""
+"""The contents of `metrics.json`: every number of an evaluation, typed."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -27,7 +27,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome, and one sentence that says by how much and what to be careful about."""
+    """The outcome, and a sentence with the difference and any reservations."""
 
     outcome: Outcome
     sentence: str
@@ -51,7 +51,7 @@ class ClassIntervals:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Overlap of all objects of a class together."""
+    """Pixel overlap of all objects of a class together."""
 
     dice: ClassScores
     iou: ClassScores
@@ -62,12 +62,12 @@ class Overlap:
 class ChosenThreshold(AtThreshold):
     """A class's confidence threshold, with precision and recall on the test split."""
 
-    chosen_on_valid: bool  # else the default: nothing of the class is known there
+    chosen_on_valid: bool  # else the default, because the valid split cannot tell
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What scores are worth, per class by name."""
+    """How far scores can be trusted, per class by name."""
 
     thresholds: dict[str, ChosenThreshold]
     curves: dict[str, list[float] | None]  # precision at recalls from 0 to 1 in equal steps
@@ -76,7 +76,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ModelMetrics:
-    """Everything about one model; masks are None where no object has one."""
+    """Everything about one model; `mask` and `overlap` are None where no object has a mask."""
 
     box: AveragePrecision
     mask: AveragePrecision | None
@@ -88,7 +88,7 @@ class ModelMetrics:
     confusion: dict[str, dict[str, int]]  # ground truth -> prediction -> count
 
     def average_precision(self, kind: Kind) -> AveragePrecision:
-        """Of masks or boxes; masks only where some object has one."""
+        """Of masks or boxes; of masks only where some object has one."""
         found = self.mask if kind == "mask" else self.box
         assert found is not None
         return found
@@ -114,7 +114,7 @@ class OverlapIntervals:
 
 @dataclass(frozen=True)
 class Differences:
-    """Fine-tuned minus zero-shot, with 95 % intervals."""
+    """Fine-tuned minus zero-shot, with 95% intervals."""
 
     average_precision: dict[Kind, ClassIntervals]
     cgf1: dict[Kind, ConceptIntervals]
@@ -136,9 +136,9 @@ class Metrics:
     """The evaluation of a base and a fine-tuned model on one split."""
 
     verdict: Verdict
-    kind: Kind  # what is judged: masks where there are some
+    kind: Kind  # what the verdict is about: masks where there are some
     held_out: bool  # False where `valid` stands in for a missing test split
-    confidence_threshold: float  # of false alarms, and of classes that `valid` says nothing about
+    confidence_threshold: float  # of false alarms, and of classes that `valid` cannot tell about
     counts: Counts
     base: ModelMetrics
     tuned: ModelMetrics

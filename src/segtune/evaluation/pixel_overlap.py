@@ -1,34 +1,33 @@
-"""How much of each class is covered: Dice, IoU and boundary IoU of all its objects together.
+"""Pixel overlap: Dice, IoU and boundary IoU of all objects of a class together.
 
-For things without clear instances, such as cracks or vessels. A class's masks on an image are
-united, detections from its score threshold on; pixels are summed over the images before
-anything is divided, so a large object counts for more than a small one. Boundary IoU (Cheng
-et al. 2021, "Boundary IoU", with their width of 2 % of the image's diagonal) looks at the
-rims alone, where thin things and sloppy outlines show.
+For classes without clear instances, such as cracks or vessels. The masks of a class in an image
+are united, those of detections above its confidence threshold; pixels are summed over the
+images before dividing, so a large object counts for more than a small one. Boundary IoU (Cheng
+et al. 2021, "Boundary IoU", with their width of 2% of the image's diagonal) only looks at the
+rims, where thin objects and sloppy outlines show.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
 from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.detections import Detections
 from segtune.dataset.masks import Rle, segmentation_to_rle
+from segtune.evaluation.arrays import Array
 
-Array = npt.NDArray[Any]
 NAMES = ("dice", "iou", "boundary_iou")
 RIM = 0.02  # of the image's diagonal
-_BOTH, _FOUND, _TRUTH, _RIM_BOTH, _RIM_ANY = range(5)
 
 
 def pixel_counts(split: Split, detections: Detections, thresholds: Mapping[int, float]) -> Array:
     """(images, classes, 5) pixels, per image, so that images can be resampled.
 
-    A class is left out of an image in which one of its objects has no mask.
+    They are those of the intersection, of the detections, of the ground truth, of the
+    intersection of their rims and of the union of their rims. A class is left out of an image
+    in which one of its objects has no mask.
 
     Args:
         split: the ground truth.
@@ -42,7 +41,7 @@ def pixel_counts(split: Split, detections: Detections, thresholds: Mapping[int, 
             if all(a.segmentation for a in objects):
                 found = detections.of(image.id, category.id)
                 predicted = [d.rle for d in found if d.score >= thresholds[category.id]]
-                row[place] = _compared(predicted, _masks(objects, image), image)
+                row[place] = _compare(predicted, _masks(objects, image), image)
     return counts
 
 
@@ -70,7 +69,7 @@ def _masks(objects: Sequence[Annotation], image: Image) -> list[Rle]:
     ]
 
 
-def _compared(found: list[Rle], truth: list[Rle], image: Image) -> tuple[int, ...]:
+def _compare(found: list[Rle], truth: list[Rle], image: Image) -> tuple[int, ...]:
     if not found and not truth:
         return (0,) * 5
     united = [mask_utils.merge(rles) if rles else None for rles in (found, truth)]
@@ -94,13 +93,13 @@ def _rim(rle: Rle, frame: list[Rle], image: Image) -> Array:
 def eroded(mask: Array, width: int) -> Array:
     """A mask without the pixels that are at most `width` rows and columns from its outside.
 
-    The border of the array counts as outside. As many erosions by 3 x 3 pixels give the same.
+    The border of the array counts as outside. The same as `width` erosions by 3 x 3 pixels.
     """
     return _eroded_rows(_eroded_rows(mask, width).T, width).T
 
 
 def _eroded_rows(mask: Array, width: int) -> Array:
-    # Windows are doubled until they are as long as asked: few passes, whatever the width.
+    # Doubling the window takes only a few passes, whatever the width.
     window, length = 2 * width + 1, 1
     cut = np.zeros((mask.shape[0], mask.shape[1] + 2 * width), bool)
     cut[:, width:-width] = mask

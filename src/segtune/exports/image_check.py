@@ -1,94 +1,70 @@
-"""Checking that images are what their records say, and naming their content."""
+"""Checking that image files are intact and of the recorded size, and hashing them."""
 
 import hashlib
-import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image as PilImage
-
 from segtune.core.errors import ExportError
+from segtune.dataset.images import EXIF_ORIENTATION, opened_image
+from segtune.exports.split_source import EXPORT_AGAIN, EXPORT_IMAGES, SourceImage
 
-EXIF_ORIENTATION = 0x0112
-UPRIGHT = (None, 0, 1)
-LYING = (5, 6, 7, 8)  # orientations that exchange width and height
-
-
-@dataclass(frozen=True)
-class Expected:
-    """An image and the size that the annotations assume."""
-
-    path: Path
-    width: int  # pixels
-    height: int  # pixels
+UPRIGHT = (None, 0, 1)  # EXIF orientations
 
 
 @dataclass(frozen=True)
-class Checked:
-    """An image that could be read whole."""
+class CheckedImage:
+    """An image file that could be read whole."""
 
     path: Path
-    bytes: int
+    size: int  # bytes
     sha256: str
 
 
-def check_images(expected: Iterable[Expected]) -> list[Checked]:
+def check_images(images: Iterable[SourceImage]) -> list[CheckedImage]:
     """Decode and hash images, several at a time.
 
     Raises:
-        ExportError: for the first that is missing, damaged, turned by its EXIF record, or
-            of another size than recorded.
+        ExportError: for the first that is missing, damaged, rotated by its EXIF orientation,
+            or of another size than recorded.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return list(pool.map(_check, expected))
+        return list(pool.map(_check, images))
 
 
-def upright_size(image: PilImage.Image) -> tuple[int, int]:
-    """(width, height) in pixels once the image is turned as its EXIF record says."""
-    width, height = image.size
-    lying = image.getexif().get(EXIF_ORIENTATION) in LYING
-    return (height, width) if lying else (width, height)
-
-
-def _check(expected: Expected) -> Checked:
-    content = expected.path.read_bytes()
+def _check(image: SourceImage) -> CheckedImage:
+    path = image.path
+    content = path.read_bytes()
     if not content:
-        raise ExportError("the image is empty", file=expected.path, fix="Export it again")
+        raise ExportError("the image file is empty", file=path, fix=EXPORT_AGAIN)
     if content.startswith(b"version https://git-lfs"):
+        raise ExportError("a Git LFS pointer, not an image", file=path, fix="Run git lfs pull")
+    width, height = _decoded_size(path)
+    if (width, height) != (image.width, image.height):
         raise ExportError(
-            "this is a pointer of git LFS, not an image", file=expected.path, fix="git lfs pull"
+            f"the image has {width} x {height} pixels, but its record says "
+            f"{image.width} x {image.height}",
+            file=path,
+            fix=EXPORT_IMAGES,
         )
-    size = _decode(content, expected.path)
-    if size != (expected.width, expected.height):
-        raise ExportError(
-            f"the image has {size[0]} x {size[1]} pixels, its record says "
-            f"{expected.width} x {expected.height}",
-            file=expected.path,
-            fix="Export the dataset again, with its images",
-        )
-    return Checked(expected.path, len(content), hashlib.sha256(content).hexdigest())
+    return CheckedImage(path, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _decode(content: bytes, path: Path) -> tuple[int, int]:
-    try:
-        with PilImage.open(io.BytesIO(content)) as image:
-            orientation = image.getexif().get(EXIF_ORIENTATION)
-            size = image.size
-            # A JPEG is decoded at an eighth of its size: every byte is read all the same.
-            image.draft(None, (size[0] // 8, size[1] // 8))
-            image.load()
-    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
-        raise ExportError(
-            f"the image cannot be read ({error})", file=path, fix="Export it again"
-        ) from None
+def _decoded_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels of an image that could be decoded to its last byte."""
+    with opened_image(path, ExportError, EXPORT_AGAIN) as image:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+        width, height = image.size
+        # A JPEG is decoded at an eighth of its size: every byte is read all the same.
+        image.draft(None, (width // 8, height // 8))
+        image.load()
     if orientation not in UPRIGHT:
         raise ExportError(
-            f"its EXIF record turns the image (orientation {orientation}), so nobody can "
-            "tell which way its labels were drawn",
+            f"rotated by its EXIF orientation ({orientation}), so the orientation of its labels "
+            "is ambiguous",
             file=path,
             fix="Export with Roboflow's Auto-Orient preprocessing",
         )
-    return size
+    return width, height

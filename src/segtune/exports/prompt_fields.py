@@ -1,71 +1,59 @@
-"""What an image's prompts may tell of it: fields of its record, or of a CSV beside the export."""
+"""The template fields of each image: from its record, or from a CSV beside the export."""
 
 import csv
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from segtune.core.errors import ConfigError
-from segtune.exports.missing_splits import source_of
-from segtune.exports.split_source import SplitSource, read_text
+from segtune.exports.missing_splits import original_name
+from segtune.exports.split_source import SourceImage, SplitSource, read_text
 
 KEY = "file_name"
-Conditions = Mapping[str, Mapping[str, str]]  # file name of an image -> its fields
+Fields = Mapping[str, str]
 
 
-def fields_per_image(source: SplitSource, wanted: set[str], rows: Conditions) -> Conditions:
-    """The wanted fields of each image of a split; empty where nothing is wanted.
+def fields_per_image(
+    source: SplitSource, wanted: set[str], rows: Mapping[str, Fields]
+) -> dict[int, Fields]:
+    """The wanted fields of each image of a split, by image id; empty where none are wanted.
 
     Args:
         source: the split.
         wanted: names of fields, as a template uses them.
-        rows: from `read_rows`; they come before what an image's record says.
+        rows: from `read_rows`; they take precedence over an image's record.
 
     Raises:
         ConfigError: when an image lacks a field.
     """
-    return {
-        str(image.get(KEY)): _fields(image, wanted, rows, source.annotations)
-        for image in (source.values["images"] if wanted else [])
-    }
+    if not wanted:
+        return {}
+    return {image.id: _fields(image, wanted, rows, source.path) for image in source.images}
 
 
-def read_rows(table: str, export: Path) -> Conditions:
+def read_rows(table: str, export: Path) -> dict[str, Fields]:
     """A CSV of fields per image.
 
     Args:
-        table: its path below the export, beside it or anywhere. The column `file_name` may
-            hold names of the export or of the images it was made from.
+        table: its path, absolute or relative to the export, to the folder of the export or to
+            the working directory. The column `file_name` may hold names of the export's images
+            or of the originals that they were augmented from.
         export: the export.
 
     Raises:
-        ConfigError: when there is no such file or column, or an image is there twice.
+        ConfigError: when there is no such file or column, or an image is a duplicate.
     """
-    return _rows(_place(table, export))
-
-
-def _place(table: str, export: Path) -> Path:
-    places = [export / table, export.parent / table, Path(table)]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise ConfigError(
-            "convert.fields: no such file, neither in the export nor beside it",
-            file=table,
-            fix="Give its path",
-        )
-    return found
-
-
-def _rows(path: Path) -> Conditions:
+    path = _locate(table, export)
     reader = csv.DictReader(io.StringIO(read_text(path)))
     if KEY not in (reader.fieldnames or ()):
-        raise ConfigError(f"convert.fields: no column {KEY}", file=path)
-    rows: dict[str, dict[str, str]] = {}
+        raise ConfigError(
+            f"convert.fields has no column {KEY}", file=path, fix="Add the names of the images"
+        )
+    rows: dict[str, Fields] = {}
     for line, row in enumerate(reader, start=2):
         if row[KEY] in rows:
             raise ConfigError(
-                f"{row[KEY]} is there twice",
+                f"{row[KEY]} is a duplicate",
                 file=path,
                 record=f"line {line}",
                 fix="Keep one line for each image",
@@ -74,29 +62,43 @@ def _rows(path: Path) -> Conditions:
     return rows
 
 
+def _locate(table: str, export: Path) -> Path:
+    places = [export / table, export.parent / table, Path(table)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(
+            "convert.fields: no such file, neither in the export nor beside it",
+            file=table,
+            fix="Set convert.fields to its path",
+        )
+    return found
+
+
 def _fields(
-    image: Mapping[str, Any], wanted: set[str], rows: Conditions, file: Path
+    image: SourceImage, wanted: set[str], rows: Mapping[str, Fields], file: Path
 ) -> dict[str, str]:
-    extra = image.get("extra")
-    name, source = str(image.get("file_name")), source_of(image)
-    row = next((rows[key] for key in _names(name, source) if key in rows), {})
-    known = {**image, **(extra if isinstance(extra, dict) else {}), **row}
-    values = {field: known[field] for field in wanted if _is_word(known.get(field))}
-    if missing := sorted(wanted - values.keys()):
+    row = next((rows[name] for name in _names(image) if name in rows), {})
+    size = {"width": image.width, "height": image.height}
+    known = {"id": image.id, KEY: image.file_name, **size, **image.fields, **row}
+    if missing := sorted(field for field in wanted if not _is_text(known.get(field))):
         raise ConfigError(
             f"convert.template uses {missing}, which this image does not have",
             file=file,
-            record=f"image {name}",
-            fix="Add it to the CSV that convert.fields names, or leave it out",
+            record=f"image {image.file_name}",
+            fix="Add it to the CSV that convert.fields names, or remove it from the template",
         )
-    return {field: str(value).strip() for field, value in values.items()}
+    return {field: str(known[field]).strip() for field in sorted(wanted)}
 
 
-def _names(name: str, source: str) -> Iterable[str]:
-    """What a table may call an image; "a_jpg" is what Roboflow makes of "a.jpg"."""
-    stem, _, suffix = source.rpartition(".")
-    return name, source, stem, f"{stem.removesuffix(f'_{suffix}')}.{suffix}"
+def _names(image: SourceImage) -> Iterable[str]:
+    """The names that a table may list an image by.
+
+    Roboflow turns "a.jpg" into "a_jpg.rf.0123abcd.jpg".
+    """
+    original = original_name(image)
+    stem, _, suffix = original.rpartition(".")
+    return image.file_name, original, stem, f"{stem.removesuffix(f'_{suffix}')}.{suffix}"
 
 
-def _is_word(value: object) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str | int | float) and bool(str(value).strip())

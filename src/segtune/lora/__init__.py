@@ -1,1 +1,1 @@
-"""Low-rank adaptation, and where it goes in SAM 3."""
+"""Low-rank adaptation: layers, where they go in SAM 3, and adapters on disk."""

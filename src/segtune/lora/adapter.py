@@ -1,4 +1,4 @@
-"""Adapters on disk: PEFT's two files, and beside them the recipe that made them."""
+"""Adapters on disk: PEFT's two files, and the recipe that made them."""
 
 import json
 import re
@@ -26,16 +26,17 @@ RECIPE = "recipe.json"
 def save_adapter(
     folder: Path,
     state: Mapping[str, Tensor],
+    *,
     specs: Mapping[str, LoraSpec],
     base_model: str,
     recipe: Mapping[str, Any],
 ) -> None:
-    """Write adapters that PEFT reads and that say how they were made.
+    """Write an adapter that PEFT can read, and a record of how it was made.
 
     Args:
-        folder: gets `adapter_model.safetensors`, `adapter_config.json`, `recipe.json`.
-        state: from `lora.lora_state_dict`.
-        specs: from `lora.inject_lora`: what was adapted.
+        folder: gets `adapter_model.safetensors`, `adapter_config.json` and `recipe.json`.
+        state: from `lora_state_dict`.
+        specs: what was adapted, from `inject_lora`.
         base_model: name of the adapted model.
         recipe: settings, data and result of the training.
     """
@@ -46,10 +47,10 @@ def save_adapter(
 
 
 def attach_adapter(model: nn.Module, folder: Path) -> dict[str, Any] | None:
-    """Adapt a base model as the files say and load the adapters, in place.
+    """Inject an adapter from disk into a base model, in place.
 
     Returns:
-        The recipe; None where there is none, because PEFT trained the adapter.
+        The recipe, or None for an adapter without one, which PEFT has trained.
 
     Raises:
         AdapterError: when a file is missing or damaged, or does not fit the model.
@@ -60,7 +61,7 @@ def attach_adapter(model: nn.Module, folder: Path) -> dict[str, Any] | None:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError) as error:
         raise AdapterError(
-            f"cannot be read ({error})", file=folder, fix="Run the training again"
+            f"cannot read the adapter ({error})", file=folder, fix="Run the training again"
         ) from None
     if own:
         specs = specs_from_json(described["adapted"])

@@ -1,8 +1,9 @@
-"""Putting LoRA into a model by module name, merging it and taking it out again."""
+"""Inject LoRA into a model by module name, merge it, and undo the merge."""
 
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -18,15 +19,15 @@ def inject_lora(
 
     Args:
         model: any module with linears or multi-head attention.
-        specs: regular expression of whole qualified module names -> how to adapt them.
+        specs: regular expression that matches full module names -> how to adapt them.
         seed: of the random A matrices; the global generator is not disturbed.
 
     Returns:
-        What was adapted: qualified module name -> its spec.
+        What was adapted: full module name -> its spec.
 
     Raises:
-        AdapterError: when a pattern matches nothing, matches a module that cannot be
-            adapted, or a module that another pattern adapted.
+        AdapterError: when a pattern matches nothing, a module that cannot be adapted, or a
+            module that another pattern has adapted.
     """
     model.requires_grad_(False)
     adapted: dict[str, LoraSpec] = {}
@@ -42,7 +43,7 @@ def inject_lora(
 
 
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable adapter parameters by qualified name, in the model's order."""
+    """The trainable adapter parameters by full name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if ".lora.lora_" in name}
 
 
@@ -50,59 +51,81 @@ def merge_lora(model: nn.Module) -> dict[str, LoraModule]:
     """Add every update to its base weight and put the base modules back, in place.
 
     Returns:
-        The adapted modules that were taken out, by qualified name, for `unmerge_lora`.
+        The adapted modules that were removed, by full name, for `unmerge_lora`.
     """
-    taken_out = dict(adapted_modules(model))
-    for name, module in taken_out.items():
+    removed = dict(adapted_modules(model))
+    for name, module in removed.items():
         _replace(model, name, module.merged())
-    return taken_out
+    return removed
 
 
-def unmerge_lora(model: nn.Module, taken_out: Mapping[str, LoraModule]) -> None:
-    """Undo `merge_lora`, in place: the base weights come back but for rounding.
+def unmerge_lora(model: nn.Module, removed: Mapping[str, LoraModule]) -> None:
+    """Undo `merge_lora`, in place; the base weights come back up to rounding.
 
     Args:
         model: the merged model.
-        taken_out: what `merge_lora` returned.
+        removed: what `merge_lora` returned.
     """
-    for name, module in taken_out.items():
+    for name, module in removed.items():
         module.unmerge()
         _replace(model, name, module)
 
 
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a model or a part of it."""
+
+    trainable: int
+    total: int
+
+
 def count_parameters(
     model: nn.Module, group_of: Callable[[str], str] = lambda name: ""
-) -> dict[str, tuple[int, int]]:
-    """Trainable and all parameters: group -> (trainable, all), groups in the model's order.
+) -> dict[str, ParameterCount]:
+    """Parameters per group, groups in the model's order.
 
     Args:
         model: adapted or not.
-        group_of: the group that a parameter's qualified name belongs to.
+        group_of: the group that a parameter belongs to, by its full name.
     """
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[str, ParameterCount] = {}
     for name, parameter in model.named_parameters():
-        trainable, every = counts.get(group_of(name), (0, 0))
+        before = counts.get(group_of(name), ParameterCount(0, 0))
         size = parameter.numel()
-        counts[group_of(name)] = (trainable + size * parameter.requires_grad, every + size)
+        counts[group_of(name)] = ParameterCount(
+            trainable=before.trainable + size * parameter.requires_grad,
+            total=before.total + size,
+        )
     return counts
+
+
+def adapted_modules(model: nn.Module) -> Iterator[tuple[str, LoraModule]]:
+    """The adapted modules by full name; an attention's output projection belongs to it."""
+    attention = [m for m in model.modules() if isinstance(m, LoraMultiheadAttention)]
+    inside_attention = {id(module.out_proj) for module in attention}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLinear | LoraMultiheadAttention):
+            continue
+        if id(module) not in inside_attention:
+            yield name, module
 
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     found = [name for name in names if re.fullmatch(pattern, name)]
     if not found:
-        plain = re.sub(r"\\(\W)", r"\1", pattern)  # of an exact name, without its escapes
+        plain = re.sub(r"\\(\W)", r"\1", pattern)  # an exact name without its escapes
         near = difflib.get_close_matches(plain, names, n=3, cutoff=0.0)
         raise AdapterError(
             f"LoRA target {plain!r} matches no module",
-            fix=f"The nearest names are {', '.join(near)}",
+            fix=f"The closest names are {', '.join(near)}",
         )
     return found
 
 
 def _adapt(module: nn.Module, spec: LoraSpec, name: str) -> nn.Module:
     if isinstance(module, LoraLinear | LoraMultiheadAttention):
-        raise AdapterError("adapted already", record=name)
+        raise AdapterError("already adapted", record=name)
     if isinstance(module, nn.MultiheadAttention):
         _require(set(spec.projections), {*FUSED, "out"}, name)
         if not spec.projections or module.in_proj_weight is None or module.bias_k is not None:
@@ -111,7 +134,7 @@ def _adapt(module: nn.Module, spec: LoraSpec, name: str) -> nn.Module:
     if isinstance(module, nn.Linear):
         _require(set(spec.projections), set(FUSED), name)
         if spec.projections and module.out_features % len(FUSED):
-            raise AdapterError("this linear fuses no q, k and v", record=name)
+            raise AdapterError("this linear does not fuse q, k and v", record=name)
         return LoraLinear(module, spec)
     raise AdapterError(f"a {type(module).__name__} cannot be adapted", record=name)
 
@@ -128,15 +151,3 @@ def _require(projections: set[str], allowed: set[str], name: str) -> None:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
-
-
-def adapted_modules(
-    model: nn.Module,
-) -> Iterator[tuple[str, LoraModule]]:
-    attention = [m for m in model.modules() if isinstance(m, LoraMultiheadAttention)]
-    inside_attention = {id(module.out_proj) for module in attention}
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLinear | LoraMultiheadAttention):
-            continue
-        if id(module) not in inside_attention:
-            yield name, module

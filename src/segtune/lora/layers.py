@@ -1,10 +1,23 @@
-"""Low-rank adaptation of linears, fused qkv linears and multi-head attention.
+"""Low-rank adaptation (LoRA) of linears, fused qkv linears and multi-head attention.
 
-An adapted projection computes `W x + (alpha / rank) * B A x` with A (rank, in) and
-B (out, rank); W is frozen, B starts at zero (Hu et al. 2021, "LoRA: Low-Rank Adaptation
-of Large Language Models"). The queries, keys and values of a fused projection are adapted
-separately. Adapted modules keep the names of the base parameters, so a base checkpoint
-still fits, and the adapters are read and written in PEFT's layout.
+An adapted projection adds a low-rank update to its frozen weight (Hu et al. 2021, "LoRA:
+Low-Rank Adaptation of Large Language Models"):
+
+    x (..., in) ──┬── W (out, in), frozen ────────────────────────────── + ── y (..., out)
+                  └── dropout ── A (rank, in) ── B (out, rank) ── scale ─┘
+
+B starts at zero, so that a fresh adapter changes nothing; scale is alpha / rank.
+
+A fused projection holds queries, keys and values as row blocks of one weight, w rows each.
+An adapted block has an A and a B of its own, and a block without them gets no update. Written
+as one A and one B, with q and v adapted:
+
+     W (3 w, in)       update (3 w, in)      B (3 w, 2 rank)     A (2 rank, in)
+    q [ W_q ]         [ B_q A_q ]           [ B_q   0  ]        [ A_q ]
+    k [ W_k ]    +    [    0    ]     =     [  0    0  ]   @    [ A_v ]
+    v [ W_v ]         [ B_v A_v ]           [  0   B_v ]
+
+Adapted modules keep the names of their base parameters, so a base checkpoint still loads.
 
 This file knows torch and nothing of SAM 3.
 """
@@ -18,7 +31,6 @@ from torch import Tensor, nn
 
 from segtune.core.errors import AdapterError
 
-PEFT_PREFIX = "base_model.model."
 FUSED = ("q", "k", "v")  # row blocks of a fused projection, in this order
 
 
@@ -29,9 +41,9 @@ class LoraSpec:
     Args:
         rank: rows of each A.
         alpha: the update is scaled by alpha / rank.
-        dropout: probability, on the input of A while training.
-        projections: of "q", "k", "v" for a linear that fuses them, and "out" too for
-            attention; empty for a plain linear, which is adapted whole.
+        dropout: probability of dropping an input of A, during training.
+        projections: a selection of "q", "k" and "v" for a linear that fuses them, and of
+            these and "out" for attention; empty for a plain linear, which is adapted as one.
         rank_stabilized: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "A Rank
             Stabilization Scaling Factor for Fine-Tuning with LoRA").
     """
@@ -44,7 +56,7 @@ class LoraSpec:
 
     @property
     def scale(self) -> float:
-        """What B A x is multiplied with."""
+        """The factor by which B A x is multiplied."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
@@ -57,7 +69,7 @@ class _Adapters(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
         self.block_rows = weight.shape[0] // (1 if blocks == ("all",) else len(FUSED))
         for name in blocks:
-            # new_empty and new_zeros keep the weight's device and dtype.
+            # new_empty and new_zeros keep the device and dtype of the weight.
             down = weight.new_empty(spec.rank, weight.shape[1])
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
             # Not in a ParameterDict, which nn.DataParallel leaves empty in its replicas.
@@ -105,12 +117,16 @@ class _Adapters(nn.Module):
         return down, up
 
     def load_stacked(self, down: Tensor, up: Tensor, name: str) -> None:
-        """Take the blocks apart again; what lies outside them must be zero."""
-        mine_down, mine_up = self.stacked()
-        if down.shape != mine_down.shape or up.shape != mine_up.shape:
+        """Load what `stacked` returned for an adapter of the same shape.
+
+        Raises:
+            AdapterError: when the shapes differ, or B is not zero outside of the blocks.
+        """
+        own_down, own_up = self.stacked()
+        if down.shape != own_down.shape or up.shape != own_up.shape:
             raise AdapterError(
                 f"the adapter holds A {tuple(down.shape)} and B {tuple(up.shape)}, the "
-                f"model expects {tuple(mine_down.shape)} and {tuple(mine_up.shape)}",
+                f"model expects {tuple(own_down.shape)} and {tuple(own_up.shape)}",
                 record=name,
                 fix="Use the recipe that the adapter was trained with",
             )
@@ -124,7 +140,7 @@ class _Adapters(nn.Module):
                 rest[self._rows(block), columns] = 0
         if rest.any():
             raise AdapterError(
-                "the adapter mixes queries, keys and values, the model adapts them apart",
+                "the adapter mixes queries, keys and values, which the model adapts separately",
                 record=name,
             )
 
@@ -142,7 +158,7 @@ class LoraLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
-        self._replaced = (base,)  # in a tuple, so that it is no submodule
+        self._replaced = (base,)  # in a tuple, so that it is not a submodule
         self.lora = _Adapters(base.weight, spec, spec.projections or ("all",))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,7 +172,7 @@ class LoraLinear(nn.Linear):
         return base
 
     def unmerge(self) -> None:
-        """Take the update off the base weight again."""
+        """Subtract the update from the base weight again."""
         with torch.no_grad():
             self.weight.sub_(self.lora.delta())
 
@@ -197,7 +213,7 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         if not self.batch_first:
             inputs = [x.transpose(0, 1) for x in inputs]
         q, k, v = (self._project(i, x) for i, x in enumerate(inputs))  # (B, heads, L, d)
-        mask = _additive_mask(attn_mask, key_padding_mask, q, k)
+        mask = _attention_mask(q, k, attn_mask=attn_mask, key_padding_mask=key_padding_mask)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         output = self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, L, E)
@@ -224,7 +240,7 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         return base
 
     def unmerge(self) -> None:
-        """Take the updates off the base weights again."""
+        """Subtract the updates from the base weights again."""
         if isinstance(self.out_proj, LoraLinear):
             self.out_proj.unmerge()
         if self.lora is not None:
@@ -235,13 +251,13 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
 LoraModule = LoraLinear | LoraMultiheadAttention
 
 
-def _additive_mask(
-    attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, k: Tensor
+def _attention_mask(
+    q: Tensor, k: Tensor, *, attn_mask: Tensor | None, key_padding_mask: Tensor | None
 ) -> Tensor | None:
-    """One mask that broadcasts to (B, heads, L, S): -inf or False where not to look.
+    """One mask that broadcasts to (B, heads, L, S): -inf or False where a key is hidden.
 
-    In `nn.MultiheadAttention` a true entry of a boolean mask hides, in
-    scaled-dot-product attention it shows.
+    True in a boolean mask hides a key in `nn.MultiheadAttention`, and shows it in
+    scaled-dot-product attention.
     """
     batch, heads, length, _ = q.shape
     source = k.shape[2]

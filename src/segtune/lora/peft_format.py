@@ -1,8 +1,8 @@
-"""Between PEFT's files and the adapters here.
+"""Conversion between PEFT's files and segtune's adapters.
 
-PEFT (0.21) gives each module one A and one B at one rank. Of attention it adapts the whole
-input projection, and the output projection whose update it adds twice, in the forward pass
-and in merging. Reading an adapter gives the function that PEFT computes.
+PEFT (0.21) gives each module one A and one B of one rank. In attention it adapts the whole
+input projection and the output projection, whose update it adds twice, both in the forward
+pass and when merging. An adapter is read such that it computes what PEFT computes.
 """
 
 import re
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from segtune.core.errors import AdapterError
 from segtune.lora.layers import FUSED, LoraSpec
-from segtune.lora.state import PEFT_PREFIX
+from segtune.lora.state import peft_keys, peft_modules, peft_out_proj
 
-OUT_PROJ = ".base_layer.out_proj"
-# What changes the function beyond B A x, and is not read here.
-UNREAD = (
+# Features that change the function beyond B A x.
+UNSUPPORTED = (
     *("use_dora", "modules_to_save", "lora_bias", "fan_in_fan_out", "target_parameters"),
     *("trainable_token_indices", "layer_replication", "alora_invocation_tokens", "arrow_config"),
     *("use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "velora_config"),
@@ -27,14 +26,14 @@ UNREAD = (
 
 
 def peft_config(specs: Mapping[str, LoraSpec], base_model: str) -> dict[str, Any]:
-    """The `adapter_config.json` with which PEFT reads `lora.lora_state_dict`'s output.
+    """The `adapter_config.json` with which PEFT reads the output of `lora_state_dict`.
 
     Args:
-        specs: as returned by `lora.inject_lora`.
+        specs: as returned by `inject_lora`.
         base_model: name of the model that was adapted.
     """
     ranks = {name: spec.rank * _stacked_blocks(spec) for name, spec in specs.items()}
-    # PEFT scales by alpha / rank, of the stacked rank.
+    # PEFT scales by alpha / rank, with the stacked rank.
     alphas = {name: spec.scale * ranks[name] for name, spec in specs.items()}
     first = next(iter(specs))
     return {
@@ -56,7 +55,7 @@ def peft_config(specs: Mapping[str, LoraSpec], base_model: str) -> dict[str, Any
 def from_peft(
     model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, LoraSpec], dict[str, Tensor]]:
-    """What PEFT has trained, for `lora.inject_lora` and `lora.load_lora_state_dict`.
+    """An adapter trained with PEFT, for `inject_lora` and `load_lora_state_dict`.
 
     Args:
         model: the base model.
@@ -67,14 +66,12 @@ def from_peft(
         Specs by exact module name, and the adapters in the stacked layout.
 
     Raises:
-        AdapterError: for features of PEFT that are not read here, or a module that the
-            model does not have.
+        AdapterError: for unsupported features of PEFT, or a module that the model lacks.
     """
     _require_plain_lora(config)
     specs: dict[str, LoraSpec] = {}
     converted = dict(state)
-    names = {name.partition(".lora_")[0].removeprefix(PEFT_PREFIX) for name in state}
-    for name in sorted(name for name in names if not name.endswith(OUT_PROJ)):
+    for name in peft_modules(state):
         specs[name] = spec = _spec(config, name, state)
         if isinstance(_module(model, name), nn.MultiheadAttention):
             specs[name] = replace(spec, projections=(*FUSED, "out"))
@@ -83,26 +80,30 @@ def from_peft(
 
 
 def _require_plain_lora(config: Mapping[str, Any]) -> None:
-    found = [name for name in UNREAD if config.get(name)]
+    found = [name for name in UNSUPPORTED if config.get(name)]
     found += ["bias"] if config.get("bias", "none") != "none" else []
     if config.get("peft_type") != "LORA" or found:
         kind = " with ".join([str(config.get("peft_type")), *([", ".join(found)] if found else [])])
         raise AdapterError(
-            f"an adapter of the kind {kind}",
+            f"an adapter of type {kind} is not supported",
             file="adapter_config.json",
-            fix="Only plain LoRA on linears and attention is read",
+            fix="Use plain LoRA on linears and attention",
         )
 
 
 def _spec(config: Mapping[str, Any], name: str, state: Mapping[str, Tensor]) -> LoraSpec:
-    rank = len(state[f"{PEFT_PREFIX}{name}.lora_A.weight"])
     alpha = float(config["lora_alpha"])
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", name):  # as PEFT looks it up
             alpha = float(value)
             break
-    rslora = bool(config.get("use_rslora"))
-    return LoraSpec(rank, alpha, float(config.get("lora_dropout", 0.0)), (), rslora)
+    down, _ = peft_keys(name)
+    return LoraSpec(
+        rank=len(state[down]),
+        alpha=alpha,
+        dropout=float(config.get("lora_dropout", 0.0)),
+        rank_stabilized=bool(config.get("use_rslora")),
+    )
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
@@ -117,18 +118,19 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 
 
 def _attention(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One A for queries, keys and values, and rows of one B, as three blocks each."""
-    prefix, out = f"{PEFT_PREFIX}{name}", f"{PEFT_PREFIX}{name}{OUT_PROJ}"
-    down, up = state[f"{prefix}.lora_A.weight"], state[f"{prefix}.lora_B.weight"]
+    """One A for queries, keys and values, and the rows of one B, as three blocks each."""
+    down, up = peft_keys(name)
+    out_down, out_up = peft_keys(peft_out_proj(name))
     return {
-        f"{prefix}.lora_A.weight": torch.cat([down] * len(FUSED)),
-        f"{prefix}.lora_B.weight": torch.block_diag(*up.chunk(len(FUSED))),
-        f"{out}.lora_A.weight": _padded(state[f"{out}.lora_A.weight"], len(FUSED), 0),
-        f"{out}.lora_B.weight": _padded(2 * state[f"{out}.lora_B.weight"], len(FUSED), 1),
+        down: torch.cat([state[down]] * len(FUSED)),
+        up: torch.block_diag(*state[up].chunk(len(FUSED))),
+        out_down: _padded(state[out_down], len(FUSED), dim=0),
+        out_up: _padded(2 * state[out_up], len(FUSED), dim=1),
     }
 
 
-def _padded(matrix: Tensor, times: int, dim: int) -> Tensor:
+def _padded(matrix: Tensor, times: int, *, dim: int) -> Tensor:
+    """Grown to `times` its size with zeros."""
     rest = torch.zeros_like(torch.cat([matrix] * (times - 1), dim))
     return torch.cat([matrix, rest], dim)
 

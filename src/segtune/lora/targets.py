@@ -1,17 +1,17 @@
 """Where LoRA goes in SAM 3: the modules of each component, by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
+from segtune.core.config import Component, LoraSettings, block_numbers
 from segtune.core.errors import ConfigError
 from segtune.lora.layers import LoraSpec
 
-# Where LoRA goes, per component and projection. Only modules that every text-prompted
-# forward pass uses: an adapter that never gets a gradient would be silent dead weight.
+# Component -> projections that a module has -> pattern of the module's name. Only modules that
+# every text-prompted forward pass uses: an adapter without a gradient would be dead weight.
 _ATTENTION = ("q", "k", "v", "out")
 _VISION = r"backbone\.vision_backbone\.trunk\.blocks\.\d+\."
 _TEXT = r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.\d+\."
-LORA_PATTERNS: Mapping[str, Mapping[tuple[str, ...], str]] = {
+LORA_PATTERNS: Mapping[Component, Mapping[tuple[str, ...], str]] = {
     "vision": {
         ("q", "k", "v"): _VISION + r"attn\.qkv",
         ("out",): _VISION + r"attn\.proj",
@@ -39,33 +39,41 @@ LORA_PATTERNS: Mapping[str, Mapping[tuple[str, ...], str]] = {
 }
 
 
-def lora_specs(
-    component: str, spec: LoraSpec, targets: tuple[str, ...], blocks: Sequence[int] = ()
-) -> dict[str, LoraSpec]:
-    """Patterns of module names -> how to adapt them, for one component.
+def lora_specs(components: Mapping[Component, LoraSettings]) -> dict[str, LoraSpec]:
+    """Patterns of module names -> how to adapt the modules, for `inject_lora`.
 
     Args:
-        component: a key of `LORA_PATTERNS`.
-        spec: rank, alpha, dropout and scaling; its projections are chosen here.
-        targets: of "q", "k", "v", "out" (attention) and "mlp" (both its linears).
-        blocks: of the vision trunk, counted from 0; empty for all.
+        components: what to adapt, as in `train.lora`.
 
     Raises:
-        ConfigError: where the component has none of the targets.
+        ConfigError: when a component has none of its targets.
     """
-    chosen = {
-        at_block: replace(spec, projections=_projections(offered, targets))
-        for offered, pattern in LORA_PATTERNS[component].items()
-        if set(offered) & set(targets)
-        for at_block in _at_blocks(pattern, blocks)
-    }
-    if not chosen:
-        offered_here = sorted({name for names in LORA_PATTERNS[component] for name in names})
-        raise ConfigError(
-            f"train.lora.{component}.targets {list(targets)} name nothing there",
-            fix=f"Choose from {offered_here}",
+    specs: dict[str, LoraSpec] = {}
+    for component, settings in components.items():
+        specs |= _component_specs(component, settings)
+    return specs
+
+
+def _component_specs(component: Component, settings: LoraSettings) -> dict[str, LoraSpec]:
+    specs = {
+        at_block: LoraSpec(
+            rank=settings.rank,
+            alpha=settings.alpha,
+            dropout=settings.dropout,
+            projections=_projections(offered, settings.targets),
+            rank_stabilized=settings.rank_stabilized,
         )
-    return chosen
+        for offered, pattern in LORA_PATTERNS[component].items()
+        if set(offered) & set(settings.targets)
+        for at_block in _at_blocks(pattern, block_numbers(settings.blocks))
+    }
+    if not specs:
+        available = sorted({name for names in LORA_PATTERNS[component] for name in names})
+        raise ConfigError(
+            f"train.lora.{component} has none of the targets {list(settings.targets)}",
+            fix=f"Choose from {available}",
+        )
+    return specs
 
 
 def _at_blocks(pattern: str, blocks: Sequence[int]) -> list[str]:
@@ -73,12 +81,12 @@ def _at_blocks(pattern: str, blocks: Sequence[int]) -> list[str]:
 
 
 def _projections(offered: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
-    """What to adapt inside a module; nothing to choose where it offers one matrix only."""
+    """What to adapt inside a module; empty where the module has only one matrix."""
     return tuple(name for name in offered if name in targets) if len(offered) > 1 else ()
 
 
 def component_of(parameter: str) -> str:
-    """The component a parameter belongs to, by its qualified name; "scoring" too."""
+    """The component that a parameter belongs to, by its full name; one more is "scoring"."""
     prefixes = {
         "backbone.vision_backbone": "vision",
         "backbone.language_backbone": "text",

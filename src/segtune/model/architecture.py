@@ -1,8 +1,8 @@
-"""SAM 3 in two sizes, built on one path from the component classes of the `sam3` package.
+"""The architectures `full` and `tiny`, built from the component classes of the `sam3` package.
 
 `full` has exactly the keys and shapes of the stock image model; `tiny` is a miniature of
 the same classes for laptops and tests. The stock builder is not used because it places
-tensors on `cuda` at construction. segtune prompts with text alone.
+tensors on `cuda` at construction. segtune only prompts with text.
 """
 
 from collections.abc import Mapping
@@ -40,11 +40,11 @@ from segtune.model.tokenizer import bpe_vocabulary
 
 @dataclass(frozen=True)
 class Architecture:
-    """The numbers in which the sizes differ."""
+    """The numbers in which the architectures differ."""
 
     image_size: int  # pixels, square input
     patch_size: int  # pixels
-    pretrain_image_size: int  # pixels; its positions are tiled over the input
+    pretrain_image_size: int  # pixels; its position embeddings are tiled over the input
     vit_width: int
     vit_depth: int
     vit_heads: int
@@ -109,7 +109,7 @@ HEADS = 8  # of every attention outside the ViT and the text encoder
 
 
 class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
-    """The stock encoder pins memory even for zero boxes, which a CPU refuses."""
+    """The stock encoder pins memory even for zero boxes, which fails without CUDA."""
 
     def _encode_boxes(
         self, boxes: Tensor, boxes_mask: Tensor, boxes_labels: Tensor, img_feats: Tensor
@@ -121,11 +121,12 @@ class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
 
 
 class _PositionEncoding(PositionEmbeddingSine):
-    """The same bits whichever batch fills the cache.
+    """Bitwise identical whichever batch fills the cache.
 
-    The stock encoding caches what the first batch gives. Vector kernels round sines by
-    where they lie in memory, so that depends on the batch's size, and a resumed training,
-    whose first batch is another, would leave the old path. One image always fills it here.
+    The stock encoding caches the result of the first batch. Vectorized kernels round sines
+    depending on their position in memory, so it depends on the batch size, and a resumed
+    training run, whose first batch is another one, would diverge from an uninterrupted one.
+    Here, one image always fills the cache.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,9 +135,9 @@ class _PositionEncoding(PositionEmbeddingSine):
 
 
 class _Matcher(BinaryHungarianMatcherV2):
-    """Matches even NaN, so that it reaches the loss, where all processes stop together.
+    """Tolerates NaN, so that it reaches the loss, where all processes stop together.
 
-    The stock matcher raises in the process that has the NaN, and leaves the others waiting.
+    The stock matcher raises in the process that has the NaN, and the others wait forever.
     """
 
     def forward(self, outputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -147,18 +148,18 @@ class _Matcher(BinaryHungarianMatcherV2):
         return super().forward({**outputs, **finite}, *args, **kwargs)
 
 
-def build_model(size: str, seed: int = 0) -> Sam3Image:
+def build_model(architecture: str, seed: int = 0) -> Sam3Image:
     """Build SAM 3 with random weights, on the CPU.
 
-    Everything is initialized, also the text encoder's `positional_embedding` and
+    Everything is initialized, including the text encoder's `positional_embedding` and
     `text_projection`, which the package leaves as uninitialized memory. Dropout and
-    stochastic depth are left out: the base is frozen and LoRA has a dropout of its own.
+    stochastic depth are off: the base is frozen, and LoRA has a dropout of its own.
 
     Args:
-        size: "tiny" or "full".
-        seed: of the random weights; the global generator is not disturbed.
+        architecture: "tiny" or "full".
+        seed: of the random weights; the global generator is left unchanged.
     """
-    arch = ARCHITECTURES[size]
+    arch = ARCHITECTURES[architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SelectiveMaskSam3(
@@ -177,31 +178,31 @@ def build_model(size: str, seed: int = 0) -> Sam3Image:
     return model
 
 
-def set_image_size(model: Sam3Image, size: str, image_size: int | None) -> int:
-    """Let a model on the CPU see images of another size, in place.
+def set_image_size(model: Sam3Image, architecture: str, image_size: int | None) -> int:
+    """Change the input size of a model on the CPU, in place.
 
-    The rotary positions of the blocks with global attention are computed anew, as the
-    package does for an input of that size; everything else follows its input.
+    The rotary position embeddings of the blocks with global attention are computed again, as
+    the package does for an input of that size; everything else adapts to its input.
 
     Args:
-        model: of `size`.
-        size: "tiny" or "full".
-        image_size: pixels, a multiple of 336 (`full`) or 48 (`tiny`); None keeps it.
+        model: of this architecture.
+        architecture: "tiny" or "full".
+        image_size: pixels, a multiple of 336 (`full`) or 48 (`tiny`); None: unchanged.
 
     Returns:
         The size in pixels.
 
     Raises:
-        ConfigError: for a size that attention windows do not tile.
+        ConfigError: for a size that is not a whole number of attention windows.
     """
-    arch = ARCHITECTURES[size]
+    arch = ARCHITECTURES[architecture]
     unit = arch.patch_size * arch.vit_window
     if image_size is None or image_size == arch.image_size:
         return arch.image_size
     if image_size < unit or image_size % unit:
         raise ConfigError(
-            f"image_size {image_size} is no multiple of {unit}: the {size} model attends in "
-            f"windows of {arch.vit_window} patches of {arch.patch_size} pixels",
+            f"image_size {image_size} is not a multiple of {unit}: the {architecture} model "
+            f"attends in windows of {arch.vit_window} patches of {arch.patch_size} pixels",
             fix=f"Choose {', '.join(str(n * unit) for n in range(1, 5))}, …",
         )
     side = image_size // arch.patch_size
@@ -218,7 +219,7 @@ def matcher() -> BinaryHungarianMatcherV2:
 
 
 def _position_encoding(arch: Architecture) -> PositionEmbeddingSine:
-    # precompute_resolution=None: the package would fill the cache on cuda.
+    # precompute_resolution=None, because the package would fill the cache on cuda.
     return _PositionEncoding(num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None)
 
 
@@ -378,7 +379,7 @@ def _scoring(arch: Architecture) -> DotProductScoring:
 
 
 def _initialize_text(model: Sam3Image) -> None:
-    # CLIP's own scales (Radford et al. 2021): 0.01 for positions, width^-0.5 to project.
+    # CLIP's own scales (Radford et al. 2021): 0.01 for positions, width^-0.5 for the projection.
     encoder = model.backbone.language_backbone.encoder
     nn.init.normal_(encoder.positional_embedding, std=0.01)
     nn.init.normal_(encoder.text_projection, std=encoder.width**-0.5)

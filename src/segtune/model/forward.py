@@ -1,4 +1,4 @@
-"""Forward passes of SAM 3 over prompted images: whole batches, or encoded images and prompts."""
+"""Forward passes of SAM 3 over whole batches, or over encoded images and prompts."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,9 +25,9 @@ def grounding_outputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
         batch: P prompts over B images, on the model's device.
 
     Returns:
-        The package's output dictionary, among it `pred_logits` (P, Q, 1), `pred_boxes`
+        The package's output dictionary, with `pred_logits` (P, Q, 1), `pred_boxes`
         (P, Q, 4) cxcywh in 0..1, `pred_masks` (P, Q, h, w) logits and
-        `presence_logit_dec` (P, 1); in training mode also the matching and the outputs
+        `presence_logit_dec` (P, 1); in training mode also with the matching and the outputs
         of each decoder layer.
     """
     outputs = model(_datapoint(batch))
@@ -45,9 +45,16 @@ def encode_prompts(model: Sam3Image, captions: list[str], device: torch.device) 
 
 
 def detect_encoded(
-    model: Sam3Image, features: Mapping[str, Any], image_ids: Tensor, text_ids: Tensor
+    model: Sam3Image, features: Mapping[str, Any], *, image_ids: Tensor, text_ids: Tensor
 ) -> dict[str, Any]:
-    """Outputs for P pairs of encoded image and prompt; see `grounding_outputs`."""
+    """Outputs for P pairs of encoded image and prompt; see `grounding_outputs`.
+
+    Args:
+        model: on the device of the features.
+        features: of B images and C captions, from `encode_images` and `encode_prompts`.
+        image_ids: (P,) positions of the images.
+        text_ids: (P,) positions of the captions.
+    """
     stage = _find_stage(image_ids, text_ids)
     prompt = Prompt(box_embeddings=stage.input_boxes, box_mask=stage.input_boxes_mask)
     outputs = model.forward_grounding(
@@ -101,7 +108,7 @@ def _find_target(batch: Batch) -> BatchedFindTarget:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the former mode again afterwards."""
+    """Evaluation mode within, the previous mode again afterward."""
     was_training = model.training
     model.eval()
     try:
@@ -111,7 +118,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 autocast where the device computes in it, else full precision."""
+    """bfloat16 autocast where the device supports it natively, else full precision."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()

@@ -1,8 +1,7 @@
-"""Predictions on the images of a split: every image is encoded once, whatever the prompts."""
+"""Predictions on the images of a split; each image is encoded once for all its prompts."""
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from segtune.model.forward import (
     evaluating,
     mixed_precision,
 )
-from segtune.model.mask_decoding import limit_masks
+from segtune.model.mask_decoding import Selected, limit_masks
 from segtune.model.sam3_package import Sam3Image
 
 BOX_DECIMALS = 3  # of a pixel
@@ -52,15 +51,15 @@ def predict_images(
     Args:
         model: on `device`.
         split: images and categories.
-        images: of the split; each is read when its turn comes.
+        images: of the split; each is only read when its turn comes.
         image_size: side of the model's input, in pixels.
         device: of the model.
-        settings: limits of what is kept.
+        settings: prompts per pass, confidence threshold and detections per prompt.
 
     Yields:
         The id of each image and its detections.
     """
-    # All texts of the split, whichever images: their padding is the same everywhere then.
+    # All texts of the split, whichever images, so that their padding is always the same.
     texts = sorted({text for image in split.images for text in split.prompts(image).values()})
     prepared = (_prepared(split, image, image_size) for image in images)
     return predict(model, prepared, texts, device=device, settings=settings)
@@ -68,7 +67,8 @@ def predict_images(
 
 def _prepared(split: Split, image: Image, image_size: int) -> PreparedImage:
     pixels, size = load_image(split.image_path(image), image_size)
-    return PreparedImage(image.id, pixels, size, tuple(split.prompts(image).items()))
+    prompts = tuple(split.prompts(image).items())
+    return PreparedImage(image.id, pixels, size=size, prompts=prompts)
 
 
 def predict(
@@ -81,20 +81,24 @@ def predict(
 ) -> Generator[tuple[int, list[Detection]], None, None]:
     """Detect what each image is prompted with.
 
-    Each text and each image is encoded once, and masks are decoded for the detections that
-    are kept.
+    Each text and each image is encoded once, and masks are only decoded for the detections
+    that are returned.
 
     Args:
         model: on `device`.
         images: read one at a time.
-        texts: all that any image is prompted with.
+        texts: every prompt of every image.
         device: of the model.
         settings: prompts per pass, confidence threshold and detections per prompt.
 
     Yields:
-        The id of each image and its detections, prompt after prompt, best score first.
+        The id of each image and its detections, prompt by prompt, highest score first.
     """
-    limits = limit_masks(model, settings.confidence_threshold, settings.max_detections)
+    limits = limit_masks(
+        model,
+        min_score=settings.confidence_threshold,
+        max_detections=settings.max_detections,
+    )
     with evaluating(model), torch.inference_mode(), mixed_precision(device), limits:
         text_features = encode_prompts(model, list(texts), device)
         for image in images:
@@ -103,26 +107,31 @@ def predict(
             for start in range(0, len(image.prompts), settings.prompts_per_pass):
                 prompts = image.prompts[start : start + settings.prompts_per_pass]
                 ids = torch.tensor([texts.index(text) for _, text in prompts], device=device)
-                outputs = detect_encoded(model, features, torch.zeros_like(ids), ids)
+                first = torch.zeros_like(ids)
+                outputs = detect_encoded(model, features, image_ids=first, text_ids=ids)
                 for row, (category_id, _) in enumerate(prompts):
-                    found += _detections(outputs, row, image, category_id)
+                    boxes, selected = outputs["pred_boxes"][row], outputs["selected"][row]
+                    found += _detections(selected, boxes, image, category_id=category_id)
             yield image.id, found
 
 
 def _detections(
-    outputs: dict[str, Any], row: int, image: PreparedImage, category_id: int
+    selected: Selected, boxes_cxcywh: Tensor, image: PreparedImage, *, category_id: int
 ) -> list[Detection]:
-    mask_logits = outputs["kept_masks"][row]
-    if mask_logits is None:
+    """The detections of one prompt, from its boxes (Q, 4) in 0..1."""
+    if selected.mask_logits is None:
         return []
-    boxes_cxcywh = outputs["pred_boxes"][row][outputs["kept"][row]].float().cpu()
+    boxes = _boxes_xywh(boxes_cxcywh[selected.queries].float().cpu(), image.size)
     return [
-        Detection(image.id, category_id, score, box_xywh, mask_to_rle(_mask(logits, image.size)))
+        Detection(
+            image_id=image.id,
+            category_id=category_id,
+            score=score,
+            bbox_xywh=box_xywh,
+            rle=mask_to_rle(_mask(logits, image.size)),
+        )
         for score, box_xywh, logits in zip(
-            outputs["kept_scores"][row].tolist(),
-            _boxes_xywh(boxes_cxcywh, image.size),
-            mask_logits.float(),
-            strict=True,
+            selected.scores.tolist(), boxes, selected.mask_logits.float(), strict=True
         )
     ]
 
@@ -137,11 +146,11 @@ def _boxes_xywh(boxes_cxcywh: Tensor, size: Size) -> list[BoxXywh]:
 
 
 def _mask(logits: Tensor, size: Size) -> npt.NDArray[np.bool_]:
-    """A mask in the image's own pixels.
+    """A mask at the image's own resolution.
 
-    As in the official processor, logits are enlarged first, then cut at probability 1/2;
-    one at a time, for a hundred of a large photograph would fill a GPU.
+    As in the official processor, logits are upsampled first, then thresholded at a probability
+    of 1/2; one at a time, because a hundred masks of a large image would fill a GPU.
     """
-    enlarged = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)
-    mask: npt.NDArray[np.bool_] = (enlarged[0, 0] > 0).cpu().numpy()
+    upsampled = F.interpolate(logits[None, None], size, mode="bilinear", align_corners=False)
+    mask: npt.NDArray[np.bool_] = (upsampled[0, 0] > 0).cpu().numpy()
     return mask

@@ -1,7 +1,8 @@
-"""SAM 3 that decodes masks for the detections that are kept, and for no others."""
+"""SAM 3 that only decodes the masks of its best detections."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -9,23 +10,51 @@ from torch import Tensor
 from segtune.model.sam3_package import Sam3Image
 
 
-class SelectiveMaskSam3(Sam3Image):
-    """The stock model, but for one thing that it can be told: see `keeping`."""
+@dataclass(frozen=True)
+class Selected:
+    """The best detections of one prompt, highest score first."""
 
-    limits: tuple[float, int] | None = None  # lowest score, and most per prompt
+    queries: Tensor  # (n,) their positions among the queries
+    scores: Tensor  # (n,)
+    mask_logits: Tensor | None  # (n, h, w); None without detections
+
+
+@dataclass(frozen=True)
+class _Limits:
+    min_score: float
+    max_detections: int  # per prompt
+
+
+class SelectiveMaskSam3(Sam3Image):
+    """The stock model, except within `limit_masks`."""
+
+    limits: _Limits | None = None
 
     def _run_segmentation_heads(self, **inputs: Any) -> None:
         if self.limits is None:
             super()._run_segmentation_heads(**inputs)
         else:
-            self._decode_kept(*self.limits, **inputs)
+            self._decode_selected(self.limits, **inputs)
 
-    def _decode_kept(
+    def _decode_selected(self, limits: _Limits, *, out: dict[str, Any], **inputs: Any) -> None:
+        scores, order = _detection_scores(out).sort(dim=1, descending=True, stable=True)
+        counts = (scores >= limits.min_score).sum(dim=1).clamp(max=limits.max_detections)  # (P,)
+        rows = counts.nonzero().flatten()  # the prompts with detections
+        logits: list[Tensor | None] = [None] * len(counts)
+        if len(rows):
+            found = self._mask_logits(rows, order[rows, : int(counts.max())], **inputs)
+            for row, masks in zip(rows.tolist(), found, strict=True):
+                logits[row] = masks[: counts[row]]
+        out["selected"] = [
+            Selected(queries[:n], score[:n], masks)
+            for queries, score, n, masks in zip(order, scores, counts.tolist(), logits, strict=True)
+        ]
+
+    def _mask_logits(
         self,
-        lowest: float,
-        most: int,
+        rows: Tensor,
+        queries: Tensor,
         *,
-        out: dict[str, Any],
         backbone_out: dict[str, Any],
         img_ids: Tensor,
         encoder_hidden_states: Tensor,
@@ -33,43 +62,33 @@ class SelectiveMaskSam3(Sam3Image):
         prompt_mask: Tensor,
         hs: Tensor,
         **_: Any,
-    ) -> None:
-        scores, order = _detection_scores(out).sort(dim=1, descending=True, stable=True)
-        counts = (scores >= lowest).sum(dim=1).clamp(max=most)  # (P,)
-        out["kept"] = [kept[:n] for kept, n in zip(order, counts.tolist(), strict=True)]
-        out["kept_scores"] = [kept[:n] for kept, n in zip(scores, counts.tolist(), strict=True)]
-        out["kept_masks"] = [None] * len(counts)  # per prompt (n, h, w) logits, best first
-        rows = counts.nonzero().flatten()
-        if not len(rows):
-            return
-        queries = order[rows, : int(counts.max())]
+    ) -> Tensor:
+        """(R, n, h, w) mask logits of queries (R, n) of R prompts."""
         found = self.segmentation_head(
             backbone_feats=backbone_out["backbone_fpn"],
-            obj_queries=hs[-1:, rows[:, None], queries],  # (1, rows, n, C)
+            obj_queries=hs[-1:, rows[:, None], queries],  # (1, R, n, C)
             image_ids=img_ids[rows],
             encoder_hidden_states=encoder_hidden_states[:, rows],
             prompt=prompt[:, rows],
             prompt_mask=prompt_mask[rows],
         )
-        for row, masks in zip(rows.tolist(), found["pred_masks"], strict=True):
-            out["kept_masks"][row] = masks[: counts[row]]
+        logits: Tensor = found["pred_masks"]
+        return logits
 
 
 @contextmanager
-def limit_masks(model: Sam3Image, lowest_score: float, most: int) -> Iterator[None]:
-    """Within, the model decodes masks for the best detections of each prompt alone.
+def limit_masks(model: Sam3Image, *, min_score: float, max_detections: int) -> Iterator[None]:
+    """Within, the model only decodes the masks of the best detections of each prompt.
 
-    Its outputs then hold `kept`, per prompt the queries from the best score on,
-    `kept_scores` and `kept_masks`, per prompt their mask logits (n, h, w) or None for no
-    detection. The
-    pixels of a prompt without detections are not decoded at all.
+    Its outputs then hold under `selected` a `Selected` per prompt. For a prompt without
+    detections, pixels are not decoded at all.
 
     Args:
         model: in evaluation mode.
-        lowest_score: of a kept detection.
-        most: detections kept per prompt.
+        min_score: lowest score of a selected detection.
+        max_detections: maximum number of selected detections per prompt.
     """
-    model.limits = (lowest_score, most)
+    model.limits = _Limits(min_score, max_detections)
     try:
         yield
     finally:
@@ -77,7 +96,7 @@ def limit_masks(model: Sam3Image, lowest_score: float, most: int) -> Iterator[No
 
 
 def _detection_scores(outputs: dict[str, Any]) -> Tensor:
-    """(P, Q) probability that a query is what its prompt asks for, and that there is any."""
+    """(P, Q) score of a query, times the probability that its prompt is in the image at all."""
     presence = outputs["presence_logit_dec"].float().sigmoid()  # (P, 1)
     scores: Tensor = outputs["pred_logits"].float().sigmoid().squeeze(-1) * presence
     return scores

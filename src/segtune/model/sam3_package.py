@@ -1,12 +1,12 @@
-"""The one place that imports the `sam3` package: its parts that segtune builds on.
+"""The only module that imports the `sam3` package: the parts that segtune builds on.
 
-Importing the package warns about its own deprecated and CUDA-only decorators; nobody who
-runs segtune can act on that, so those warnings stop here. Its TorchScript functions are kept
-as plain functions: TorchScript runs the first call of a process otherwise than the later
-ones, so the gradients of a resumed training would differ in the last bits.
+Importing the package warns about its own deprecated and CUDA-only decorators; users of segtune
+cannot act on that, so these warnings are silenced here. Its TorchScript functions stay plain
+functions: TorchScript executes the first call of a process differently from later ones, so
+the gradients of a resumed training run would differ in the last bits.
 """
 
-# The imports below need the state that is set between them.
+# The imports below depend on the state that is set between them.
 # ruff: noqa: E402
 import warnings
 

@@ -1,4 +1,4 @@
-"""SAM 3's text tokens: the vocabulary, and whether a prompt fits."""
+"""SAM 3's text tokens: the vocabulary, and the length of a prompt."""
 
 import hashlib
 from importlib.resources import files
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from segtune.core.errors import WeightsError
 
-MAX_TOKENS = 32  # that SAM 3's text encoder reads, a start and an end among them
+MAX_TOKENS = 32  # read by SAM 3's text encoder, including a start and an end
 BPE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a prompt with its start and end; at most as many where they surely fit."""
-    bound = len(text.encode()) + 2  # a token is a byte at least
+    """Tokens of a prompt with its start and end; an upper bound where that already fits."""
+    bound = len(text.encode()) + 2  # a token is at least one byte
     if bound <= MAX_TOKENS:
         return bound
-    # Importing the package takes seconds, which short names need not wait for.
+    # Importing the package takes seconds, which short prompts need not wait for.
     from segtune.model.sam3_package import SimpleTokenizer
 
     return len(SimpleTokenizer(bpe_path=str(bpe_vocabulary())).encode(text)) + 2

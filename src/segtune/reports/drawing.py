@@ -1,71 +1,101 @@
-"""Images with the outlines of what is there and of what was found."""
+"""Drawing on images: outlines and boxes, labels that do not overlap, thumbnails and sheets."""
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFilter, ImageOps
+from PIL import ImageDraw, ImageFilter, ImageFont
 
 from segtune.core.atomic import atomic_path
 from segtune.dataset.coco import Image, Split
-from segtune.dataset.masks import Segmentation, segmentation_to_mask
+from segtune.dataset.detections import Detection, Detections
+from segtune.dataset.images import upright_rgb
+from segtune.dataset.masks import BoxXywh, Segmentation, segmentation_to_mask
 
-TILE = 320  # pixels
-COLUMNS = 4
-SCORE = 0.5  # detections below it are not drawn
-# Colors that people with a color vision deficiency tell apart (Okabe and Ito 2008).
+THUMBNAIL = 288  # pixels of the longer side
+TILE = 320  # pixels of a side
+COLUMNS = 4  # of a sheet
+MAX_SHOWN_IMAGES = 8  # of the valid split, before training and by the best checkpoint
+MIN_SCORE = 0.5  # detections below it are not drawn on a sheet
+MARGIN = 0.5  # around a crop, as a fraction of its box
+FONT_SIZE = 12  # pixels
+LINE_WIDTH = 2  # pixels
+# Colors that people with a color vision deficiency can tell apart (Okabe and Ito 2008).
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
-TRUTH = "#ffffff"
+WHITE = "#ffffff"
+GROUND_TRUTH = "#56b4e9"
+CORRECT = "#009e73"
+ERROR = "#d55e00"
 
+Mask = npt.NDArray[np.bool_]  # (height, width)
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3)
 
 
-def spread_out(images: Sequence[Image], count: int) -> list[Image]:
-    """At most `count` images from the beginning to the end, the same every time."""
-    places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-    return [images[place] for place in places]
+@dataclass(frozen=True)
+class Label:
+    """Text above a box, in pixels of the image."""
+
+    bbox_xywh: BoxXywh
+    text: str
+    color: str = WHITE
 
 
-def contact_sheet(
-    split: Split, images: Sequence[Image], results: Sequence[Mapping[str, Any]]
-) -> Pixels:
-    """One image of tiles: ground truth in white, detections in the color of their class.
+def open_fitted(split: Split, image: Image, side: int) -> PilImage.Image:
+    """An image whose longer side has `side` pixels.
+
+    Raises:
+        DatasetError: when the image cannot be read.
+    """
+    scale = side / max(image.width, image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return upright_rgb(split.image_path(image), draft_side=2 * side).resize(size)
+
+
+def draw_object(
+    canvas: PilImage.Image,
+    image: Image,
+    segmentation: Segmentation | None,
+    bbox_xywh: BoxXywh,
+    *,
+    color: str,
+    fill: int = 0,
+) -> None:
+    """Draw the outline of a mask, or a box where there is no mask.
 
     Args:
-        split: the ground truth.
-        images: of the split, one per tile.
-        results: detections in COCO's results format.
+        canvas: the image, at any size.
+        image: that the object is in.
+        segmentation: of the object.
+        bbox_xywh: of the object, in pixels of the image.
+        color: of the outline.
+        fill: opacity inside a mask, 0 to 255.
     """
-    rows = -(-len(images) // COLUMNS)
-    sheet = PilImage.new("RGB", (COLUMNS * TILE, rows * TILE))
-    for number, image in enumerate(images):
-        mine = [r for r in results if r["image_id"] == image.id and r["score"] >= SCORE]
-        place = (number % COLUMNS * TILE, number // COLUMNS * TILE)
-        sheet.paste(_tile(split, image, mine), place)
-    return np.asarray(sheet)
-
-
-def save_sheet(path: Path, sheet: Pixels) -> None:
-    """Write a sheet as JPEG."""
-    with atomic_path(path) as temporary:
-        PilImage.fromarray(sheet).save(temporary, "JPEG", quality=85)
+    if not segmentation:
+        scale = canvas.width / image.width
+        x, y, w, h = (value * scale for value in bbox_xywh)
+        corners = (x, y, x + w, y + h)
+        ImageDraw.Draw(canvas).rectangle(corners, outline=color, width=LINE_WIDTH)
+        return
+    inside, edge = silhouette(image, segmentation, canvas.size)
+    opacity = np.where(edge, 255, np.where(inside, fill, 0)).astype(np.uint8)
+    canvas.paste(color, (0, 0), PilImage.fromarray(opacity))
 
 
 def silhouette(
     image: Image, segmentation: Segmentation, size: tuple[int, int]
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+) -> tuple[Mask, Mask]:
     """A mask and its edge at another size.
 
     Args:
         image: that the mask belongs to.
         segmentation: polygons or RLE.
-        size: (width, height) in pixels, as Pillow has it.
-
-    Returns:
-        Two masks (height, width).
+        size: (width, height) in pixels, as in Pillow.
     """
     mask = segmentation_to_mask(segmentation, image.height, image.width)
     shape = PilImage.fromarray(mask * np.uint8(255)).resize(size)
@@ -74,34 +104,88 @@ def silhouette(
     return pixels > 127, pixels > np.maximum(np.asarray(inner), 127)
 
 
-def _tile(split: Split, image: Image, results: Sequence[Mapping[str, Any]]) -> PilImage.Image:
-    with PilImage.open(split.image_path(image)) as opened:
-        canvas = ImageOps.exif_transpose(opened).convert("RGB")
-    tile = ImageOps.contain(canvas, (TILE, TILE))
-    for annotation in split.annotations[image.id]:
-        _outline(tile, image, annotation.segmentation, annotation.bbox_xywh, TRUTH)
-    places = {category.id: place for place, category in enumerate(split.categories)}
+def write_labels(canvas: PilImage.Image, image: Image, labels: Iterable[Label]) -> None:
+    """Write each label above its box; one that would overlap an earlier one is left out."""
+    scale = canvas.width / image.width
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_SIZE)
+    taken: list[tuple[float, float, float]] = []  # left, top, right
+    for label in labels:
+        width = pen.textlength(label.text, font)
+        x = max(2.0, min(label.bbox_xywh[0] * scale, canvas.width - width - 2))
+        y = max(1.0, label.bbox_xywh[1] * scale - FONT_SIZE - 3)
+        if all(
+            y + FONT_SIZE < top or top + FONT_SIZE < y or x + width < left or right < x
+            for left, top, right in taken
+        ):
+            pen.text((x, y), label.text, label.color, font, stroke_width=2, stroke_fill="#000000")
+            taken.append((x, y, x + width))
+
+
+def crop(split: Split, image: Image, bbox_xywh: BoxXywh) -> PilImage.Image:
+    """A box and its surroundings as a thumbnail, with the box drawn."""
+    x, y, w, h = bbox_xywh
+    margin = MARGIN * max(w, h)
+    left, top = int(max(0.0, x - margin)), int(max(0.0, y - margin))
+    right = math.ceil(min(image.width, x + w + margin))
+    bottom = math.ceil(min(image.height, y + h + margin))
+    piece = upright_rgb(split.image_path(image)).crop((left, top, right, bottom))
+    scale = THUMBNAIL / max(piece.size)
+    width, height = (max(1, round(side * scale)) for side in piece.size)
+    piece = piece.resize((width, height))
+    x, y = (x - left) * scale, (y - top) * scale
+    corners = (x, y, x + w * scale, y + h * scale)
+    ImageDraw.Draw(piece).rectangle(corners, outline=ERROR, width=LINE_WIDTH)
+    return piece
+
+
+def data_uri(canvas: PilImage.Image) -> str:
+    """An image as a JPEG within a page."""
+    file = io.BytesIO()
+    canvas.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def spread_out(images: Sequence[Image], count: int) -> list[Image]:
+    """At most `count` images from the first to the last, the same every time."""
+    places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    return [images[place] for place in places]
+
+
+def contact_sheet(split: Split, images: Sequence[Image], detections: Detections) -> Pixels:
+    """One image of tiles: ground truth in white, detections in the color of their class.
+
+    Args:
+        split: the ground truth.
+        images: of the split, one per tile.
+        detections: on these images; those with a score below 0.5 are not drawn.
+    """
+    rows = -(-len(images) // COLUMNS)
+    sheet = PilImage.new("RGB", (COLUMNS * TILE, rows * TILE))
+    for number, image in enumerate(images):
+        confident = [d for d in detections.in_image(image.id) if d.score >= MIN_SCORE]
+        place = (number % COLUMNS * TILE, number // COLUMNS * TILE)
+        sheet.paste(_tile(split, image, confident), place)
+    return np.asarray(sheet)
+
+
+def save_sheet(path: Path, sheet: Pixels) -> None:
+    """Write a sheet as JPEG, atomically."""
+    with atomic_path(path) as temporary:
+        PilImage.fromarray(sheet).save(temporary, "JPEG", quality=85)
+
+
+def _tile(split: Split, image: Image, detections: Sequence[Detection]) -> PilImage.Image:
+    tile = open_fitted(split, image, TILE)
+    for a in split.annotations[image.id]:
+        draw_object(tile, image, a.segmentation, a.bbox_xywh, color=WHITE)
     names = {category.id: category.name for category in split.categories}
-    for result in sorted(results, key=lambda r: r["score"]):
-        color = COLORS[places[result["category_id"]] % len(COLORS)]
-        _outline(tile, image, result["segmentation"], result["bbox"], color)
-        x, y = (value * tile.width / image.width for value in result["bbox"][:2])
-        text = f"{names[result['category_id']]} {result['score']:.2f}"
-        ImageDraw.Draw(tile).text((x, y), text, color, stroke_width=2, stroke_fill="#000000")
+    colors = {c.id: COLORS[place % len(COLORS)] for place, c in enumerate(split.categories)}
+    best_first = sorted(detections, key=lambda d: -d.score)
+    for d in reversed(best_first):
+        draw_object(tile, image, d.rle, d.bbox_xywh, color=colors[d.category_id])
+    labels = [
+        Label(d.bbox_xywh, f"{names[d.category_id]} {d.score:.2f}", colors[d.category_id])
+        for d in best_first
+    ]
+    write_labels(tile, image, labels)
     return tile
-
-
-def _outline(
-    tile: PilImage.Image,
-    image: Image,
-    segmentation: Segmentation | None,
-    bbox_xywh: Sequence[float],
-    color: str,
-) -> None:
-    scale = tile.width / image.width
-    if not segmentation:
-        x, y, width, height = (value * scale for value in bbox_xywh)
-        ImageDraw.Draw(tile).rectangle((x, y, x + width, y + height), outline=color)
-        return
-    _, edge = silhouette(image, segmentation, tile.size)
-    tile.paste(color, (0, 0), PilImage.fromarray(edge.astype(np.uint8) * 255))

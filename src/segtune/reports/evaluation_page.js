@@ -2,21 +2,21 @@
 
 const filters = {
   class: document.getElementById("class-filter"),
-  kind: document.getElementById("kind-filter"),
-  why: document.getElementById("why-filter"),
+  type: document.getElementById("type-filter"),
+  reason: document.getElementById("reason-filter"),
 };
 
-function isWanted(image) {
+function isSelected(image) {
   const has = (list, value) => value === "" || JSON.parse(list).includes(value);
   return has(image.dataset.classes, filters.class.value)
-    && has(image.dataset.kinds, filters.kind.value)
-    && (filters.why.value === "" || image.dataset.why === filters.why.value);
+    && has(image.dataset.types, filters.type.value)
+    && (filters.reason.value === "" || image.dataset.reason === filters.reason.value);
 }
 
-function showWanted() {
+function applyFilters() {
   let shown = 0;
   for (const image of document.querySelectorAll(".triple")) {
-    image.hidden = !isWanted(image);
+    image.hidden = !isSelected(image);
     shown += image.hidden ? 0 : 1;
   }
   document.getElementById("shown-count").textContent = `${shown} image${shown === 1 ? "" : "s"}`;
@@ -42,9 +42,9 @@ function sortBy(heading) {
 }
 
 if (filters.class) {
-  for (const filter of Object.values(filters)) filter.addEventListener("change", showWanted);
-  document.getElementById("switches").addEventListener("submit", (event) => event.preventDefault());
-  showWanted(); // a reloaded page keeps its switches
+  for (const filter of Object.values(filters)) filter.addEventListener("change", applyFilters);
+  document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
+  applyFilters(); // a browser restores the filters of a reloaded page
 }
 for (const button of document.querySelectorAll("#class-table thead button")) {
   button.addEventListener("click", () => sortBy(button.closest("th")));

@@ -1,202 +1,224 @@
-"""The page that people look at: `report.html`, self-contained, with nothing to load.
-
-`report.html.j2`, `report.css` and `report.js` beside this module are put into one file. Its
-policy forbids every connection; images are thumbnails inside it.
-"""
+"""The page of an evaluation: the verdict, images, classes, errors, calibration, label issues."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from xml.etree.ElementTree import Element
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from segtune.core.atomic import atomic_path
 from segtune.dataset.coco import Split
 from segtune.evaluation.average_precision import SUMMARY
-from segtune.evaluation.error_types import KINDS, ErrorRecord
-from segtune.reports.charts import BASE, TUNED, forest, precision_recall, reliability
-from segtune.reports.gallery import SUSPECTS, crop, gallery
+from segtune.evaluation.bootstrap import Interval
+from segtune.evaluation.error_types import ERROR_TYPES, ErrorRecord, ErrorType
+from segtune.evaluation.label_issues import LabelIssue
+from segtune.evaluation.metrics import ChosenThreshold, Metrics, Outcome
+from segtune.reports.drawing import crop, data_uri
+from segtune.reports.evaluation_charts import forest, precision_recall, reliability
+from segtune.reports.gallery import REASONS, gallery
+from segtune.reports.page import write_page
 
 MODELS = {"base": "zero-shot", "tuned": "fine-tuned"}
-UNKNOWN = "n/a"
-KIND_MEANINGS = {
-    "correct": "met an object of its class: half of what both cover is shared (IoU 0.5)",
-    "classification": "lies on an object, but of another class",
-    "localization": "touches an object of its class, but its outline is poor (IoU 0.1 to 0.5)",
-    "both": "touches an object of another class, and its outline is poor",
-    "duplicate": "is a second detection of an object that was found already",
-    "background": "lies where nothing is labeled",
-    "missed": "is an object that was not found at all",
+TONES = {Outcome.BETTER: "good", Outcome.WORSE: "bad", Outcome.UNDECIDED: "neutral"}
+MAX_CROPS = 12  # of label issues
+MIN_IMAGES = 10  # below it, intervals are not reliable
+MEANINGS: dict[ErrorType, str] = {
+    "correct": "a detection that matches an object of its class: IoU of at least 0.5",
+    "classification": "a detection that matches an object of another class",
+    "localization": "a detection that overlaps an object of its class poorly: IoU of 0.1 to 0.5",
+    "both": "a detection that overlaps an object of another class poorly",
+    "duplicate": "a second detection of an object that already has one",
+    "background": "a detection where nothing is labeled: IoU below 0.1 with every object",
+    "missed": "an object that was not detected at all",
 }
 
 
-def write_report(
+@dataclass(frozen=True)
+class Card:
+    """A key number of both models, with what it means."""
+
+    name: str
+    base: float | None
+    tuned: float | None
+    interval: Interval
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What the table of classes says about one class."""
+
+    name: str
+    prompt: str
+    objects: int
+    base: float | None  # AP
+    tuned: float | None
+    interval: Interval
+    at_threshold: ChosenThreshold  # of the fine-tuned model
+    false_alarms: float | None
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """How often an error type occurs, by model, over all classes."""
+
+    type: ErrorType
+    meaning: str
+    counts: dict[str, int]
+    widths: dict[str, float]  # of bars, in percent
+
+
+@dataclass(frozen=True)
+class Plots:
+    """The charts of the page."""
+
+    forest: Element
+    curves: dict[str, Element]  # precision over recall, by class
+    reliability: Element
+
+
+def write_evaluation_page(
     path: Path,
-    split: Split,
-    metrics: Mapping[str, Any],
-    judged: Mapping[str, Sequence[ErrorRecord]],
-    others: Iterable[Split] = (),
+    *,
+    metrics: Metrics,
+    test: Split,
+    splits: Sequence[Split],
+    errors: Mapping[str, Sequence[ErrorRecord]],
 ) -> None:
-    """Write the page.
+    """Write the page of an evaluation.
 
     Args:
         path: of the HTML file.
-        split: the test split; some of its images are read.
-        metrics: all that `metrics.json` holds.
-        judged: per model, its detections and misses on the test split.
-        others: splits, beside the test split, that suspicious labels may be in.
+        metrics: what was measured.
+        test: the test split, some of whose images are read.
+        splits: that label issues may be in.
+        errors: of "base" and "tuned", their detections and misses on the test split.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": _number, "signed": _signed, "percent": _percent}
-    page = environment.from_string(_companion("html.j2")).render(
+    write_page(
+        path,
+        "evaluation_page.html.j2",
+        tone=TONES[metrics.verdict.outcome],
+        status=metrics.verdict.outcome.capitalize(),
+        heading=metrics.verdict.sentence,
         m=metrics,
-        tone=_tone(metrics["verdict"]),
         models=MODELS,
-        colors={"base": BASE, "tuned": TUNED},
+        few_images=metrics.counts.images < MIN_IMAGES,
         cards=_cards(metrics),
-        classes=_classes(split, metrics),
-        images=gallery(split, judged),
-        kinds=KIND_MEANINGS,
-        mistakes=_mistakes(metrics),
-        summary=SUMMARY,
+        images=gallery(test, errors),
+        reasons=REASONS,
+        error_types=ERROR_TYPES,
+        classes=_class_rows(test, metrics),
+        error_rows=_error_rows(metrics),
         plots=_plots(metrics),
-        crops=_crops({s.name: s for s in [split, *others]}, metrics["label_issues"]),
-        style=Markup(_companion("css")),
-        script=Markup(_companion("js")),
+        crops=_crops(splits, metrics.label_issues),
+        summary=SUMMARY,
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, "utf-8")
 
 
-def _companion(suffix: str) -> str:
-    return Path(__file__).with_suffix(f".{suffix}").read_text("utf-8")
-
-
-def _tone(verdict: str) -> str:
-    words = {"better": "better than", "worse": "WORSE than"}
-    return next((tone for tone, word in words.items() if word in verdict), "undecided")
-
-
-def _cards(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The key numbers, each with what it means."""
-    kind, found = metrics["kind"], metrics["difference"]
+def _cards(metrics: Metrics) -> list[Card]:
+    kind, base, tuned, difference = metrics.kind, metrics.base, metrics.tuned, metrics.difference
     cards = [
-        _card(
-            f"{kind} AP",
-            [metrics[model][kind]["AP"] for model in MODELS],
-            found[kind]["AP"],
-            "How well objects are found and outlined over all scores, 1 at best: COCO's average "
-            "precision, the mean over classes and over overlaps from 0.50 to 0.95.",
+        Card(
+            name=f"{kind} AP",
+            base=base.average_precision(kind).AP,
+            tuned=tuned.average_precision(kind).AP,
+            interval=difference.average_precision[kind].mean,
+            meaning="COCO's average precision: how well objects are detected and outlined, "
+            "whatever the confidence threshold. Mean over classes and over IoU thresholds from "
+            "0.50 to 0.95; 1 is perfect.",
         ),
-        _card(
-            "cgF1",
-            [metrics[model]["cgF1"][kind]["cgF1"] for model in MODELS],
-            found["cgF1"][kind]["cgF1"],
-            "Are things found, and only where there are some? The metric of SAM 3's paper, 1 at "
-            "best and 0 for a model that says yes to everything (or where nothing is ever absent).",
+        Card(
+            name="cgF1",
+            base=base.cgf1[kind].cgf1,
+            tuned=tuned.cgf1[kind].cgf1,
+            interval=difference.cgf1[kind].cgf1,
+            meaning="The metric of the SAM 3 paper: are objects detected, and only where there "
+            "are some? 1 is perfect; 0 is a model that detects every prompt everywhere (or a "
+            "test split without negatives).",
         ),
-        _card(
-            "false alarms",
-            [_mean(metrics[model]["false_alarms"].values()) for model in MODELS],
-            found["false_alarms"]["mean"],
-            "The share of images without a class in which it is detected all the same, from a "
-            f"score of {metrics['confidence_threshold']:g} on; mean over classes. Lower is better.",
+        Card(
+            name="false alarms",
+            base=_mean(base.false_alarms.values()),
+            tuned=_mean(tuned.false_alarms.values()),
+            interval=difference.false_alarms.mean,
+            meaning="Fraction of the images without a class in which it is detected anyway, with "
+            f"a score of at least {metrics.confidence_threshold:g}. Mean over classes; lower is "
+            "better.",
         ),
     ]
-    if metrics["base"]["overlap"]:
+    if base.overlap and tuned.overlap and difference.overlap:
         cards.append(
-            _card(
-                "mask IoU",
-                [metrics[model]["overlap"]["iou"]["mean"] for model in MODELS],
-                found["overlap"]["iou"]["mean"],
-                "Shared pixels over all pixels of a class, its objects taken together and from "
-                "its threshold on; mean over classes. For things without clear instances.",
+            Card(
+                name="mask IoU",
+                base=base.overlap.iou.mean,
+                tuned=tuned.overlap.iou.mean,
+                interval=difference.overlap.iou.mean,
+                meaning="IoU of all objects of a class taken together, above its confidence "
+                "threshold. Mean over classes; for things without clear instances.",
             )
         )
     return cards
 
 
-def _card(
-    name: str, values: Sequence[float | None], interval: Mapping[str, Any], meaning: str
-) -> dict[str, Any]:
-    base, tuned = values
-    return {"name": name, "base": base, "tuned": tuned, "interval": interval, "meaning": meaning}
-
-
-def _classes(split: Split, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    kind = metrics["kind"]
-    objects = [a.category_id for found in split.annotations.values() for a in found]
+def _class_rows(test: Split, metrics: Metrics) -> list[ClassRow]:
+    base, tuned = (m.average_precision(metrics.kind) for m in (metrics.base, metrics.tuned))
+    difference = metrics.difference.average_precision[metrics.kind]
+    objects = [a.category_id for a in test.objects]
     return [
-        {
-            "name": category.name,
-            "prompt": category.prompt,
-            "objects": objects.count(category.id),
-            "base": metrics["base"][kind]["per_class"][category.name],
-            "tuned": metrics["tuned"][kind]["per_class"][category.name],
-            "interval": metrics["difference"][kind]["per_class"][category.name],
-            "at": metrics["tuned"]["calibration"]["thresholds"][category.name],
-            "alarms": metrics["tuned"]["false_alarms"][category.name],
-        }
-        for category in split.categories
+        ClassRow(
+            name=category.name,
+            prompt=category.prompt,
+            objects=objects.count(category.id),
+            base=base.per_class[category.name],
+            tuned=tuned.per_class[category.name],
+            interval=difference.per_class[category.name],
+            at_threshold=metrics.tuned.calibration.thresholds[category.name],
+            false_alarms=metrics.tuned.false_alarms[category.name],
+        )
+        for category in test.categories
     ]
 
 
-def _mistakes(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Per kind, its number for each model over all classes, and as a share of the largest."""
+def _error_rows(metrics: Metrics) -> list[ErrorRow]:
     totals = {
-        model: {
-            kind: sum(row[kind] for row in metrics[model]["mistakes"].values()) for kind in KINDS
-        }
-        for model in MODELS
+        model: {kind: sum(row[kind] for row in found.errors.values()) for kind in ERROR_TYPES}
+        for model, found in (("base", metrics.base), ("tuned", metrics.tuned))
     }
-    most = max(max(found.values()) for found in totals.values()) or 1
+    most = max(max(counts.values()) for counts in totals.values()) or 1
     return [
-        {
-            "kind": kind,
-            "counts": {model: totals[model][kind] for model in MODELS},
-            "widths": {model: 100 * totals[model][kind] / most for model in MODELS},
-        }
-        for kind in KINDS
+        ErrorRow(
+            type=kind,
+            meaning=MEANINGS[kind],
+            counts={model: totals[model][kind] for model in MODELS},
+            widths={model: 100 * totals[model][kind] / most for model in MODELS},
+        )
+        for kind in ERROR_TYPES
     ]
 
 
-def _plots(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    found = metrics["difference"][metrics["kind"]]
-    curves = {model: metrics[model]["calibration"]["curves"] for model in MODELS}
-    bins = {m: metrics[m]["calibration"]["reliability"]["bins"] for m in MODELS}
-    return {
-        "forest": Markup(forest({"all classes": found["AP"], **found["per_class"]})),
-        "curves": [
-            (name, Markup(precision_recall({m: curves[m][name] for m in MODELS}, name)))
-            for name in curves["tuned"]
-            if curves["tuned"][name]
-        ],
-        "reliability": Markup(reliability(bins)),
-    }
+def _plots(metrics: Metrics) -> Plots:
+    difference = metrics.difference.average_precision[metrics.kind]
+    base, tuned = metrics.base.calibration, metrics.tuned.calibration
+    return Plots(
+        forest=forest({"all classes": difference.mean, **difference.per_class}),
+        curves={
+            name: precision_recall({"base": base.curves[name], "tuned": curve}, name)
+            for name, curve in tuned.curves.items()
+            if curve
+        },
+        reliability=reliability({"base": base.reliability.bins, "tuned": tuned.reliability.bins}),
+    )
 
 
-def _crops(splits: Mapping[str, Split], label_issues: Sequence[Mapping[str, Any]]) -> list[Any]:
-    found = []
-    for label_issue in label_issues[:SUSPECTS]:
-        split = splits[label_issue["split"]]
-        image = next(image for image in split.images if image.id == label_issue["image_id"])
-        found.append((label_issue, crop(split, image, label_issue["bbox_xywh"])))
-    return found
+def _crops(
+    splits: Sequence[Split], label_issues: Sequence[LabelIssue]
+) -> list[tuple[LabelIssue, str]]:
+    """The first label issues, each with its surroundings as a data URI."""
+    images = {(s.name, image.id): (s, image) for s in splits for image in s.images}
+    return [
+        (issue, data_uri(crop(*images[issue.split, issue.image_id], issue.bbox_xywh)))
+        for issue in label_issues[:MAX_CROPS]
+    ]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _number(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:+.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{100 * value:.0f} %"

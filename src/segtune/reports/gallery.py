@@ -1,237 +1,177 @@
-"""Images worth looking at, small enough for a page: what is there, found before, found after."""
+"""Images worth looking at: which ones and why, as ground truth, zero-shot and fine-tuned."""
 
-import base64
-import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFont, ImageOps
 
-from segtune.core.errors import DatasetError
-from segtune.dataset.coco import Annotation, Image, Split, has_masks
+from segtune.dataset.coco import Image, Split, has_masks
 from segtune.evaluation.error_types import ErrorRecord
-from segtune.reports.drawing import silhouette
+from segtune.reports.drawing import (
+    CORRECT,
+    ERROR,
+    GROUND_TRUTH,
+    THUMBNAIL,
+    Label,
+    data_uri,
+    draw_object,
+    open_fitted,
+    write_labels,
+)
 
-SIDE = 288  # pixels of the longer side
-LETTERS = 12  # pixels
-WORST, WORSENED, IMPROVED = 12, 4, 8  # images of each kind at the most
-SUSPECTS = 12
-MARGIN = 0.5  # around a suspicious label, as a share of its box
-# Colors that people with a color vision deficiency tell apart (Okabe and Ito 2008).
-TRUTH, RIGHT, WRONG = "#56b4e9", "#009e73", "#d55e00"
-FILL = 70  # of 255
+MAX_WORST, MAX_REGRESSED, MAX_IMPROVED = 12, 4, 8  # images
+WORST, REGRESSED, IMPROVED = "worst", "got worse", "most improved"
+REASONS = (WORST, REGRESSED, IMPROVED)
+FILL = 70  # opacity inside masks, 0 to 255
+
+ErrorsByImage = Mapping[int, Sequence[ErrorRecord]]
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One image three times; the images are data URIs."""
+class GalleryImage:
+    """One image three times, as data URIs, and what the filters need to know."""
 
     title: str
-    why: str
-    classes: tuple[str, ...]  # there or found
-    kinds: tuple[str, ...]  # of the fine-tuned model's detections and misses
-    truth: str
+    reason: str
+    classes: tuple[str, ...]  # labeled or detected
+    types: tuple[str, ...]  # of the fine-tuned model's detections and misses
+    ground_truth: str
     base: str
     tuned: str
+    ground_truth_tally: str
     base_tally: str
     tuned_tally: str
 
 
-def gallery(split: Split, judged: Mapping[str, Sequence[ErrorRecord]]) -> list[Shown]:
-    """The worst images, then those that fine-tuning worsened and improved most.
+def gallery(split: Split, errors: Mapping[str, Iterable[ErrorRecord]]) -> list[GalleryImage]:
+    """The worst images, then those that got worse and improved most by fine-tuning.
 
     Args:
         split: the test split, whose images are read.
-        judged: of "base" and "tuned".
+        errors: of "base" and "tuned".
+
+    Raises:
+        DatasetError: when an image cannot be read.
     """
-    by_image = {model: _by_image(found) for model, found in judged.items()}
+    by_image = {model: group_by_image(found) for model, found in errors.items()}
     return [
-        _shown(split, image, why, {m: by_image[m].get(image.id, []) for m in by_image})
-        for image, why in chosen(split, by_image)
+        _drawn(split, image, reason, {m: found.get(image.id, []) for m, found in by_image.items()})
+        for image, reason in choose_images(split, by_image)
     ]
 
 
-def chosen(
-    split: Split, judged: Mapping[str, Mapping[int, Sequence[ErrorRecord]]]
-) -> list[tuple[Image, str]]:
-    """Which images, and why; none twice.
+def choose_images(split: Split, errors: Mapping[str, ErrorsByImage]) -> list[tuple[Image, str]]:
+    """Which images to show, and why; each only once.
 
-    Among the worst, one that shows a class and a mistake not seen yet goes before another.
+    Among the worst, one with an error type of a class that is not shown yet goes first.
     """
     scores = {
-        model: {image.id: image_score(found.get(image.id, [])) for image in split.images}
-        for model, found in judged.items()
+        model: {image.id: image_f1(found.get(image.id, [])) for image in split.images}
+        for model, found in errors.items()
     }
     gains = {i.id: scores["tuned"][i.id] - scores["base"][i.id] for i in split.images}
     images = list(split.images)
-    worst = _covering(images, judged["tuned"], scores["tuned"])
-    worsened = sorted((i for i in images if gains[i.id] < 0), key=lambda i: gains[i.id])
+    worst = _new_errors_first(images, errors["tuned"], scores["tuned"])
+    regressed = sorted((i for i in images if gains[i.id] < 0), key=lambda i: gains[i.id])
     improved = sorted((i for i in images if gains[i.id] > 0), key=lambda i: -gains[i.id])
     taken: dict[int, tuple[Image, str]] = {}
-    for candidates, most, why in (
-        (worst, WORST, "worst"),
-        (worsened, WORSENED, "worse than before"),
-        (improved, IMPROVED, "improved most"),
+    for candidates, limit, reason in (
+        (worst, MAX_WORST, WORST),
+        (regressed, MAX_REGRESSED, REGRESSED),
+        (improved, MAX_IMPROVED, IMPROVED),
     ):
         free = [image for image in candidates if image.id not in taken]
-        taken |= {image.id: (image, why) for image in free[:most]}
+        taken |= {image.id: (image, reason) for image in free[:limit]}
     return list(taken.values())
 
 
-def image_score(judged: Iterable[ErrorRecord]) -> float:
-    """F1 of one image; 1 where nothing is there and nothing was found."""
-    tally = Counter(j.kind for j in judged)
-    right, everything = tally["correct"], sum(tally.values())
-    return 2 * right / (right + everything) if everything else 1.0
+def image_f1(errors: Iterable[ErrorRecord]) -> float:
+    """F1 of one image; 1 where there are neither objects nor detections."""
+    tally = Counter(e.type for e in errors)
+    correct, total = tally["correct"], sum(tally.values())
+    return 2 * correct / (correct + total) if total else 1.0
 
 
-def crop(split: Split, image: Image, bbox_xywh: Sequence[float]) -> str:
-    """The surroundings of a box as a data URI, with the box drawn."""
-    x, y, w, h = bbox_xywh
-    around = MARGIN * max(w, h)
-    left, top = max(0.0, x - around), max(0.0, y - around)
-    right, bottom = min(image.width, x + w + around), min(image.height, y + h + around)
-    canvas = _open(split, image, (image.width, image.height))
-    piece = canvas.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
-    scale = SIDE / max(piece.size)
-    piece = piece.resize([max(1, round(side * scale)) for side in piece.size])
-    x, y = (x - int(left)) * scale, (y - int(top)) * scale
-    corners = [x, y, x + w * scale, y + h * scale]
-    ImageDraw.Draw(piece).rectangle(corners, outline=WRONG, width=2)
-    return _data_uri(piece)
-
-
-def _by_image(judged: Iterable[ErrorRecord]) -> dict[int, list[ErrorRecord]]:
+def group_by_image(errors: Iterable[ErrorRecord]) -> dict[int, list[ErrorRecord]]:
+    """Image id -> its detections and misses."""
     found: dict[int, list[ErrorRecord]] = {}
-    for j in judged:
-        found.setdefault(j.image_id, []).append(j)
+    for e in errors:
+        found.setdefault(e.image_id, []).append(e)
     return found
 
 
-def _covering(
-    images: Sequence[Image],
-    judged: Mapping[int, Sequence[ErrorRecord]],
-    scores: Mapping[int, float],
+def _new_errors_first(
+    images: Sequence[Image], errors: ErrorsByImage, scores: Mapping[int, float]
 ) -> list[Image]:
     imperfect = sorted((i for i in images if scores[i.id] < 1), key=lambda i: scores[i.id])
     seen: set[tuple[int, str]] = set()
     new: list[Image] = []
     rest: list[Image] = []
     for image in imperfect:
-        shows = {(j.category_id, j.kind) for j in judged.get(image.id, []) if j.kind != "correct"}
+        shows = {(e.category_id, e.type) for e in errors.get(image.id, []) if e.type != "correct"}
         (rest if shows <= seen else new).append(image)
         seen |= shows
     return [*new, *rest]
 
 
-def _shown(
-    split: Split, image: Image, why: str, judged: Mapping[str, Sequence[ErrorRecord]]
-) -> Shown:
+def _drawn(
+    split: Split, image: Image, reason: str, errors: Mapping[str, Sequence[ErrorRecord]]
+) -> GalleryImage:
     names = {category.id: category.name for category in split.categories}
-    objects = split.annotations[image.id]
-    scale = SIDE / max(image.width, image.height)
-    width, height = (max(1, round(side * scale)) for side in (image.width, image.height))
-    canvas = _open(split, image, (width, height))
-    # What is judged is drawn: boxes, where no object has a mask.
-    boxes = not has_masks(split)
-    drawn = {m: _detections(canvas, image, found, names, boxes) for m, found in judged.items()}
-    present = {a.category_id for a in objects}
-    present |= {j.category_id for found in judged.values() for j in found}
-    return Shown(
+    canvas = open_fitted(split, image, THUMBNAIL)
+    # What is compared is drawn: boxes, where no object has a mask.
+    with_masks = has_masks(split)
+    base, tuned = (
+        _with_detections(canvas, image, errors[model], names, with_masks=with_masks)
+        for model in ("base", "tuned")
+    )
+    labeled = Counter(a.category_id for a in split.annotations[image.id])
+    shown = labeled.keys() | {e.category_id for found in errors.values() for e in found}
+    return GalleryImage(
         title=image.file_name,
-        why=why,
-        classes=tuple(name for number, name in names.items() if number in present),
-        kinds=tuple(sorted({j.kind for j in judged["tuned"]})),
-        truth=_data_uri(_objects(canvas, image, objects, names)),
-        base=_data_uri(drawn["base"]),
-        tuned=_data_uri(drawn["tuned"]),
-        base_tally=_tally(judged["base"]),
-        tuned_tally=_tally(judged["tuned"]),
+        reason=reason,
+        classes=tuple(name for number, name in names.items() if number in shown),
+        types=tuple(sorted({e.type for e in errors["tuned"]})),
+        ground_truth=data_uri(_with_ground_truth(canvas, split, image, names)),
+        base=data_uri(base),
+        tuned=data_uri(tuned),
+        ground_truth_tally=_tally(names[number] for number in labeled.elements()) or "no objects",
+        base_tally=_tally(e.type for e in errors["base"]) or "no detections",
+        tuned_tally=_tally(e.type for e in errors["tuned"]) or "no detections",
     )
 
 
-def _tally(judged: Sequence[ErrorRecord]) -> str:
-    counts = Counter(j.kind for j in judged)
-    return ", ".join(f"{n} {kind}" for kind, n in counts.most_common()) or "nothing found"
+def _tally(names: Iterable[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
 
 
-def _open(split: Split, image: Image, size: tuple[int, int]) -> PilImage.Image:
-    path = split.image_path(image)
-    try:
-        with PilImage.open(path) as opened:
-            opened.draft("RGB", (2 * max(size), 2 * max(size)))  # large JPEGs decode smaller
-            return ImageOps.exif_transpose(opened).convert("RGB").resize(size)
-    except OSError as error:
-        raise DatasetError(f"cannot be read ({error})", file=path) from None
-
-
-def _objects(
-    canvas: PilImage.Image, image: Image, objects: Sequence[Annotation], names: Mapping[int, str]
+def _with_ground_truth(
+    canvas: PilImage.Image, split: Split, image: Image, names: Mapping[int, str]
 ) -> PilImage.Image:
-    drawn = canvas.copy()
+    drawn, objects = canvas.copy(), split.annotations[image.id]
     for a in objects:
-        _draw(drawn, image, a.segmentation, a.bbox_xywh, TRUTH)
-    _write(drawn, image, [(a.bbox_xywh, names[a.category_id]) for a in objects])
+        draw_object(drawn, image, a.segmentation, a.bbox_xywh, color=GROUND_TRUTH, fill=FILL)
+    write_labels(drawn, image, [Label(a.bbox_xywh, names[a.category_id]) for a in objects])
     return drawn
 
 
-def _detections(
+def _with_detections(
     canvas: PilImage.Image,
     image: Image,
-    judged: Sequence[ErrorRecord],
+    errors: Sequence[ErrorRecord],
     names: Mapping[int, str],
-    boxes: bool,
+    *,
+    with_masks: bool,
 ) -> PilImage.Image:
     drawn = canvas.copy()
-    found = [(j, j.result) for j in judged if j.result]  # best score first
-    for j, result in reversed(found):
-        color = RIGHT if j.kind == "correct" else WRONG
-        _draw(drawn, image, None if boxes else result["segmentation"], result["bbox"], color)
+    found = [(e.type == "correct", e.detection) for e in errors if e.detection]  # best score first
+    for correct, d in reversed(found):
+        mask, color = d.rle if with_masks else None, CORRECT if correct else ERROR
+        draw_object(drawn, image, mask, d.bbox_xywh, color=color, fill=FILL)
     labels = [
-        (result["bbox"], f"{names[j.category_id]} {result['score']:.2f}")
-        if j.kind == "correct"
-        else (result["bbox"], f"x {names[j.category_id]} {result['score']:.2f}")
-        for j, result in found
+        Label(d.bbox_xywh, f"{'' if correct else 'x '}{names[d.category_id]} {d.score:.2f}")
+        for correct, d in found
     ]
-    _write(drawn, image, labels)
+    write_labels(drawn, image, labels)
     return drawn
-
-
-def _draw(
-    drawn: PilImage.Image, image: Image, segmentation: Any, bbox: Sequence[float], color: str
-) -> None:
-    if not segmentation:
-        scale = drawn.width / image.width
-        x, y, w, h = (value * scale for value in bbox)
-        ImageDraw.Draw(drawn).rectangle((x, y, x + w, y + h), outline=color, width=2)
-        return
-    inside, edge = silhouette(image, segmentation, drawn.size)
-    strength = np.where(edge, 255, np.where(inside, FILL, 0)).astype(np.uint8)
-    drawn.paste(color, (0, 0), PilImage.fromarray(strength))
-
-
-def _write(
-    drawn: PilImage.Image, image: Image, labels: Iterable[tuple[Sequence[float], str]]
-) -> None:
-    """Write each label above its box, but none across another."""
-    scale = drawn.width / image.width
-    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(LETTERS)
-    taken: list[tuple[float, float, float]] = []
-    for bbox, text in labels:
-        width = pen.textlength(text, font)
-        x = max(2.0, min(bbox[0] * scale, drawn.width - width - 2))
-        y = max(1.0, bbox[1] * scale - LETTERS - 3)
-        if all(y + LETTERS < v or v + LETTERS < y or x + width < u or w < x for u, v, w in taken):
-            pen.text((x, y), text, "#ffffff", font, stroke_width=2, stroke_fill="#000000")
-            taken.append((x, y, x + width))
-
-
-def _data_uri(canvas: PilImage.Image) -> str:
-    file = io.BytesIO()
-    canvas.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,135 +1,184 @@
-"""One page about a finished training run: `summary.html`, self-contained."""
+"""The page of a finished training run."""
 
-import base64
-import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtune.core.atomic import atomic_path
+from PIL import Image as PilImage
+from pydantic import TypeAdapter, ValidationError
 
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;"
-    "color-scheme:light dark}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem "
-    ".8rem;text-align:right;border-bottom:1px solid #8888}td:first-child,th:first-child"
-    "{text-align:left}img,svg{max-width:100%}figure{margin:1rem 0}"
-)
-CURVE = (640, 160)  # width and height of a plot, in pixels
-
-Record = Mapping[str, Any]
+from segtune.core.errors import DatasetError
+from segtune.dataset.coco import Image, Split
+from segtune.dataset.detections import Detections
+from segtune.reports.drawing import MAX_SHOWN_IMAGES, contact_sheet, data_uri, spread_out
+from segtune.reports.loss_chart import loss_curve
+from segtune.reports.page import write_page
 
 
-def write_summary(
-    out: Path, recipe: Mapping[str, Any], counts: Mapping[str, tuple[int, int]]
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimizer step."""
+
+    loss: float
+    images_per_second: float
+    data_wait_fraction: float
+    peak_memory_gb: float  # of a process
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores on the valid split after an epoch; epoch 0 is the base model."""
+
+    epoch: int
+    scores: dict[str, float]  # over all classes
+    per_class: dict[str, float]  # AP
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    best_epoch: int
+    best_score: float
+    base_score: float  # before training
+    seconds: float  # in optimizer steps
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a component of the model."""
+
+    trainable: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The part of `recipe.json` that the page shows."""
+
+    settings: dict[str, Any]  # the train section, whatever its version
+    result: Result
+    parameters: dict[str, ParameterCount]  # by component
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A finished run."""
+
+    recipe: Recipe
+    steps: list[TrainStep]
+    validations: list[Validation]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A contact sheet as a data URI."""
+
+    title: str
+    image: str
+    description: str
+
+
+def read_training_run(folder: Path) -> TrainingRun:
+    """Read `adapter/recipe.json` and `history.jsonl` as `segtune.train` wrote them.
+
+    Raises:
+        DatasetError: when one is missing or has another format.
+    """
+    path = folder / "adapter" / "recipe.json"
+    try:
+        recipe = TypeAdapter(Recipe).validate_json(path.read_bytes())
+        path = folder / "history.jsonl"
+        records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        steps = [record for record in records if record["kind"] == "train"]
+        validations = [_validation(record) for record in records if record["kind"] == "valid"]
+        return TrainingRun(
+            recipe=recipe,
+            steps=TypeAdapter(list[TrainStep]).validate_python(steps),
+            validations=TypeAdapter(list[Validation]).validate_python(validations),
+        )
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise DatasetError(
+            f"cannot read the training run ({str(error).partition(chr(10))[0]})",
+            file=path,
+            fix="Run segtune.train again",
+        ) from None
+
+
+def write_training_page(
+    path: Path, *, run: TrainingRun, valid: Split, base: Detections, best: Detections
 ) -> None:
-    """Write the page from what a run has left.
+    """Write the page of a run.
 
     Args:
-        out: folder with `history.jsonl` and `valid_images/`; gets `summary.html`.
-        recipe: of the adapter, with its `settings` and its `result`.
-        counts: component -> (trainable, all) parameters.
+        path: of the HTML file.
+        run: the run.
+        valid: the valid split, some of whose images are read.
+        base: detections on these images before training.
+        best: detections on these images by the best checkpoint.
     """
-    lines = (out / "history.jsonl").read_text("utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    steps = [record for record in records if record["kind"] == "train"]
-    validations = [record for record in records if record["kind"] == "valid"]
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width'><title>segtune training</title>",
-        f"<style>{STYLE}</style><main><h1>{html.escape(headline(recipe))}</h1>",
-        f"<p>{html.escape(_effort(steps, recipe['result']))}</p>",
-        "<h2>Scores on the valid split</h2>",
-        _validation_table(validations),
-        "<h2>Loss per step</h2>",
-        _curve([step["loss"] for step in steps], "loss of each optimizer step"),
-        "<h2>Validation images</h2>",
-        "<p>Ground truth is white; what was found with a score of 0.5 or more is in color.</p>",
-        *_images(out / "valid_images", recipe["result"]["best_epoch"]),
-        "<h2>What was trained</h2>",
-        _parameter_table(counts),
-        f"<details><summary>Settings</summary><pre>"
-        f"{html.escape(json.dumps(recipe['settings'], indent=1))}</pre></details></main></html>",
-    ]
-    with atomic_path(out / "summary.html") as temporary:
-        temporary.write_text("\n".join(parts), "utf-8")
-
-
-def headline(recipe: Mapping[str, Any]) -> str:
-    """The first line: which epoch was kept, and whether training helped."""
-    result, score = recipe["result"], recipe["settings"]["select_by"]
-    best, base = result["best_score"], result["base_score"]
-    helped = "better" if best > base else "NOT better"
-    return (
-        f"Epoch {result['best_epoch']} was kept: {score} {best:.4f} on valid, {helped} than the "
-        f"{base:.4f} before training"
+    result = run.recipe.result
+    images = spread_out(valid.images, MAX_SHOWN_IMAGES)
+    write_page(
+        path,
+        "training_page.html.j2",
+        tone="good" if _has_improved(result) else "bad",
+        status="Better" if _has_improved(result) else "Not better",
+        heading=headline(run.recipe),
+        effort=_effort(run.steps, result),
+        run=run,
+        best_epoch=result.best_epoch,
+        loss=loss_curve([step.loss for step in run.steps]),
+        first_loss=run.steps[0].loss,
+        last_loss=run.steps[-1].loss,
+        sheets=[
+            _sheet("Before training", valid, images, base),
+            _sheet(f"After epoch {result.best_epoch}", valid, images, best),
+        ],
+        settings=json.dumps(run.recipe.settings, indent=1),
     )
 
 
-def _effort(steps: Sequence[Record], result: Mapping[str, Any]) -> str:
-    waited = sum(s["data_wait_share"] / s["images_per_second"] for s in steps)
-    spent = sum(1 / s["images_per_second"] for s in steps)
+def headline(recipe: Recipe) -> str:
+    """Which epoch was best, and whether training helped."""
+    result, metric = recipe.result, recipe.settings["select_by"]
+    comparison = "better" if _has_improved(result) else "NOT better"
     return (
-        f"{len(steps)} optimizer steps in {result['seconds'] / 60:.1f} minutes, "
-        f"{len(steps) / spent:.1f} images per second, {100 * waited / spent:.0f} % of the time "
-        f"waiting for data, at most {max(s['peak_memory_gb'] for s in steps):.1f} GB of memory "
+        f"Epoch {result.best_epoch} was best: {metric} {result.best_score:.4f} on valid, "
+        f"{comparison} than {result.base_score:.4f} before training"
+    )
+
+
+def _has_improved(result: Result) -> bool:
+    return result.best_score > result.base_score
+
+
+def _validation(record: dict[str, Any]) -> dict[str, Any]:
+    others = ("kind", "step", "epoch", "per_class")
+    scores = {name: value for name, value in record.items() if name not in others}
+    return {"epoch": record["epoch"], "scores": scores, "per_class": record["per_class"]}
+
+
+def _effort(steps: Sequence[TrainStep], result: Result) -> str:
+    # Steps of the same number of images: seconds per image add up.
+    seconds = sum(1 / step.images_per_second for step in steps)
+    waiting = sum(step.data_wait_fraction / step.images_per_second for step in steps)
+    return (
+        f"{len(steps)} optimizer steps in {result.seconds / 60:.1f} minutes, "
+        f"{len(steps) / seconds:.1f} images per second, {100 * waiting / seconds:.0f}% of the time "
+        f"waiting for data, at most {max(step.peak_memory_gb for step in steps):.1f} GB of memory "
         "per process."
     )
 
 
-def _validation_table(validations: Sequence[Record]) -> str:
-    totals = [name for name in validations[-1] if name not in ("kind", "step", "epoch")]
-    totals.remove("per_class")
-    classes = list(validations[-1]["per_class"])
-    header = "".join(f"<th>{html.escape(name)}</th>" for name in ["epoch", *totals, *classes])
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{value}</td>"
-            for value in [
-                record["epoch"],
-                *(f"{record[name]:.4f}" for name in totals),
-                *(f"{record['per_class'][name]:.4f}" for name in classes),
-            ]
-        )
-        + "</tr>"
-        for record in validations
+def _sheet(title: str, valid: Split, images: Sequence[Image], detections: Detections) -> Sheet:
+    sheet = contact_sheet(valid, images, detections)
+    objects = sum(len(valid.annotations[image.id]) for image in images)
+    return Sheet(
+        title=title,
+        image=data_uri(PilImage.fromarray(sheet)),
+        description=f"{title}: {len(images)} validation images with {objects} objects and "
+        f"{len(detections)} detections",
     )
-    return (
-        "<table><caption>Scores over all classes, then the AP of each class; epoch 0 is the base "
-        f"model</caption><tr>{header}</tr>{rows}</table>"
-    )
-
-
-def _curve(values: Sequence[float], described: str) -> str:
-    width, height = CURVE
-    highest = max(values) or 1.0
-    points = " ".join(
-        f"{width * (n + 0.5) / len(values):.1f},{height * (1 - value / highest):.1f}"
-        for n, value in enumerate(values)
-    )
-    return (
-        f"<figure><svg viewBox='0 0 {width} {height}' width='{width}' role='img' "
-        f"aria-label='{described}'><polyline points='{points}' fill='none' stroke='#0072b2' "
-        f"stroke-width='1.5'/></svg><figcaption>From {values[0]:.3f} to {values[-1]:.3f}; the top "
-        f"is {highest:.3f}, the bottom 0.</figcaption></figure>"
-    )
-
-
-def _images(folder: Path, best_epoch: int) -> list[str]:
-    found = []
-    for epoch, title in ((0, "before training"), (best_epoch, f"after epoch {best_epoch}")):
-        data = base64.b64encode((folder / f"epoch_{epoch:04d}.jpg").read_bytes()).decode()
-        found.append(
-            f"<figure><img alt='validation images {title}' src='data:image/jpeg;base64,{data}'>"
-            f"<figcaption>{title.capitalize()}</figcaption></figure>"
-        )
-    return found
-
-
-def _parameter_table(counts: Mapping[str, tuple[int, int]]) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{trainable:,}</td><td>{every:,}</td></tr>"
-        for name, (trainable, every) in counts.items()
-    )
-    return f"<table><tr><th>component</th><th>trainable</th><th>all</th></tr>{rows}</table>"

@@ -1,1 +1,1 @@
-"""Fine-tuning: data, steps, checkpoints."""
+"""Fine-tuning: data, optimizer steps, validation and checkpoints."""

@@ -1,7 +1,7 @@
-"""What training does to an image, its boxes and its masks.
+"""Augmentation of a training image with its boxes and masks.
 
-Every function gives a new sample whose boxes and masks have moved with the image. What
-is drawn comes from a generator of the caller's, so it depends on nothing else.
+Every function returns a new sample whose boxes and masks have moved with the image. All
+randomness comes from the generator that the caller passes.
 """
 
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ MAX_BOX_NOISE = 20 / 1008  # of the image's side, as in the official recipe
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied; the default varies nothing.
+    """How training images are augmented; by default not at all.
 
     Args:
         horizontal_flip: mirror half of the images.
-        min_scale: images are shrunk to a random share of the input, this at the
-            least, and padded at the right and at the bottom. SAM 3's recipe has 480 of
-            1008 pixels.
+        min_scale: images are shrunk to a random fraction of the input, at least this one,
+            and padded at the right and at the bottom. SAM 3's recipe has 480 of 1008 pixels.
         color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this.
-        box_noise: standard deviation by which target boxes' sides move, as a share of them.
+        box_noise: standard deviation of the sides of target boxes, as a fraction of the
+            box's width or height.
     """
 
     horizontal_flip: bool = False
@@ -36,12 +36,12 @@ class Augmentation:
     box_noise: float = 0.0
 
     def drawn_side(self, image_size: int, rng: np.random.Generator) -> int:
-        """The side in pixels to which an image is squashed before it is padded."""
+        """The side in pixels to which an image is resized before it is padded."""
         smallest = round(self.min_scale * image_size)
         return int(rng.integers(smallest, image_size + 1)) if smallest < image_size else image_size
 
-    def varied(self, sample: Sample, image_size: int, rng: np.random.Generator) -> Sample:
-        """A sample of any side, varied and padded to `image_size` pixels."""
+    def augmented(self, sample: Sample, image_size: int, rng: np.random.Generator) -> Sample:
+        """A sample of any side, augmented and padded to `image_size` pixels."""
         if self.horizontal_flip and rng.random() < 0.5:
             sample = mirrored(sample)
         if self.color_jitter:
@@ -52,7 +52,7 @@ class Augmentation:
 
 
 def mirrored(sample: Sample) -> Sample:
-    """Left and right exchanged."""
+    """Flipped horizontally."""
     right = torch.tensor([1.0, 0.0, 0.0, 0.0])
     opposite = torch.tensor([-1.0, 1.0, 1.0, 1.0])
     return replace(
@@ -64,7 +64,7 @@ def mirrored(sample: Sample) -> Sample:
 
 
 def padded(sample: Sample, side: int) -> Sample:
-    """Grown to `side` pixels with black, to the right and downwards."""
+    """Padded with black to `side` pixels, at the right and at the bottom."""
     old = sample.image.shape[-1]
     if old == side:
         return sample
@@ -78,7 +78,7 @@ def padded(sample: Sample, side: int) -> Sample:
 
 
 def recolored(sample: Sample, factors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Sample:
-    """Brightness, contrast and saturation multiplied by three factors, one after the other."""
+    """Brightness, contrast and saturation multiplied by three factors, in this order."""
     brightness, contrast, saturation = factors.tolist()
     pixels = sample.image / 2 + 0.5
     pixels = transforms.adjust_brightness(pixels, brightness)
@@ -88,7 +88,7 @@ def recolored(sample: Sample, factors: np.ndarray[tuple[int], np.dtype[np.float6
 
 
 def with_noisy_boxes(sample: Sample, deviation: float, rng: np.random.Generator) -> Sample:
-    """Each side of each box moved at random; boxes stay inside and never turn over."""
+    """Each side of each box moved at random; boxes stay inside the image and never invert."""
     return replace(
         sample, boxes_cxcywh=tuple(_noisy(boxes, deviation, rng) for boxes in sample.boxes_cxcywh)
     )
@@ -97,7 +97,7 @@ def with_noisy_boxes(sample: Sample, deviation: float, rng: np.random.Generator)
 def _noisy(boxes_cxcywh: Tensor, deviation: float, rng: np.random.Generator) -> Tensor:
     centers, sizes = boxes_cxcywh.split(2, dim=-1)
     noise = torch.from_numpy(rng.normal(0, deviation, (2, *sizes.shape))).to(sizes)
-    # Less than a quarter of the box, so that opposite sides never meet.
+    # At most a quarter of the box, so that opposite sides never meet.
     moved = torch.minimum((noise * sizes).abs(), sizes / 4).clamp(max=MAX_BOX_NOISE)
     low, high = (
         (centers + sign * sizes / 2 + moved_side).clamp(0, 1)

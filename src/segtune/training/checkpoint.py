@@ -1,9 +1,9 @@
-"""Unfinished training runs on disk: everything that is needed to go on, bit for bit.
+"""Unfinished training runs on disk: everything needed to resume them, bitwise identically.
 
-A run's state lives in a folder named after its fingerprint (settings, data, code). A run
-with another fingerprint never continues it. The last two states are kept; each file's name
-holds its checksum, so that a damaged one is noticed and passed over. Nothing here is a
-declared output of the workflow, which would delete it when the job fails.
+A run's state lives in a folder named after the run's fingerprint (settings, data, code). A
+run with a different fingerprint never resumes from it. The last two states are retained; the
+name of each file contains its checksum, so that a damaged one is detected and skipped.
+Nothing here is a declared output of the workflow, which would delete it when the job fails.
 """
 
 import fcntl
@@ -22,16 +22,16 @@ from segtune.core.atomic import atomic_path, write_json
 from segtune.core.errors import TrainingError
 from segtune.core.fingerprints import json_digest
 
-KEPT = 2
+MAX_STATES = 2
 FINGERPRINT = "fingerprint.json"
 
 
 @contextmanager
 def locked(parent: Path) -> Iterator[None]:
-    """Keep every other training out of `parent`.
+    """Keep every other training run out of `parent`.
 
     Raises:
-        TrainingError: when another training works there at this moment.
+        TrainingError: when another training run holds the lock.
     """
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / "lock").open("w") as lock:
@@ -39,7 +39,7 @@ def locked(parent: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrainingError(
-                "another training writes here", file=parent, fix="Wait until it ends"
+                "another training run is writing here", file=parent, fix="Wait until it ends"
             ) from None
         yield
 
@@ -53,15 +53,15 @@ def run_folder(parent: Path, fingerprint: Mapping[str, Any]) -> Path:
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a run's state (tensors and plain values), and remove all but the one before it."""
+    """Write a run's state (tensors and plain values), and remove all but the previous one."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    former = _states(folder)
-    number = _number(former[-1]) + 1 if former else 1
+    previous = _states(folder)
+    number = _number(previous[-1]) + 1 if previous else 1
     path = folder / f"state-{number:08d}-{_digest(buffer.getvalue())}.pt"
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    for outdated in former[: 1 - KEPT]:
+    for outdated in previous[: 1 - MAX_STATES]:
         outdated.unlink()
 
 
@@ -69,7 +69,7 @@ def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
     """The newest undamaged state of an interrupted run, and the damaged files.
 
     Returns:
-        None as the state when there is none.
+        The state is None where there is none.
     """
     damaged: list[Path] = []
     for path in reversed(_states(folder)):
@@ -84,18 +84,18 @@ def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
 
 
 def remove_damaged(folder: Path, damaged: Sequence[Path]) -> None:
-    """Remove damaged states and what a killed process left of one."""
+    """Remove damaged states, and partial ones that a killed process left behind."""
     for path in [*damaged, *folder.glob(".state-*")]:
         path.unlink()
 
 
-def forget(folder: Path) -> None:
+def remove_run(folder: Path) -> None:
     """Remove the state of a run that has finished."""
     shutil.rmtree(folder)
 
 
 def changes_since(parent: Path, fingerprint: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What keeps each other interrupted run in `parent` from being continued."""
+    """Per other interrupted run in `parent`, why it cannot be resumed: what has changed."""
     return {
         path.parent.name: _differences(json.loads(path.read_text("utf-8")), fingerprint)
         for path in sorted(parent.glob(f"*/{FINGERPRINT}"))

@@ -1,4 +1,4 @@
-"""Two functions that training and prediction share: one epoch, and predictions."""
+"""One epoch of optimizer steps, on one process or many."""
 
 import math
 import resource
@@ -14,11 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch
-from segtune.model.forward import (
-    grounding_outputs,
-    loss_targets,
-    mixed_precision,
-)
+from segtune.model.forward import grounding_outputs, loss_targets, mixed_precision
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.losses import not_finite, prompted_loss
 
@@ -29,21 +25,22 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did, summed over all processes."""
+    """The outcome of one optimizer step, summed over all processes."""
 
     loss: float
     terms: Mapping[str, float]  # unweighted, of the last decoder layer
     gradient_norm: float  # before clipping
     images: int
     seconds: float
-    waiting_seconds: float  # of them, for data
-    peak_memory_gb: float  # of this process so far; of its GPU where it has one
+    waiting_seconds: float  # of `seconds`, for data
+    peak_memory_gb: float  # of this process so far; of its GPU if it has one
 
 
 def train_one_epoch(
     model: Sam3Image | DistributedDataParallel,
     loss: nn.Module,
     optimizer: torch.optim.Optimizer,
+    *,
     steps: Iterable[Sequence[Batch]],
     processes: Processes,
     clip_norm: float,
@@ -53,43 +50,55 @@ def train_one_epoch(
     """Run one optimizer step per item of `steps`.
 
     Args:
-        model: in training mode; wrapped in DDP where there are several processes.
-        loss: from `losses.build_loss`.
+        model: wrapped in DistributedDataParallel when there are several processes.
+        loss: from `build_loss`.
         optimizer: over the trainable parameters.
-        steps: each the micro-batches of this process for one step.
+        steps: per step, the micro-batches of this process.
         processes: this process among the others.
-        clip_norm: largest L2 norm of the gradient.
-        stop_wanted: asked before each step; one yes stops all processes.
+        clip_norm: the gradient is clipped to this L2 norm.
+        stop_wanted: called before each step; true in any process stops all of them.
         after_step: called after each step.
 
     Raises:
         Interrupted: when any process wanted to stop; the last step is complete.
-        TrainingError: when a loss or gradient is not finite, on all processes at once.
+        TrainingError: on all processes, when a loss or gradient is not finite.
     """
     model.train()
     began = time.perf_counter()
     for batches in steps:
         waited = time.perf_counter() - began
-        counts = [float(sum(int(b.num_boxes.sum()) for b in batches))]
-        counts += [float(sum(len(b.num_boxes) for b in batches)), float(stop_wanted())]
-        step_boxes, step_prompts, stops = processes.sum(counts)
+        boxes = sum(int(batch.num_boxes.sum()) for batch in batches)
+        prompts = sum(len(batch.num_boxes) for batch in batches)
+        step_boxes, step_prompts, stops = processes.sum([boxes, prompts, stop_wanted()])
         if stops:
             raise Interrupted
         optimizer.zero_grad()
-        total, terms = accumulate(model, loss, batches, processes, step_boxes, step_prompts)
+        total, terms = accumulate(
+            model,
+            loss,
+            batches,
+            processes=processes,
+            step_boxes=step_boxes,
+            step_prompts=step_prompts,
+        )
         norm = nn.utils.clip_grad_norm_(_trainable(optimizer), clip_norm)
         names = [name for batch in batches for name in batch.names]
         summed = processes.sum([total, *terms.values()])
         # The sums are the same everywhere, so all processes take the same branch.
         if not math.isfinite(summed[0] + float(norm)):
-            everyone = processes.gather(names)
-            raise not_finite(summed[0], float(norm), [n for names in everyone for n in names])
+            gathered = processes.gather(names)
+            raise not_finite(summed[0], float(norm), [n for names in gathered for n in names])
         optimizer.step()
-        now = time.perf_counter()
-        images = len(names) * processes.count
-        reported = dict(zip(terms, summed[1:], strict=True))
-        spent = (now - began, waited, _peak_memory_gb(processes.device))
-        after_step(StepReport(summed[0], reported, float(norm), images, *spent))
+        report = StepReport(
+            loss=summed[0],
+            terms=dict(zip(terms, summed[1:], strict=True)),
+            gradient_norm=float(norm),
+            images=len(names) * processes.count,
+            seconds=time.perf_counter() - began,
+            waiting_seconds=waited,
+            peak_memory_gb=_peak_memory_gb(processes.device),
+        )
+        after_step(report)
         began = time.perf_counter()
 
 
@@ -97,22 +106,23 @@ def accumulate(
     model: Sam3Image | DistributedDataParallel,
     loss: nn.Module,
     batches: Sequence[Batch],
+    *,
     processes: Processes,
     step_boxes: float,
     step_prompts: float,
 ) -> tuple[float, dict[str, float]]:
-    """Add the gradients of the step's whole loss to the parameters'.
+    """Accumulate the gradients of the whole step's loss in the parameters.
 
     Args:
-        model: as in `train_one_epoch`, also `loss` and `processes`.
-        loss: from `losses.build_loss`.
-        batches: this process's micro-batches.
+        model: as in `train_one_epoch`.
+        loss: from `build_loss`.
+        batches: the micro-batches of this process.
         processes: this process among the others.
         step_boxes: objects in the whole step, over all processes.
         step_prompts: prompts in the whole step, over all processes.
 
     Returns:
-        This process's share of the loss and of its terms.
+        The loss and its terms, as far as they come from this process's batches.
     """
     plain = model.module if isinstance(model, DistributedDataParallel) else model
     total, terms = 0.0, dict[str, float]()
@@ -122,11 +132,13 @@ def accumulate(
             with mixed_precision(processes.device):
                 outputs = grounding_outputs(model, moved)
             targets = loss_targets(plain, moved)
-            share, parts = prompted_loss(loss, outputs, targets, step_boxes, step_prompts)
-            # DDP averages gradients over processes; the shares are meant to be summed.
-            (share * processes.count).backward()
-        total += share.item()
-        terms = {name: terms.get(name, 0.0) + float(part) for name, part in parts.items()}
+            part, parts = prompted_loss(
+                loss, outputs, targets, step_boxes=step_boxes, step_prompts=step_prompts
+            )
+            # DDP averages gradients over processes; the parts are meant to be summed.
+            (part * processes.count).backward()
+        total += part.item()
+        terms = {name: terms.get(name, 0.0) + float(term) for name, term in parts.items()}
     return total, terms
 
 

@@ -1,4 +1,4 @@
-"""What a training run did, step by step: `history.jsonl` and TensorBoard."""
+"""The log of a training run, step by step: `history.jsonl` and TensorBoard."""
 
 import json
 import math
@@ -13,26 +13,26 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class History:
-    """An append-only record that can be taken back to where a checkpoint stood.
+    """An append-only log that can be rewound to a checkpoint.
 
     Args:
         path: of the JSON lines.
         tensorboard: folder for TensorBoard.
-        lines: records to keep from an earlier process; what it wrote later is undone.
-        step: of the last optimizer step that those records cover.
+        lines: how many to retain from an earlier process; the rest is discarded.
+        step: the last optimizer step that those lines cover.
     """
 
-    def __init__(self, path: Path, tensorboard: Path, lines: int, step: int) -> None:
-        kept = path.read_text("utf-8").splitlines(keepends=True)[:lines] if lines else []
-        path.write_text("".join(kept), "utf-8")
-        self.lines = len(kept)
+    def __init__(self, path: Path, tensorboard: Path, *, lines: int, step: int) -> None:
+        retained = path.read_text("utf-8").splitlines(keepends=True)[:lines] if lines else []
+        path.write_text("".join(retained), "utf-8")
+        self.lines = len(retained)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(tensorboard, purge_step=step + 1)
 
     def add(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Record numbers of one kind ("train", "valid") at an optimizer step.
+        """Log values of one kind ("train" or "valid") at an optimizer step.
 
-        JSON has no NaN and no infinity; they are null there.
+        NaN and infinity, which JSON does not have, become null.
         """
         record = json.dumps({"kind": kind, "step": step, **_finite(values)}, allow_nan=False)
         self._file.write(record + "\n")
@@ -43,11 +43,11 @@ class History:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def sync(self) -> None:
-        """Bring all lines to the disk, so that a checkpoint can count on them."""
+        """Flush all lines to the disk, so that a checkpoint can rely on them."""
         os.fsync(self._file.fileno())
 
     def image(self, name: str, step: int, pixels: npt.NDArray[np.uint8]) -> None:
-        """Show an image (height, width, 3) in TensorBoard."""
+        """Add an image (height, width, 3) to TensorBoard."""
         self._board.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -57,12 +57,12 @@ class History:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    def kept(value: Any) -> Any:
+    def finite(value: Any) -> Any:
         if isinstance(value, Mapping):
             return _finite(value)
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {name: kept(value) for name, value in values.items()}
+    return {name: finite(value) for name, value in values.items()}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,8 @@
 """The official SAM 3 fine-tuning loss with masks, normalized over the whole global batch.
 
 Terms, weights and matchers follow the fine-tuning configuration that Meta publishes with
-SAM 3. The package's wrapper averages per process; here every process divides by the
-numbers of the whole step, so that processes and accumulation add up to one big batch.
+SAM 3. The package's wrapper averages per process; here every process divides by the counts
+of the whole step, so that processes and gradient accumulation add up to one big batch.
 """
 
 import math
@@ -24,18 +24,18 @@ def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float)
     return cast(Tensor, loss)
 
 
-# The package computes this sum with a Triton kernel, which runs on CUDA alone and whose
-# atomic additions make two equal runs differ in the last bits.
+# The package computes this sum with a Triton kernel, which runs only on CUDA and whose atomic
+# additions make two equal runs differ in the last bits.
 loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
 
 
 class _GloballyNormalized(Sam3LossWrapper):
     def _get_num_boxes(self, targets: Mapping[str, Any]) -> Tensor:
-        return cast(Tensor, targets["boxes_per_share"])
+        return cast(Tensor, targets["normalizer"])
 
 
 def build_loss(matcher: nn.Module, with_masks: bool) -> nn.Module:
-    """The loss of the official recipe; without mask terms where no mask exists.
+    """The loss of the official recipe, with or without its mask terms.
 
     Args:
         matcher: the model's one-to-one matcher, for the auxiliary one-to-many outputs.
@@ -72,53 +72,53 @@ def prompted_loss(
     loss: nn.Module,
     outputs: Mapping[str, Any],
     targets: Mapping[str, Any],
+    *,
     step_boxes: float,
     step_prompts: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """This batch's share of the loss of the whole optimizer step.
+    """This batch's part of the loss of the whole optimizer step.
 
-    The shares of all micro-batches and processes sum to the loss of one big batch: box
-    and mask terms are sums over objects divided by `step_boxes`, classification and
-    presence terms are means over prompts weighted by the share of `step_prompts`.
+    The parts of all micro-batches and processes sum to the loss of one big batch: box and
+    mask terms are sums over objects divided by `step_boxes`, classification and presence
+    terms are means over prompts weighted by the batch's fraction of `step_prompts`.
 
     Args:
         loss: from `build_loss`.
         outputs: from the model in training mode, P prompts.
-        targets: from `model.loss_targets`.
+        targets: from `loss_targets`.
         step_boxes: objects in the whole step, over all processes.
         step_prompts: prompts in the whole step, over all processes.
 
     Returns:
-        The share, to be summed and differentiated, and the detached shares of the terms
-        of the last decoder layer, unweighted.
+        The part, to be summed and differentiated, and the detached parts of the terms of
+        the last decoder layer, unweighted.
     """
-    share = len(targets["num_boxes"]) / step_prompts
-    boxes = torch.tensor(max(step_boxes, 1.0) * share)
-    computed = cast(Any, loss).compute_loss(
-        _float32(outputs), {**targets, "boxes_per_share": boxes}
-    )
-    terms = {name: computed[name].detach() * share for name in REPORTED if name in computed}
-    return computed[loss_fns.CORE_LOSS_KEY] * share, terms
+    fraction = len(targets["num_boxes"]) / step_prompts
+    boxes = torch.tensor(max(step_boxes, 1.0) * fraction)
+    computed = cast(Any, loss).compute_loss(_float32(outputs), {**targets, "normalizer": boxes})
+    terms = {name: computed[name].detach() * fraction for name in REPORTED if name in computed}
+    return computed[loss_fns.CORE_LOSS_KEY] * fraction, terms
 
 
 def not_finite(loss: float, gradient_norm: float, names: list[str]) -> TrainingError:
-    """What is wrong with a step whose loss or gradient is NaN or infinite.
+    """The error for a step whose loss or gradient is NaN or infinite.
 
     Args:
         loss: of the step.
         gradient_norm: of the step, before clipping.
         names: the images of the step.
     """
-    found = f"loss became {loss}" if not math.isfinite(loss) else f"gradient became {gradient_norm}"
+    is_loss = not math.isfinite(loss)
+    found = f"loss became {loss}" if is_loss else f"gradient norm became {gradient_norm}"
     return TrainingError(
         f"the {found}",
         record=", ".join(names),
-        fix="Lower train.learning_rate, or look at the labels of these images",
+        fix="Lower train.learning_rate, or check the labels of these images",
     )
 
 
 def _float32(value: Any) -> Any:
-    # Matching and losses are computed in single precision, whatever the forward pass ran in.
+    # Matching and losses run in single precision, whatever the precision of the forward pass.
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if isinstance(value, Mapping):

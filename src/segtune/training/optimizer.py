@@ -1,6 +1,7 @@
-"""The learning rate over a training run."""
+"""AdamW over the adapters, and its learning rates over a training run."""
 
 import math
+from typing import Literal
 
 import torch
 
@@ -9,37 +10,64 @@ from segtune.lora.inject import lora_parameters
 from segtune.lora.targets import component_of
 from segtune.model.sam3_package import Sam3Image
 
+Schedule = Literal["cosine", "inverse_sqrt", "constant"]
 
-def learning_rate_factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """What the peak learning rate is multiplied with in a step, counted from 0.
+
+def learning_rate_factor(
+    step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule
+) -> float:
+    """The factor by which the peak learning rate is multiplied in a step, counted from 0.
 
     Linear warm-up, then constant, or a half cosine that would reach 0 after the last step
-    (Loshchilov and Hutter 2016), or the inverse square root of the steps (Vaswani et al.
-    2017), which is 1 at the end of the warm-up.
+    (Loshchilov and Hutter 2016), or the inverse square root of the step (Vaswani et al.
+    2017), scaled to be 1 at the end of the warm-up.
 
     Args:
         step: optimizer steps done.
-        total: optimizer steps of the whole run.
-        warmup: steps of warm-up.
-        schedule: "cosine", "inverse_sqrt" or "constant".
+        total_steps: optimizer steps of the whole run.
+        warmup_steps: optimizer steps of the warm-up.
+        schedule: of the steps after it.
     """
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
         return 1.0
     if schedule == "inverse_sqrt":
-        return math.sqrt((warmup + 1) / (step + 1))
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return math.sqrt((warmup_steps + 1) / (step + 1))
+    return 0.5 * (
+        1 + math.cos(math.pi * (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    )
 
 
 def build_optimizer(model: Sam3Image, settings: TrainSettings) -> torch.optim.Optimizer:
-    """AdamW over the adapters, with one group and peak learning rate per component."""
+    """AdamW over the adapters, with one parameter group and peak learning rate per component."""
     members: dict[str, list[torch.nn.Parameter]] = {}
     for name, parameter in lora_parameters(model).items():
         members.setdefault(component_of(name), []).append(parameter)
-    peaks = {name: lora.learning_rate for name, lora in settings.lora.items()}
+    peaks: dict[str, float | None] = {
+        name: lora.learning_rate for name, lora in settings.lora.items()
+    }
     groups = [
-        {"params": found, "component": name, "peak": peaks[name] or settings.learning_rate}  # type: ignore[index]
-        for name, found in members.items()
+        {"params": parameters, "component": name, "peak": peaks[name] or settings.learning_rate}
+        for name, parameters in members.items()
     ]
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    total_steps: int,
+    warmup_steps: int,
+    schedule: Schedule,
+) -> None:
+    """Set every group of `build_optimizer` to its learning rate in a step, counted from 0.
+
+    The arguments are those of `learning_rate_factor`.
+    """
+    factor = learning_rate_factor(
+        step, total_steps=total_steps, warmup_steps=warmup_steps, schedule=schedule
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor

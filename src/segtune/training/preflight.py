@@ -1,59 +1,65 @@
-"""The largest optimizer step first: out of memory is found in seconds, not in the night.
+"""The largest optimizer step first, so that out of memory shows in seconds and not at night.
 
-On a GPU alone; a process that fills the memory of a CPU is killed without being told.
+Only on a GPU; a process that fills the memory of a CPU is killed without an error to catch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
+from segtune.core.config import TrainSettings
 from segtune.core.console import log_line
 from segtune.core.errors import ResourceError
+from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch, collate
 from segtune.dataset.coco import Image, has_masks
 from segtune.lora.inject import lora_parameters
 from segtune.lora.targets import component_of
+from segtune.model.sam3_package import Sam3Image
 from segtune.training.engine import accumulate
 from segtune.training.losses import build_loss
 from segtune.training.prompted_images import PromptedImages
-from segtune.training.run import Run
 
 
 @dataclass(frozen=True)
 class Trial:
     """A way to run the largest step."""
 
-    settings: str  # as in the config
     images: int  # per forward pass
     negatives: int  # per image
-    frozen: tuple[str, ...] = ()  # components whose adapters take no part
+    change: str = ""  # against the settings, in the words of the config
+    frozen: tuple[str, ...] = ()  # components whose adapters are not trained
 
 
 Measure = Callable[[Trial], float | None]  # peak GB, or None when it does not fit
 
 
-def require_memory(run: Run) -> None:
-    """Run the largest step of the training split, and say how much memory it took.
+def require_memory(
+    model: Sam3Image, dataset: PromptedImages, *, settings: TrainSettings, processes: Processes
+) -> None:
+    """Run the largest step of the training split, and report how much memory it takes.
 
     Raises:
         ResourceError: on all processes, when it does not fit in any of them; with the
             settings that would help and what the step takes with them.
     """
-    device = run.processes.device
+    device = processes.device
     if device.type != "cuda":
         return
-    settings = run.settings
-    trial = Trial("", settings.micro_batch_size, settings.max_negatives)
-    peak = peak_gb(run, trial)
-    failed = run.processes.sum([float(peak is None)])[0]
+    trial = Trial(images=settings.micro_batch_size, negatives=settings.max_negatives)
+    peak = peak_gb(model, dataset, trial, processes=processes)
+    failed = processes.sum([float(peak is None)])[0]
     capacity = torch.cuda.get_device_properties(device).total_memory / 1e9
     if not failed:
-        if run.processes.is_main:
+        if processes.is_main:
             log_line(f"the largest step takes {peak:.1f} GB of {capacity:.1f} GB")
         return
-    advice = suggestions(trial, tuple(settings.lora), lambda other: peak_gb(run, other))
+    advice = suggestions(
+        trial,
+        tuple(settings.lora),
+        lambda other: peak_gb(model, dataset, other, processes=processes),
+    )
     raise ResourceError(
         f"the largest training step does not fit into {capacity:.1f} GB of GPU memory",
         fix=advice,
@@ -61,42 +67,42 @@ def require_memory(run: Run) -> None:
 
 
 def suggestions(failed: Trial, components: Sequence[str], measure: Measure) -> str:
-    """Which settings would help, each measured by itself, then all together."""
-    told = []
+    """The settings that would help, each measured individually, then all together."""
+    found = []
     for trial in _smaller(failed, components):
         peak = measure(trial)
-        told.append(f"{trial.settings}: {f'{peak:.1f} GB' if peak else 'still too much'}")
-    return "The step takes with " + "; ".join(told)
+        found.append(f"{trial.change}: {f'{peak:.1f} GB' if peak else 'still too much'}")
+    return "The step takes with " + "; ".join(found)
 
 
 def _smaller(failed: Trial, components: Sequence[str]) -> list[Trial]:
-    images, negatives = failed.images, failed.negatives
     trials = []
-    if images > 1:
-        trials.append(Trial("train.micro_batch_size: 1", 1, negatives))
-    if negatives > 1:
-        trials.append(Trial("train.max_negatives: 1", images, 1))
-    if "vision" in components and len(components) > 1:
-        without = Trial("no `vision` in train.lora", images, negatives, ("vision",))
-        trials.append(without)
-        if len(trials) > 1:
-            trials.append(Trial("all of these", 1, min(negatives, 1), ("vision",)))
-    elif len(trials) > 1:
-        trials.append(Trial("all of these", 1, 1))
+    if failed.images > 1:
+        trials.append(replace(failed, images=1, change="train.micro_batch_size: 1"))
+    if failed.negatives > 1:
+        trials.append(replace(failed, negatives=1, change="train.max_negatives: 1"))
+    frozen = ("vision",) if "vision" in components and len(components) > 1 else ()
+    if frozen:
+        trials.append(replace(failed, frozen=frozen, change="no `vision` in train.lora"))
+    if len(trials) > 1:
+        negatives = min(failed.negatives, 1)
+        trials.append(Trial(images=1, negatives=negatives, frozen=frozen, change="all of these"))
     return trials
 
 
-def peak_gb(run: Run, trial: Trial) -> float | None:
+def peak_gb(
+    model: Sam3Image, dataset: PromptedImages, trial: Trial, *, processes: Processes
+) -> float | None:
     """The peak memory of one forward and backward pass, or None when it does not fit."""
-    batch = largest_batch(run.dataset, trial.images, trial.negatives)
-    parameters = lora_parameters(run.model)
+    batch = largest_batch(dataset, images=trial.images, negatives=trial.negatives)
+    parameters = lora_parameters(model)
     frozen = [p for name, p in parameters.items() if component_of(name) in trial.frozen]
     torch.cuda.reset_peak_memory_stats()
-    run.model.train()
+    model.train()
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        _forward_and_backward(run, batch)
+        _forward_and_backward(model, batch, processes)
     except torch.OutOfMemoryError:
         return None
     finally:
@@ -107,22 +113,27 @@ def peak_gb(run: Run, trial: Trial) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e9
 
 
-def _forward_and_backward(run: Run, batch: Batch) -> None:
-    loss: nn.Module = build_loss(run.model.matcher, batch.masks is not None)
-    boxes, prompts = float(batch.num_boxes.sum()), float(len(batch.num_boxes))
-    accumulate(run.model, loss, [batch], run.processes, boxes, prompts)
+def _forward_and_backward(model: Sam3Image, batch: Batch, processes: Processes) -> None:
+    accumulate(
+        model,
+        build_loss(model.matcher, with_masks=batch.masks is not None),
+        [batch],
+        processes=processes,
+        step_boxes=float(batch.num_boxes.sum()),
+        step_prompts=float(len(batch.num_boxes)),
+    )
 
 
-def largest_batch(dataset: PromptedImages, images: int, negatives: int) -> Batch:
+def largest_batch(dataset: PromptedImages, *, images: int, negatives: int) -> Batch:
     """The images with the most prompts, and of these with the most objects, as one batch."""
 
     def size(image: Image) -> tuple[int, int]:
-        absent = min(negatives, len(dataset.absent(image)))
-        return len(dataset.shown(image)) + absent, len(dataset.split.annotations[image.id])
+        absent = min(negatives, len(dataset.negatives(image)))
+        return len(dataset.present(image)) + absent, len(dataset.split.annotations[image.id])
 
     largest = sorted(dataset.images, key=size, reverse=True)[:images]
     samples = [
-        dataset.sample(image, dataset.absent(image)[:negatives], dataset.image_size)
+        dataset.sample(image, dataset.negatives(image)[:negatives], dataset.image_size)
         for image in largest
     ]
     return collate(samples, has_masks(dataset.split))

@@ -1,7 +1,7 @@
 """From a converted split to batches of prompted images.
 
-One row of a batch is one prompt on one image. What an epoch shows depends on (seed,
-epoch, item) alone: not on the number of workers or processes.
+One row of a batch is one prompt on one image. The content of an item depends only on (seed,
+epoch, item), and not on the number of workers or processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,21 +20,22 @@ from segtune.training.sampling import Item
 
 
 class PromptedImages(Dataset[Sample]):
-    """A training split; an item is asked for by (epoch, index, earlier occurrences).
+    """A training split, indexed by (epoch, index of the image, earlier occurrences).
 
     Args:
         split: the converted split.
         image_size: side of the model's square input, in pixels.
-        max_negatives: absent prompts per image at most. Over ceil(absent / max_negatives)
-            epochs an image is asked for everything that it does not show.
-        extra_negatives: prompts of things that no image of the split shows.
-        augmentation: how images are varied, anew each time.
-        seed: of the choice of negatives and of the variation.
+        max_negatives: negative prompts per image. Over ceil(negatives / max_negatives)
+            epochs an image is prompted with all of its negatives.
+        extra_negatives: prompts for things that no image of the split shows.
+        augmentation: of the images, drawn anew for every item.
+        seed: of the choice of negatives and of the augmentation.
     """
 
     def __init__(
         self,
         split: Split,
+        *,
         image_size: int,
         max_negatives: int,
         extra_negatives: Sequence[str],
@@ -62,12 +63,12 @@ class PromptedImages(Dataset[Sample]):
         epoch, index, occurrence = item
         rng = np.random.default_rng([self.seed, epoch, index, occurrence])
         side = self.augmentation.drawn_side(self.image_size, rng)
-        negatives = self._negatives(index, epoch + occurrence)
+        negatives = self._chosen_negatives(index, epoch + occurrence)
         sample = self.sample(self.images[index], negatives, side)
-        return self.augmentation.varied(sample, self.image_size, rng)
+        return self.augmentation.augmented(sample, self.image_size, rng)
 
     def sample(self, image: Image, negatives: Sequence[int | str], side: int) -> Sample:
-        """An image of `side` pixels, prompted with what it shows and with `negatives`."""
+        """An image of `side` pixels, prompted with its own classes and with `negatives`."""
         objects = self._objects(image)
         prompts = [*sorted({a.category_id for a in objects}), *negatives]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
@@ -82,26 +83,28 @@ class PromptedImages(Dataset[Sample]):
             has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
         )
 
-    def shown(self, image: Image) -> frozenset[int]:
-        """The classes on an image, those that it shows as a crowd alone among them."""
+    def present(self, image: Image) -> frozenset[int]:
+        """The classes in an image, including those that occur only as a crowd."""
         return frozenset(a.category_id for a in self.split.annotations[image.id])
 
     def _objects(self, image: Image) -> list[Annotation]:
-        # A crowd region is no single object, so it cannot be a target.
+        # A crowd region is not a single object, so it cannot be a target.
         return [a for a in self.split.annotations[image.id] if not a.iscrowd]
 
-    def absent(self, image: Image) -> list[int | str]:
-        """The prompts of which an image shows nothing: category ids and extra negatives."""
-        # A class that is there as a crowd alone is no target, and not absent either.
-        shown = self.shown(image)
-        return [*(i for i in self.classes if i not in shown), *self.extra_negatives]
+    def negatives(self, image: Image) -> list[int | str]:
+        """Everything absent from an image: category ids and extra negatives."""
+        # A class that occurs only as a crowd is neither a target nor absent.
+        present = self.present(image)
+        return [*(i for i in self.classes if i not in present), *self.extra_negatives]
 
     def _offers_a_prompt(self, image: Image) -> bool:
-        return bool(self._objects(image)) or (self.max_negatives > 0 and bool(self.absent(image)))
+        return bool(self._objects(image)) or (
+            self.max_negatives > 0 and bool(self.negatives(image))
+        )
 
-    def _negatives(self, index: int, turn: int) -> list[int | str]:
-        """The next few of an image's absent prompts, in a seeded order of its own."""
-        absent = self.absent(self.images[index])
+    def _chosen_negatives(self, index: int, turn: int) -> list[int | str]:
+        """The next few of an image's negatives, in a seeded order per image."""
+        absent = self.negatives(self.images[index])
         count = min(self.max_negatives, len(absent))
         order = np.random.default_rng([self.seed, index]).permutation(len(absent))
         return [absent[i] for i in sorted(np.roll(order, -turn * count)[:count])]
@@ -110,6 +113,7 @@ class PromptedImages(Dataset[Sample]):
 def training_batches(
     dataset: PromptedImages,
     steps: Sequence[Sequence[Item]],
+    *,
     epoch: int,
     micro_batch_size: int,
     workers: int,
@@ -125,7 +129,7 @@ def training_batches(
         return [collate(chunk, with_masks) for chunk in chunks]
 
     loader: DataLoader[list[Batch]] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # asked for by (epoch, index, occurrence)
+        dataset,  # type: ignore[arg-type]  # its indices are not integers
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_step,
         num_workers=workers,

@@ -1,30 +1,31 @@
-"""A training run in one process: what it consists of, and how it is saved and restored."""
+"""A training run in one process: its parts and its state, saved and restored."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from segtune.core.atomic import write_json
 from segtune.core.config import TrainSettings
+from segtune.core.errors import TrainingError
 from segtune.core.processes import Processes
 from segtune.dataset.coco import Split
-from segtune.lora.inject import lora_parameters
+from segtune.dataset.detections import Detections, from_record, to_record
 from segtune.lora.layers import LoraSpec
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.checkpoint import save_state
+from segtune.training.ema import adapter_values, load_adapter_values
 from segtune.training.history import History
-from segtune.training.optimizer import learning_rate_factor
 from segtune.training.prompted_images import PromptedImages
-from segtune.training.sampling import epoch_length, repeat_factors
+from segtune.training.sampling import epoch_length
 
 
 @dataclass
 class Position:
-    """Where a run stands."""
+    """How far a run is."""
 
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done
@@ -44,82 +45,46 @@ class Run:
     settings: TrainSettings
     processes: Processes
     model: Sam3Image
-    adapted: dict[str, LoraSpec]
+    adapted: dict[str, LoraSpec]  # by module name
     dataset: PromptedImages
     valid: Split
-    workers: int
+    workers: int  # data processes
+    repeat_factors: list[float]  # how often each image is seen per epoch
     optimizer: torch.optim.Optimizer
     folder: Path  # of the unfinished run
-    history: History | None  # of the main process
-    position: Position
-    factors: list[float]  # how often each image is seen per epoch
-    average: dict[str, Tensor]  # of the adapters over the steps; empty without averaging
-    best_adapter: dict[str, Tensor]
+    # What changes, besides the model and the optimizer:
+    average: dict[str, Tensor]  # of the adapters over the steps; empty without EMA
     random_state: dict[str, Tensor]  # before the next optimizer step
+    history: History | None = None  # only in the main process
+    position: Position = field(default_factory=Position)
+    best_adapter: dict[str, Tensor] = field(default_factory=dict)
+    base_detections: Detections = field(default_factory=Detections)  # shown, before training
+    best_detections: Detections = field(default_factory=Detections)  # shown, of the best epoch
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-epoch_length(self.factors) // self.settings.batch_size)
+        """Optimizer steps per epoch."""
+        return -(-epoch_length(self.repeat_factors) // self.settings.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all epochs."""
+        return self.steps_per_epoch * self.settings.epochs
+
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether the epoch that has just ended is to be validated, or the base model."""
+        epoch, every = self.position.epoch, self.settings.validate_every
+        due = epoch % every == 0 or epoch == self.settings.epochs
+        at_end_of_epoch = self.position.step_in_epoch == 0
+        return due and at_end_of_epoch and self.position.validated_epoch < epoch
 
     @property
     def is_over(self) -> bool:
+        """Whether all epochs are done or patience has run out."""
         patience = self.settings.patience
         impatient = 0 < patience <= self.position.validations_since_best
         return impatient or self.position.epoch == self.settings.epochs
-
-
-def dataset_repeat_factors(dataset: PromptedImages, settings: TrainSettings) -> list[float]:
-    """How often each image is seen per epoch."""
-    classes = [dataset.shown(image) for image in dataset.images]
-    return repeat_factors(classes, settings.repeat_factor_threshold)
-
-
-def set_learning_rates(run: Run) -> None:
-    """What the schedule says for the next optimizer step."""
-    total = run.steps_per_epoch * run.settings.epochs
-    factor = learning_rate_factor(
-        run.position.step, total, run.settings.warmup_steps, run.settings.schedule
-    )
-    for group in run.optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def update_ema(run: Run) -> None:
-    """Move the average towards the adapters, after an optimizer step.
-
-    The decay grows from 0.1 to `ema_decay`, so that the first steps do not linger.
-    """
-    decay = min(run.settings.ema_decay, (1 + run.position.step) / (10 + run.position.step))
-    with torch.no_grad():
-        parameters = lora_parameters(run.model)
-        for name, average in run.average.items():
-            average.lerp_(parameters[name], 1 - decay)
-
-
-@contextmanager
-def ema_weights(run: Run) -> Iterator[None]:
-    """The averaged adapters in the model, the trained ones again afterwards."""
-    if not run.average:
-        yield
-        return
-    trained = adapter_values(run.model)
-    load_adapter_values(run.model, run.average)
-    try:
-        yield
-    finally:
-        load_adapter_values(run.model, trained)
-
-
-def adapter_values(model: Sam3Image) -> dict[str, Tensor]:
-    """Copies of the adapters' parameters, on the CPU."""
-    return {name: p.detach().cpu().clone() for name, p in lora_parameters(model).items()}
-
-
-def load_adapter_values(model: Sam3Image, values: Mapping[str, Tensor]) -> None:
-    """Set the adapters' parameters, in place."""
-    with torch.no_grad():
-        for name, parameter in lora_parameters(model).items():
-            parameter.copy_(values[name])
 
 
 def save(run: Run) -> None:
@@ -132,6 +97,8 @@ def save(run: Run) -> None:
             "adapter": adapter_values(run.model),
             "average": {name: value.cpu() for name, value in run.average.items()},
             "best_adapter": run.best_adapter,
+            "base_detections": [to_record(found) for found in run.base_detections],
+            "best_detections": [to_record(found) for found in run.best_detections],
             "optimizer": run.optimizer.state_dict(),
             "random_states": random_states,
             "history_lines": run.history.lines,
@@ -141,23 +108,45 @@ def save(run: Run) -> None:
 
 def restore(run: Run, state: Mapping[str, Any]) -> None:
     """Put a run where it was when `state` was saved."""
+    run.position = Position(**state["position"])
     load_adapter_values(run.model, state["adapter"])
     run.average = {n: v.to(run.processes.device) for n, v in state["average"].items()}
     run.best_adapter = state["best_adapter"]
+    run.base_detections = Detections(from_record(record) for record in state["base_detections"])
+    run.best_detections = Detections(from_record(record) for record in state["best_detections"])
     run.optimizer.load_state_dict(state["optimizer"])
     if run.processes.rank < len(state["random_states"]):
         set_random_state(state["random_states"][run.processes.rank])
     run.random_state = random_state()
 
 
+def save_failure(run: Run, error: TrainingError) -> TrainingError:
+    """Save the state before the failed step, so that the same command repeats it.
+
+    Returns:
+        The error to raise, which names the step.
+    """
+    save(run)
+    path = run.folder / "failure.json"
+    step = run.position.step + 1
+    if run.processes.is_main:
+        failed = {"step": step, "epoch": run.position.epoch + 1}
+        write_json(path, {**failed, "problem": error.problem, "images": error.record})
+    return TrainingError(
+        error.problem,
+        record=f"step {step}, {error.record}",
+        fix=f"{error.fix}. The same command repeats this step; see {path}",
+    )
+
+
 def random_state() -> dict[str, Tensor]:
-    """The state of this process's generators."""
+    """The state of this process's random generators."""
     state = {"cpu": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Set this process's generators."""
+    """Set this process's random generators."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

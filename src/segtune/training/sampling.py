@@ -1,6 +1,6 @@
-"""Which images are seen when: the same for every number of processes.
+"""Which images each optimizer step sees: the same for every number of processes.
 
-An item of an epoch is an image and how often it has been seen before in that epoch.
+An item of an epoch is an image and how often it has occurred before in that epoch.
 """
 
 from collections import Counter
@@ -14,29 +14,29 @@ Item = tuple[int, int]  # (index of the image, its earlier occurrences in the ep
 def repeat_factors(classes: Sequence[frozenset[int]], threshold: float) -> list[float]:
     """How often each image is seen per epoch, at least once.
 
-    A class that a share f of the images shows is repeated max(1, sqrt(threshold / f))
-    times, an image as often as its rarest class asks (Gupta et al. 2019, "LVIS").
+    A class in a fraction f of the images has the repeat factor max(1, sqrt(threshold / f)),
+    an image the largest factor of its classes (Gupta et al. 2019, "LVIS").
 
     Args:
-        classes: the classes that each image shows.
-        threshold: the share below which a class is rare; 0 repeats nothing.
+        classes: the classes in each image.
+        threshold: fraction of images below which a class counts as rare; 0 repeats nothing.
     """
-    shown = Counter(name for names in classes for name in names)
-    wanted = {c: max(1.0, (threshold * len(classes) / n) ** 0.5) for c, n in shown.items()}
-    return [max((wanted[name] for name in names), default=1.0) for names in classes]
+    images = Counter(name for names in classes for name in names)
+    factors = {c: max(1.0, (threshold * len(classes) / n) ** 0.5) for c, n in images.items()}
+    return [max((factors[name] for name in names), default=1.0) for names in classes]
 
 
 def epoch_length(factors: Sequence[float]) -> int:
-    """Images per epoch, repeated ones as often as they are seen."""
+    """Images per epoch, counting repetitions."""
     # Rounded first: a sum of ones must not become one more by its last bit.
     return int(np.ceil(round(sum(factors), 6)))
 
 
 def epoch_order(factors: Sequence[float], seed: int, epoch: int) -> list[Item]:
-    """All items of an epoch in a seeded order; what is over of a factor is drawn.
+    """All items of an epoch in a seeded order, with repetitions drawn by systematic sampling.
 
-    The draw is systematic, so every epoch has the same length, and an image is seen as
-    often as the whole part of its factor, or once more.
+    Every epoch has the same length, and an image occurs as often as the integer part of its
+    factor, or once more.
     """
     rng = np.random.default_rng([seed, epoch])
     length = epoch_length(factors)
@@ -54,11 +54,11 @@ def epoch_order(factors: Sequence[float], seed: int, epoch: int) -> list[Item]:
 
 
 def local_steps(
-    factors: Sequence[float], batch_size: int, rank: int, processes: int, seed: int, epoch: int
+    factors: Sequence[float], *, batch_size: int, rank: int, processes: int, seed: int, epoch: int
 ) -> list[list[Item]]:
     """The items that one process sees in each optimizer step of an epoch.
 
-    The last batch is filled up from the beginning of the order, so that every step sees
+    The last batch is filled up from the beginning of the order, so that every step has
     `batch_size` images.
 
     Returns:

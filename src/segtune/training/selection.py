@@ -1,59 +1,67 @@
-"""Which adapter is kept: the one with the best score on the valid split."""
+"""Scores on the valid split, and the best epoch by them."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from segtune.core.console import log_line
 from segtune.dataset.coco import Split, has_masks
+from segtune.dataset.detections import Detections
 from segtune.evaluation.average_precision import average_precision
 from segtune.evaluation.cgf1 import concept_counts, concept_scores
-from segtune.reports.drawing import contact_sheet, save_sheet, spread_out
-from segtune.training.run import Run, adapter_values, ema_weights
-
-IMAGES = 8  # of the valid split, drawn at each validation
+from segtune.training.run import Position
 
 
-def valid_scores(valid: Split, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Box and mask AP and cgF1 of predictions on the valid split, and AP per class.
+@dataclass(frozen=True)
+class ValidScores:
+    """Scores of one epoch; 0 for what cannot be measured, per class left out instead."""
 
-    cgF1 and the AP per class are of masks where there are some. What cannot be measured is 0
-    over all classes, and left out per class.
+    box_ap: float
+    mask_ap: float | None  # None without masks
+    cgf1: float  # of masks where there are some
+    ap_per_class: dict[str, float]  # of masks where there are some
+
+    def score(self, select_by: Literal["AP", "cgF1"]) -> float:
+        """The score that epochs are compared by."""
+        if select_by == "cgF1":
+            return self.cgf1
+        return self.box_ap if self.mask_ap is None else self.mask_ap
+
+    def totals(self) -> dict[str, float]:
+        """The scores over all classes, under the names that the history has."""
+        masks = {} if self.mask_ap is None else {"mask_AP": self.mask_ap}
+        return {"box_AP": self.box_ap, **masks, "cgF1": self.cgf1}
+
+    def to_record(self) -> dict[str, Any]:
+        """All scores, as the history has them."""
+        return {**self.totals(), "per_class": self.ap_per_class}
+
+
+def valid_scores(valid: Split, detections: Detections) -> ValidScores:
+    """Box and mask AP and cgF1 of detections on the valid split, and AP per class."""
+    with_masks = has_masks(valid)
+    boxes = average_precision(valid, detections, "box")
+    masks = average_precision(valid, detections, "mask") if with_masks else None
+    concepts = concept_scores(concept_counts(valid, detections, with_masks))
+    per_class = (masks or boxes).per_class
+    return ValidScores(
+        box_ap=boxes.AP or 0.0,
+        mask_ap=None if masks is None else masks.AP or 0.0,
+        cgf1=concepts.cgf1,
+        ap_per_class={name: value for name, value in per_class.items() if value is not None},
+    )
+
+
+def note_score(position: Position, score: float) -> bool:
+    """Enter the score of the epoch that a run is at; true when no epoch was better.
+
+    Epoch 0, the base model, only sets the score to compare with.
     """
-    found = {"box_AP": average_precision(valid, results, "bbox")}
-    if has_masks(valid):
-        found["mask_AP"] = average_precision(valid, results, "segm")
-    per_class = found.get("mask_AP", found["box_AP"])["per_class"]
-    concepts = concept_counts(valid, results, has_masks(valid)).sum(0)
-    return {
-        **{name: summary["AP"] or 0.0 for name, summary in found.items()},
-        "cgF1": float(concept_scores(concepts)["cgF1"]),
-        "per_class": {name: value for name, value in per_class.items() if value is not None},
-    }
-
-
-def keep_best(
-    run: Run, scores: dict[str, Any], results: Sequence[dict[str, Any]], out: Path
-) -> None:
-    """Keep the adapters if none was better; record and draw what was found."""
-    position = run.position
-    average = scores.get("mask_AP", scores["box_AP"])
-    score = average if run.settings.select_by == "AP" else scores["cgF1"]
     if position.epoch == 0:
         position.base_score = score
-    else:
-        position.validations_since_best += 1
-        if score > position.best_score:
-            position.validations_since_best = 0
-        if score >= position.best_score:
-            position.best_score, position.best_epoch = score, position.epoch
-            with ema_weights(run):
-                run.best_adapter = adapter_values(run.model)
-    if run.history:
-        run.history.add("valid", position.step, {"epoch": position.epoch, **scores})
-        sheet = contact_sheet(run.valid, spread_out(run.valid.images, IMAGES), results)
-        save_sheet(out / "valid_images" / f"epoch_{position.epoch:04d}.jpg", sheet)
-        run.history.image("valid/images", position.step, sheet)
-        totals = {name: value for name, value in scores.items() if name != "per_class"}
-        told = "  ".join(f"{name} {value:.4f}" for name, value in totals.items())
-        log_line(f"valid after epoch {position.epoch}: {told}")
+        return False
+    position.validations_since_best += 1
+    if score > position.best_score:
+        position.validations_since_best = 0
+    if score < position.best_score:
+        return False
+    position.best_score, position.best_epoch = score, position.epoch
+    return True

@@ -2,85 +2,88 @@
 
 import json
 from array import array
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ExportError
-from segtune.exports.archive import danger_of
-from segtune.exports.split_source import SplitSource
+from segtune.exports.annotations import parse_number
+from segtune.exports.archive import path_danger
+from segtune.exports.split_source import (
+    EXPORT_AGAIN,
+    EXPORT_IMAGES,
+    Place,
+    Reader,
+    SourceAnnotation,
+    SourceCategory,
+    SourceImage,
+    SplitSource,
+    category_name,
+    mentions,
+)
 
 ANNOTATIONS = "_annotations.coco.json"
-PLAIN = {int, float}
+NUMBER_TYPES = {int, float}
 TABLES = ("images", "annotations", "categories")
+Record = Mapping[str, Any]  # a record of a table, as JSON has it
 
 
-def present(root: Path, folder: Path) -> bool:
-    """Whether a split's folder holds this format."""
-    return _annotation_file(folder) is not None
-
-
-def read(root: Path, folder: Path, settings: ConvertSettings) -> SplitSource:
-    """Read one split; its images lie beside the JSON or in `images/`."""
-    path = _annotation_file(folder)
-    assert path is not None  # `present` was asked first
-    values = read_coco(path)
-    return SplitSource(path, values, _images(path, values))
+def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
+    """The readers of the splits that have this format."""
+    found = {split: _annotation_file(folder) for split, folder in folders.items()}
+    return {split: partial(_read, path) for split, path in found.items() if path}
 
 
 def _annotation_file(folder: Path) -> Path | None:
     if (folder / ANNOTATIONS).is_file():
         return folder / ANNOTATIONS
     others = [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(("._", "_anno"))]
-    found = [path for path in others if _looks_like_coco(path)]
+    # Formats with one JSON per image have no tables of these names.
+    found = [path for path in others if mentions(path, b'"images"', b'"categories"')]
     if len(found) > 1:
         names = ", ".join([*(path.name for path in found[:3]), *(["…"] if found[3:] else [])])
         raise ExportError(
             f"{len(found)} COCO files: {names}",
             file=folder,
-            fix="Keep the one of the whole split",
+            fix="Keep only the one of the whole split",
         )
     return found[0] if found else None
 
 
-def _looks_like_coco(path: Path) -> bool:
-    """By the name of a table; formats of one JSON per image have none of that name."""
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            if b'"images"' in block or b'"categories"' in block:
-                return True
-    return False
+def _read(path: Path, settings: ConvertSettings) -> SplitSource:
+    """Read one split; its images are beside the JSON or in `images/`."""
+    tables = _tables(path)
+    categories = _categories(tables["categories"], path)
+    images = _images(tables["images"], path)
+    annotations = _annotations(
+        tables["annotations"],
+        path,
+        image_ids={image.id for image in images},
+        category_ids={category.id for category in categories},
+    )
+    return SplitSource(path, categories, images, annotations)
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """Read a COCO JSON and check the shape of its three tables.
-
-    Raises:
-        ExportError: when it is no JSON, a table is missing or holds no records, or an id of
-            a category or of what an annotation refers to is no whole number.
-    """
+def _tables(path: Path) -> dict[str, list[Record]]:
     try:
         values = json.loads(path.read_text("utf-8"), object_hook=_compact)
     except (OSError, ValueError) as error:
-        raise ExportError(
-            f"no readable JSON ({error})", file=path, fix="Export the dataset again"
-        ) from None
+        raise ExportError(f"cannot read the JSON ({error})", file=path, fix=EXPORT_AGAIN) from None
     for table in TABLES:
         records = values.get(table) if isinstance(values, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise ExportError(
-                f"no table {table!r} of records", file=path, fix="Export the dataset as COCO"
+                f"the table {table!r} is missing or is not a list of records",
+                file=path,
+                fix="Export the dataset as COCO",
             )
-    for record in values["categories"]:
-        _require_whole(record, ("id",), "category", path)
-    for record in values["annotations"]:
-        _require_whole(record, ("image_id", "category_id"), "annotation", path)
-    _require_distinct_ids(values["categories"], path)
     return {table: values[table] for table in TABLES}
 
 
 def _compact(record: dict[str, Any]) -> dict[str, Any]:
-    """Polygons as arrays while the file is read: lists would fill the memory."""
+    """Turn polygons into arrays while the file is read: lists would fill the memory."""
     parts = record.get("segmentation")
     if isinstance(parts, list):
         record["segmentation"] = [_as_array(part) for part in parts]
@@ -88,8 +91,8 @@ def _compact(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_array(part: Any) -> Any:
-    # What is no list of plain numbers is left to be refused or repaired.
-    if isinstance(part, list) and set(map(type, part)) <= PLAIN:
+    # What is not a list of plain numbers is left to be refused or repaired.
+    if isinstance(part, list) and set(map(type, part)) <= NUMBER_TYPES:
         try:
             return array("d", part)
         except OverflowError:  # an integer beyond all floats
@@ -97,49 +100,85 @@ def _as_array(part: Any) -> Any:
     return part
 
 
-def _require_whole(record: dict[str, Any], keys: tuple[str, ...], kind: str, path: Path) -> None:
-    for key in keys:
-        if not isinstance(record.get(key), int):
-            raise ExportError(
-                f"{key} {record.get(key)!r} is no whole number",
-                file=path,
-                record=f"{kind} {record.get('id')}",
-                fix="Export the dataset again",
+def _categories(records: Sequence[Record], path: Path) -> tuple[SourceCategory, ...]:
+    found: dict[int, SourceCategory] = {}
+    for record in records:
+        place = Place(path, f"category {record.get('id')}")
+        key, name = _integer(record, "id", place), category_name(record.get("name"), place)
+        if key in found:
+            raise place.error(
+                f"{found[key].name!r} and {name!r} have the same id, so their objects cannot be "
+                "told apart"
             )
+        found[key] = SourceCategory(key, name, str(record.get("supercategory") or ""))
+    return tuple(found.values())
 
 
-def _require_distinct_ids(categories: list[dict[str, Any]], path: Path) -> None:
-    names: dict[int, Any] = {}
-    for record in categories:
-        if record["id"] in names:
-            raise ExportError(
-                f"{names[record['id']]!r} and {record.get('name')!r} have one id, so nobody "
-                "can tell their objects apart",
-                file=path,
-                record=f"category {record['id']}",
-                fix="Export the dataset again",
-            )
-        names[record["id"]] = record.get("name")
+def _images(records: Sequence[Record], path: Path) -> tuple[SourceImage, ...]:
+    images = tuple(_image(record, path) for record in records)
+    seen: set[tuple[str, int | str]] = set()
+    for image in images:
+        for key, value in (("id", image.id), ("file_name", image.file_name)):
+            if (key, value) in seen:
+                raise Place(path, f"image {image.id}").error(f"{key} {value!r} is a duplicate")
+            seen.add((key, value))
+    return images
 
 
-def _images(annotations: Path, values: dict[str, Any]) -> dict[str, Path]:
-    folder, found = annotations.parent, {}
-    for record in values["images"]:
-        name = record.get("file_name")
-        if not isinstance(name, str) or danger_of(name):
-            raise ExportError(
-                f"file_name {name!r} is no name below the split",
-                file=annotations,
-                record=f"image {record.get('id')}",
-            )
-        places = [folder / name, folder / "images" / name]
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            raise ExportError(
-                f"the image {name} is neither beside it nor in images/",
-                file=annotations,
-                record=f"image {record.get('id')}",
-                fix="Export the dataset again, with its images",
-            )
-        found[name] = path
-    return found
+def _image(record: Record, path: Path) -> SourceImage:
+    place = Place(path, f"image {record.get('id')}")
+    name = record.get("file_name")
+    image_path = _image_path(name, place)
+    width, height = (parse_number(record.get(side), place) for side in ("width", "height"))
+    if any(side < 1 or side != int(side) for side in (width, height)):
+        raise place.error(f"invalid size of {width:g} x {height:g} pixels")
+    extra = record.get("extra")
+    extra = extra if isinstance(extra, dict) else {}
+    return SourceImage(
+        id=_integer(record, "id", place),
+        file_name=str(name),
+        path=image_path,
+        width=int(width),
+        height=int(height),
+        original=str(extra.get("name") or ""),
+        fields={**record, **extra} if extra else record,
+    )
+
+
+def _image_path(name: object, place: Place) -> Path:
+    if not isinstance(name, str) or path_danger(name):
+        raise place.error(f"file_name {name!r} is not a path inside the split")
+    folder = place.file.parent
+    for path in (folder / name, folder / "images" / name):
+        if path.is_file():
+            return path
+    raise place.error(f"the image {name} is neither beside it nor in images/", EXPORT_IMAGES)
+
+
+def _annotations(
+    records: Sequence[Record], path: Path, *, image_ids: set[int], category_ids: set[int]
+) -> tuple[SourceAnnotation, ...]:
+    found = []
+    for record in records:
+        place = Place(path, f"annotation {record.get('id')}")
+        annotation = SourceAnnotation(
+            image_id=_integer(record, "image_id", place),
+            category_id=_integer(record, "category_id", place),
+            place=place,
+            bbox=record.get("bbox"),
+            segmentation=record.get("segmentation"),
+            iscrowd=record.get("iscrowd"),
+        )
+        if annotation.image_id not in image_ids:
+            raise place.error(f"image_id {annotation.image_id} does not exist")
+        if annotation.category_id not in category_ids:
+            raise place.error(f"category_id {annotation.category_id} does not exist")
+        found.append(annotation)
+    return tuple(found)
+
+
+def _integer(record: Record, key: str, place: Place) -> int:
+    value = record.get(key)
+    if not isinstance(value, int):
+        raise place.error(f"{key} {value!r} is not an integer")
+    return value

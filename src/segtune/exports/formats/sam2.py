@@ -1,62 +1,94 @@
 """SAM 2: a JSON for each image, with its masks as RLE and without a class."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError, ExportError
-from segtune.exports.split_source import SplitSource, build_split, images_in, read_text
+from segtune.exports.split_source import (
+    EXPORT_AGAIN,
+    EXPORT_IMAGES,
+    Place,
+    Reader,
+    SourceAnnotation,
+    SourceImage,
+    SplitSource,
+    categories_from_names,
+    image_files,
+    images_from_files,
+    mentions,
+    read_text,
+)
 
 
-def present(root: Path, folder: Path) -> bool:
-    """Whether a split's folder holds this format."""
-    return any(_is_one_image(path) for path in _files(folder)[:1])
+def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
+    """The readers of the splits that have this format, by their first JSON."""
+    readers: dict[str, Reader] = {}
+    for split, folder in folders.items():
+        paths = _files(folder)
+        # One large JSON of another format is not worth parsing.
+        if paths and mentions(paths[0], b'"image"'):
+            first = _parse_or_none(paths[0])
+            if isinstance(first, dict) and isinstance(first.get("image"), dict):
+                readers[split] = partial(_read, folder, paths, first)
+    return readers
 
 
-def read(root: Path, folder: Path, settings: ConvertSettings) -> SplitSource:
-    """Read one split; the images lie beside the files and have their names."""
+def _read(
+    folder: Path, paths: Sequence[Path], first: dict[str, Any], settings: ConvertSettings
+) -> SplitSource:
+    """Read one split; each image is beside its JSON and has its name."""
     if not settings.class_name.strip():
         raise ConfigError(
-            "a SAM 2 export names no class",
+            "a SAM 2 export has no class names",
             file=folder,
-            fix='Say what its masks show: convert: {class_name: "some words"}',
+            fix='Name what its masks show: convert: {class_name: "some words"}',
         )
-    images = images_in(folder)
-    by_stem = {path.stem: path for path in images}
-    objects = (found for path in _files(folder) for found in _objects(path, by_stem))
-    return build_split(folder, images, [settings.class_name], objects)
+    images = images_from_files(image_files(folder))
+    by_stem = {image.path.stem: image for image in images}
+    annotations = [*_annotations(paths[0], first, by_stem)]
+    for path in paths[1:]:
+        annotations += _annotations(path, _parse(path), by_stem)
+    categories = categories_from_names([settings.class_name], folder)
+    return SplitSource(folder, categories, images, tuple(annotations))
 
 
 def _files(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(("._", "_anno"))]
 
 
-def _is_one_image(path: Path) -> bool:
+def _parse(path: Path) -> Any:
     try:
-        values = json.loads(read_text(path))
-    except (ValueError, ExportError):
-        return False
-    return isinstance(values, dict) and isinstance(values.get("image"), dict)
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise ExportError(f"cannot read the JSON ({error})", file=path, fix=EXPORT_AGAIN) from None
 
 
-def _objects(path: Path, images: dict[str, Path]) -> Iterator[dict[str, Any]]:
+def _parse_or_none(path: Path) -> Any:
     try:
-        values = json.loads(read_text(path))
+        return _parse(path)
+    except ExportError:
+        return None
+
+
+def _annotations(
+    path: Path, values: Any, images: Mapping[str, SourceImage]
+) -> Iterator[SourceAnnotation]:
+    try:
         stem = Path(values["image"]["file_name"]).stem
         image = images[stem if stem in images else path.stem]
         for number, found in enumerate(values["annotations"], start=1):
-            yield {
-                "image": image.name,
-                "category_id": 0,
-                "place": (path, f"annotation {found.get('id', number)}"),
-                "bbox": found["bbox"],
-                "segmentation": found["segmentation"],
-            }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield SourceAnnotation(
+                image_id=image.id,
+                category_id=0,
+                place=Place(path, f"annotation {found.get('id', number)}"),
+                bbox=found["bbox"],
+                segmentation=found["segmentation"],
+            )
+    except (KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"no JSON of an image that is beside it ({error!r})",
-            file=path,
-            fix="Export the dataset again, with its images",
+            f"not the JSON of an image that is beside it ({error!r})", file=path, fix=EXPORT_IMAGES
         ) from None

@@ -2,56 +2,62 @@
 
 import csv
 import io
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ExportError
-from segtune.exports.split_source import SplitSource, build_split, images_in, read_text
+from segtune.exports.split_source import (
+    EXPORT_AGAIN,
+    Place,
+    Reader,
+    SourceAnnotation,
+    SplitSource,
+    categories_from_names,
+    image_files,
+    images_from_files,
+    read_text,
+)
 
 ANNOTATIONS = "_annotations.csv"
 COLUMNS = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
 
-def present(root: Path, folder: Path) -> bool:
-    """Whether a split's folder holds this format."""
-    return (folder / ANNOTATIONS).is_file()
+def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
+    """The readers of the splits that have this format."""
+    paths = {split: folder / ANNOTATIONS for split, folder in folders.items()}
+    return {split: partial(_read, path) for split, path in paths.items() if path.is_file()}
 
 
-def read(root: Path, folder: Path, settings: ConvertSettings) -> SplitSource:
-    """Read one split; its images lie beside the CSV, those without objects are not in it."""
-    path = folder / ANNOTATIONS
+def _read(path: Path, settings: ConvertSettings) -> SplitSource:
+    """Read one split; images beside the CSV that it does not list have no objects."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise ExportError(
-            f"its columns are not {', '.join(COLUMNS)}", file=path, fix="Export it again"
-        )
+        raise ExportError(f"its columns are not {', '.join(COLUMNS)}", file=path, fix=EXPORT_AGAIN)
     rows = list(reader)
-    images = images_in(folder)
+    images = images_from_files(image_files(path.parent))
+    image_ids = {image.file_name: image.id for image in images}
     names = sorted({row["class"] or "" for row in rows})
-    known = {image.name for image in images}
-    objects = [_object(row, n, names, known, path) for n, row in enumerate(rows, start=2)]
-    return build_split(path, images, names, objects)
+    annotations = tuple(
+        _annotation(row, Place(path, f"line {line}"), names, image_ids)
+        for line, row in enumerate(rows, start=2)
+    )
+    return SplitSource(path, categories_from_names(names, path), images, annotations)
 
 
-def _object(
-    row: dict[str, str], line: int, names: list[str], images: set[str], path: Path
-) -> dict[str, Any]:
-    def refuse(problem: str) -> ExportError:
-        return ExportError(
-            problem, file=path, record=f"line {line}", fix="Export the dataset again"
-        )
-
-    if row["filename"] not in images:
-        raise refuse(f"the image {row['filename']!r} is not beside it")
+def _annotation(
+    row: dict[str, str], place: Place, names: list[str], image_ids: Mapping[str, int]
+) -> SourceAnnotation:
+    if row["filename"] not in image_ids:
+        raise place.error(f"the image {row['filename']!r} is not beside it")
     try:
         left, top, right, bottom = (float(row[c]) for c in ("xmin", "ymin", "xmax", "ymax"))
     except (TypeError, ValueError):
-        raise refuse("corners that are no numbers") from None
-    return {
-        "image": row["filename"],
-        "category_id": names.index(row["class"] or ""),
-        "place": (path, f"line {line}"),
-        "bbox": [left, top, right - left, bottom - top],
-        "segmentation": [],
-    }
+        raise place.error("corners that are not numbers") from None
+    return SourceAnnotation(
+        image_id=image_ids[row["filename"]],
+        category_id=names.index(row["class"] or ""),
+        place=place,
+        bbox=[left, top, right - left, bottom - top],
+    )

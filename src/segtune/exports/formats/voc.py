@@ -1,55 +1,81 @@
-"""Pascal VOC: an XML for each image; corners in pixels, at times a polygon too."""
+"""Pascal VOC: an XML for each image; corners in pixels, sometimes a polygon too."""
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ExportError
-from segtune.exports.split_source import SplitSource, build_split, images_in, read_text
+from segtune.exports.split_source import (
+    EXPORT_AGAIN,
+    EXPORT_IMAGES,
+    Place,
+    Reader,
+    SourceAnnotation,
+    SourceImage,
+    SplitSource,
+    categories_from_names,
+    image_files,
+    images_from_files,
+    read_text,
+)
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-ENTITIES = re.compile(r"<!(DOCTYPE|ENTITY)", re.IGNORECASE)  # how XML fills a memory
+ENTITIES = re.compile(r"<!(DOCTYPE|ENTITY)", re.IGNORECASE)  # how a small XML fills the memory
 
 
-def present(root: Path, folder: Path) -> bool:
-    """Whether a split's folder holds this format."""
-    return any(_files(folder))
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object; the ids of classes are only known once all files are read."""
+
+    image_id: int
+    name: str
+    place: Place
+    bbox: list[float]
+    polygons: list[list[float]]
 
 
-def read(root: Path, folder: Path, settings: ConvertSettings) -> SplitSource:
-    """Read one split; the images lie beside the files and have their names."""
-    images = images_in(folder)
-    by_stem = {path.stem: path for path in images}
-    found = [o for path in _files(folder) for o in _objects(path, by_stem)]
-    names = sorted({o["name"] for o in found})
-    objects = ({**o, "category_id": names.index(o.pop("name"))} for o in found)
-    return build_split(folder, images, names, objects)
+def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
+    """The readers of the splits that have this format."""
+    files = {split: _files(folder) for split, folder in folders.items()}
+    return {s: partial(_read, folders[s], paths) for s, paths in files.items() if paths}
+
+
+def _read(folder: Path, paths: Sequence[Path], settings: ConvertSettings) -> SplitSource:
+    """Read one split; each image is beside its XML and has its name."""
+    images = images_from_files(image_files(folder))
+    by_stem = {image.path.stem: image for image in images}
+    objects = [found for path in paths for found in _objects(path, by_stem)]
+    names = sorted({found.name for found in objects})
+    annotations = tuple(
+        SourceAnnotation(o.image_id, names.index(o.name), o.place, o.bbox, o.polygons)
+        for o in objects
+    )
+    return SplitSource(folder, categories_from_names(names, folder), images, annotations)
 
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.xml")) if not path.name.startswith("._")]
 
 
-def _objects(path: Path, images: dict[str, Path]) -> Iterator[dict[str, Any]]:
+def _objects(path: Path, images: Mapping[str, SourceImage]) -> Iterator[_Object]:
     if path.stem not in images:
         raise ExportError(
-            "labels of an image that is not beside it",
-            file=path,
-            fix="Export the dataset again, with its images",
+            "labels of an image that is not beside them", file=path, fix=EXPORT_IMAGES
         )
     for number, element in enumerate(_root(path).iter("object"), start=1):
-        place = (path, f"object {number}")
-        left, top, right, bottom = _box(element.find("bndbox"), place)
-        yield {
-            "image": images[path.stem].name,
-            "name": (element.findtext("name") or "").strip(),
-            "place": place,
-            "bbox": [left, top, right - left, bottom - top],
-            "segmentation": _polygon(element.find("polygon"), place),
-        }
+        place = Place(path, f"object {number}")
+        left, top, right, bottom = (_number(element.find("bndbox"), c, place) for c in CORNERS)
+        yield _Object(
+            image_id=images[path.stem].id,
+            name=(element.findtext("name") or "").strip(),
+            place=place,
+            bbox=[left, top, right - left, bottom - top],
+            polygons=_polygons(element.find("polygon"), place),
+        )
 
 
 def _root(path: Path) -> ElementTree.Element:
@@ -59,17 +85,11 @@ def _root(path: Path) -> ElementTree.Element:
             raise ValueError("it declares entities")
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
-        raise ExportError(
-            f"no readable XML ({error})", file=path, fix="Export the dataset again"
-        ) from None
+        raise ExportError(f"cannot read the XML ({error})", file=path, fix=EXPORT_AGAIN) from None
 
 
-def _box(element: ElementTree.Element | None, place: tuple[Path, str]) -> list[float]:
-    return [_number(element, name, place) for name in CORNERS]
-
-
-def _polygon(element: ElementTree.Element | None, place: tuple[Path, str]) -> list[list[float]]:
-    """`x1, y1, x2, y2, …` as elements."""
+def _polygons(element: ElementTree.Element | None, place: Place) -> list[list[float]]:
+    """At most one polygon: `x1, y1, x2, y2, …` as elements."""
     if element is None:
         return []
     count = sum(child.tag.startswith("x") for child in element)
@@ -77,14 +97,9 @@ def _polygon(element: ElementTree.Element | None, place: tuple[Path, str]) -> li
     return [[_number(element, name, place) for name in names]]
 
 
-def _number(element: ElementTree.Element | None, name: str, place: tuple[Path, str]) -> float:
+def _number(element: ElementTree.Element | None, name: str, place: Place) -> float:
     text = element.findtext(name) if element is not None else None
     try:
         return float(text or "")
     except ValueError:
-        raise ExportError(
-            f"{name} is {text!r}, no number",
-            file=place[0],
-            record=place[1],
-            fix="Export the dataset again",
-        ) from None
+        raise place.error(f"{name} is {text!r}, not a number") from None

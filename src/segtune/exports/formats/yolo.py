@@ -1,12 +1,13 @@
 """YOLO, versions 5 to 12: a text file per image, a line per object, and a data.yaml.
 
-A line is `class cx cy w h` (a box) or `class x1 y1 x2 y2 x3 y3 …` (a polygon), in shares of the
-image's width and height; one file may hold both. Nine values are a polygon of four points
-unless the settings say that they are oriented boxes: those are no outlines, so their upright
-box alone is kept.
+A line is `class cx cy w h` (a box) or `class x1 y1 x2 y2 x3 y3 …` (a polygon), in fractions of
+the image's width and height; one file may contain both. Nine values are a polygon of four
+points unless the settings say that they are oriented boxes: those are not outlines, so only
+their axis-aligned box is kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,38 +15,65 @@ import yaml
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ExportError
-from segtune.exports.split_source import SplitSource, build_split, image_size, images_in, read_text
+from segtune.exports.split_source import (
+    EXPORT_AGAIN,
+    EXPORT_IMAGES,
+    Place,
+    Reader,
+    SourceAnnotation,
+    SourceImage,
+    SplitSource,
+    categories_from_names,
+    image_files,
+    images_from_files,
+    read_text,
+)
 
 CONFIG = "data.yaml"
-KEYS = {"train": "train", "valid": "val", "val": "val", "test": "test"}  # folder -> key
-MAX_FRACTION = 2.0  # shares; what lies further out was never divided by the image's size
+KEYS = {"train": "train", "valid": "val", "test": "test"}  # split -> key in data.yaml
+MAX_FRACTION = 2.0  # what lies further out was never divided by the image's size
+CORRECT_LINE = "Correct the line"
 
 
-def present(root: Path, folder: Path) -> bool:
-    """Whether a split's folder holds this format."""
-    return (root / CONFIG).is_file() and (_images(root, folder).parent / "labels").is_dir()
+def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
+    """The readers of the splits that have this format."""
+    path = root / CONFIG
+    if not path.is_file():
+        return {}
+    config = _config(path)
+    readers: dict[str, Reader] = {}
+    for split, folder in folders.items():
+        images = _image_folder(config.get(KEYS[split]), root, folder)
+        if (images.parent / "labels").is_dir():
+            readers[split] = partial(_read, images, path, config)
+    return readers
 
 
-def read(root: Path, folder: Path, settings: ConvertSettings) -> SplitSource:
+def _read(
+    folder: Path, config_path: Path, config: Mapping[str, Any], settings: ConvertSettings
+) -> SplitSource:
     """Read one split: `images/` and `labels/` beside each other."""
-    names = _names(root / CONFIG)
-    place = _images(root, folder)
-    if not place.is_dir():
-        raise ExportError(
-            "the folder of the images is missing", file=place, fix="Export the dataset again"
+    names = _names(config, config_path)
+    if not folder.is_dir():
+        raise ExportError("the folder of the images is missing", file=folder, fix=EXPORT_IMAGES)
+    paths, labels = image_files(folder), folder.parent / "labels"
+    _require_images(labels, {path.stem for path in paths})
+    images = images_from_files(paths)
+    annotations = tuple(
+        annotation
+        for image in images
+        for annotation in _annotations(
+            image, labels, classes=len(names), oriented=settings.oriented_boxes
         )
-    images, labels = images_in(place), place.parent / "labels"
-    _require_images(labels, {path.stem for path in images})
-    objects = (found for path in images for found in _objects(path, labels, names, settings))
-    return build_split(labels, images, names, objects)
+    )
+    return SplitSource(labels, categories_from_names(names, config_path), images, annotations)
 
 
-def _images(root: Path, folder: Path) -> Path:
-    """Where data.yaml says the images are; what it says is often of another machine.
+def _image_folder(stated: object, root: Path, folder: Path) -> Path:
+    """Where data.yaml says the images are; its path is often of another machine.
 
     Of a path that does not exist here, the longest ending that exists beside data.yaml.
     """
-    stated = _config(root / CONFIG).get(KEYS.get(folder.name, folder.name))
     parts = PurePosixPath(stated.replace("\\", "/")).parts if isinstance(stated, str) else ()
     inside = [part for part in parts if part not in ("..", "/", ".")]
     for start in range(len(inside)):
@@ -60,16 +88,15 @@ def _config(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         reason = str(error).partition("\n")[0]
-        raise ExportError(f"no readable YAML ({reason})", file=path) from None
+        raise ExportError(f"cannot read the YAML ({reason})", file=path, fix=EXPORT_AGAIN) from None
     if not isinstance(values, dict):
-        raise ExportError("no table of settings", file=path, fix="Export the dataset again")
+        raise ExportError("not a map of settings", file=path, fix=EXPORT_AGAIN)
     return values
 
 
-def _names(path: Path) -> list[str]:
-    """The classes in the order of their index; a list, or a map from the index."""
-    values = _config(path)
-    names = values.get("names")
+def _names(config: Mapping[str, Any], path: Path) -> list[str]:
+    """The classes in the order of their index; from a list, or a map from the index."""
+    names = config.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
             raise ExportError(
@@ -79,8 +106,8 @@ def _names(path: Path) -> list[str]:
             )
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise ExportError("no list of names", file=path, fix="Export the dataset again")
-    count = values.get("nc", len(names))
+        raise ExportError("has no list of names", file=path, fix=EXPORT_AGAIN)
+    count = config.get("nc", len(names))
     if count != len(names):
         raise ExportError(
             f"nc is {count}, but there are {len(names)} names",
@@ -94,70 +121,64 @@ def _require_images(labels: Path, stems: set[str]) -> None:
     for path in sorted(labels.glob("*.txt")):
         if path.stem not in stems and not path.name.startswith("._"):
             raise ExportError(
-                "labels of an image that is not there",
-                file=path,
-                fix="Export the dataset again, with its images",
+                "labels of an image that does not exist", file=path, fix=EXPORT_IMAGES
             )
 
 
-def _objects(
-    image: Path, labels: Path, names: list[str], settings: ConvertSettings
-) -> Iterator[dict[str, Any]]:
-    """The objects of one image. Without a file of labels it shows nothing."""
-    path = labels / f"{image.stem}.txt"
+def _annotations(
+    image: SourceImage, labels: Path, *, classes: int, oriented: bool
+) -> Iterator[SourceAnnotation]:
+    """The objects of one image; without a file of labels it has none."""
+    path = labels / f"{image.path.stem}.txt"
     if not path.is_file():
         return
-    width, height = image_size(image)
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            place = (path, f"line {number}")
-            index, shares = _numbers(line, place, len(names))
-            yield {
-                "image": image.name,
-                "category_id": index,
-                "place": place,
-                **_shape(shares, width, height, place, settings.oriented_boxes),
-            }
+        if not line.strip():
+            continue
+        place = Place(path, f"line {number}")
+        category, fractions = _numbers(line, place, classes)
+        bbox, polygons = _shape(fractions, image, place, oriented)
+        yield SourceAnnotation(image.id, category, place, bbox, polygons)
 
 
-def _numbers(line: str, place: tuple[Path, str], classes: int) -> tuple[int, list[float]]:
-    def refuse(problem: str, fix: str) -> ExportError:
-        return ExportError(problem, file=place[0], record=place[1], fix=fix)
-
+def _numbers(line: str, place: Place, classes: int) -> tuple[int, list[float]]:
     try:
-        first, *shares = map(float, line.split())
+        first, *fractions = map(float, line.split())
     except ValueError:
-        raise refuse(f"{line[:60]!r} is no line of numbers", "Export it again") from None
-    if first != int(first) or not 0 <= first < classes:
-        raise refuse(
+        raise place.error(f"{line[:60]!r} is not a line of numbers") from None
+    if not first.is_integer() or not 0 <= first < classes:
+        raise place.error(
             f"class {first:g}, but {CONFIG} names {classes} classes, from 0",
             f"Correct the line, or name the class in {CONFIG}",
         )
-    if not all(abs(share) <= MAX_FRACTION for share in shares):
-        raise refuse(
-            "coordinates that are no shares of the image's width and height",
+    if not all(abs(fraction) <= MAX_FRACTION for fraction in fractions):
+        raise place.error(
+            "coordinates that are not fractions of the image's width and height",
             "Divide them by the image's size",
         )
-    return int(first), shares
+    return int(first), fractions
 
 
 def _shape(
-    shares: list[float], width: int, height: int, place: tuple[Path, str], oriented: bool
-) -> dict[str, Any]:
-    if len(shares) == 4:
-        cx, cy, w, h = shares
-        box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
-        return {"bbox": box, "segmentation": []}
-    if len(shares) < 6 or len(shares) % 2:
-        raise ExportError(
-            f"{len(shares)} coordinates are neither a box (4) nor points of a polygon",
-            file=place[0],
-            record=place[1],
-            fix="Correct the line",
+    fractions: list[float], image: SourceImage, place: Place, oriented: bool
+) -> tuple[list[float], list[list[float]]]:
+    """The box x, y, w, h and the polygons, at most one, in pixels."""
+    if len(fractions) == 4:
+        cx, cy, w, h = fractions
+        return [
+            (cx - w / 2) * image.width,
+            (cy - h / 2) * image.height,
+            w * image.width,
+            h * image.height,
+        ], []
+    if len(fractions) < 6 or len(fractions) % 2:
+        raise place.error(
+            f"{len(fractions)} coordinates are neither a box (4) nor points of a polygon",
+            CORRECT_LINE,
         )
-    xs, ys = [x * width for x in shares[::2]], [y * height for y in shares[1::2]]
+    xs = [x * image.width for x in fractions[::2]]
+    ys = [y * image.height for y in fractions[1::2]]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    if oriented and len(shares) == 8:
-        return {"bbox": box, "segmentation": []}
-    points = [value for point in zip(xs, ys, strict=True) for value in point]
-    return {"bbox": box, "segmentation": [points]}
+    if oriented and len(fractions) == 8:
+        return box, []
+    return box, [[value for point in zip(xs, ys, strict=True) for value in point]]

@@ -1,0 +1,79 @@
+"""Make the page of an evaluation.
+
+Detections are classified again with the confidence thresholds in the metrics, because the page
+shows them on images.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from segtune.core.console import log_line
+from segtune.core.errors import DatasetError, exit_on_error
+from segtune.dataset.coco import Split, read_split, with_rle_masks
+from segtune.dataset.detections import read_detections
+from segtune.evaluation.error_types import ErrorRecord, classify_errors
+from segtune.evaluation.metrics import Metrics, ModelMetrics, read_metrics
+from segtune.reports.evaluation_page import write_evaluation_page
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    arguments = _parser().parse_args(argv)
+    with exit_on_error("evaluate_page"):
+        metrics = read_metrics(arguments.metrics)
+        test = with_rle_masks(read_split(arguments.coco))
+        splits = [test, *([read_split(arguments.valid)] if arguments.valid else [])]
+        _require_same_data(metrics, splits, arguments.metrics)
+        write_evaluation_page(
+            arguments.out,
+            metrics=metrics,
+            test=test,
+            splits=splits,
+            errors={
+                "base": _errors(arguments.base, test, metrics.base, metrics),
+                "tuned": _errors(arguments.tuned, test, metrics.tuned, metrics),
+            },
+        )
+        log_line(f"wrote {arguments.out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segtune.evaluate_page", description=__doc__)
+    parser.add_argument("--metrics", type=Path, required=True, help="of segtune.evaluate")
+    parser.add_argument("--coco", type=Path, required=True, help="the test split")
+    parser.add_argument("--base", type=Path, required=True, help="zero-shot predictions")
+    parser.add_argument("--tuned", type=Path, required=True, help="fine-tuned predictions")
+    parser.add_argument("--valid", type=Path, help="the valid split, for its label issues")
+    parser.add_argument("--out", type=Path, required=True, help="the page to write")
+    return parser
+
+
+def _require_same_data(metrics: Metrics, splits: Sequence[Split], path: Path) -> None:
+    test = splits[0]
+    classes = {category.name for category in test.categories}
+    images = {(split.name, image.id) for split in splits for image in split.images}
+    listed = {(issue.split, issue.image_id) for issue in metrics.label_issues}
+    if (
+        metrics.counts.images != len(test.images)
+        or metrics.base.calibration.thresholds.keys() != classes
+        or not listed <= images
+    ):
+        raise DatasetError(
+            "these metrics are of other images or classes",
+            file=path,
+            fix="Give the splits that were evaluated, or run segtune.evaluate again",
+        )
+
+
+def _errors(
+    detections: Path, split: Split, model: ModelMetrics, metrics: Metrics
+) -> list[ErrorRecord]:
+    chosen = model.calibration.thresholds
+    thresholds = {c.id: chosen[c.name].threshold for c in split.categories}
+    found = read_detections(detections, split)
+    return classify_errors(split, found, thresholds, with_masks=metrics.kind == "mask")
+
+
+if __name__ == "__main__":
+    main()

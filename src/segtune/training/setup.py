@@ -1,0 +1,201 @@
+"""A training run prepared: model, data and optimizer, and the state of an interrupted run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segtune.core.config import Component, LoraSettings, TrainSettings
+from segtune.core.console import log_line
+from segtune.core.errors import ConfigError, DatasetError, WeightsError
+from segtune.core.fingerprints import code_fingerprints, file_digest
+from segtune.core.processes import Processes
+from segtune.dataset.coco import Split, has_masks, read_split
+from segtune.lora.inject import count_parameters, inject_lora, lora_parameters
+from segtune.lora.targets import component_of, lora_specs
+from segtune.model.architecture import set_image_size
+from segtune.model.sam3_package import Sam3Image
+from segtune.model.weight_files import weights_file
+from segtune.model.weights import load_base_model
+from segtune.training.augment import Augmentation
+from segtune.training.checkpoint import load_state, remove_damaged
+from segtune.training.history import History
+from segtune.training.optimizer import build_optimizer, set_learning_rates
+from segtune.training.preflight import require_memory
+from segtune.training.prompted_images import PromptedImages
+from segtune.training.run import Run, random_state, restore, set_random_state
+from segtune.training.sampling import repeat_factors
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run needs besides its settings, and where its results go."""
+
+    coco: Path  # folder of the converted splits
+    out: Path
+    model: str  # "tiny" or "full"
+    weights: str
+    image_size: int | None  # pixels
+    workers: int  # data processes per training process
+
+
+def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
+    """Everything that must stay the same in a run; the number of processes may change.
+
+    Raises:
+        DatasetError: when a file of the dataset cannot be read.
+        WeightsError: when the weights cannot be read.
+    """
+    names = ("train.json", "valid.json", "manifest.json")
+    weights = weights_file(inputs.model, inputs.weights)
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "model": inputs.model,
+        "image_size": inputs.image_size,
+        "weights": inputs.weights,
+        "weights_sha256": weights and file_digest(weights, WeightsError, "Check --weights"),
+        "data": {
+            name: file_digest(inputs.coco / name, DatasetError, "Run segtune.convert first")
+            for name in names
+        },
+        "code": dict(item.split("@") for item in code_fingerprints("train")),
+    }
+
+
+def prepare_run(
+    inputs: Inputs, settings: TrainSettings, *, processes: Processes, folder: Path
+) -> Run:
+    """Build a run, and put it where an interrupted run was saved.
+
+    Args:
+        inputs: files and sizes.
+        settings: the train section.
+        processes: this process among the others.
+        folder: of the unfinished run.
+
+    Raises:
+        ConfigError: when the settings leave nothing to train.
+        AdapterError: when a LoRA target matches no module.
+        ResourceError: when the largest step does not fit into GPU memory.
+    """
+    run = _new_run(inputs, settings, processes=processes, folder=folder)
+    if processes.is_main:
+        _describe(run.model, run.dataset.split, modules=len(run.adapted))
+    require_memory(run.model, run.dataset, settings=settings, processes=processes)
+    set_random_state(run.random_state)
+    state = _saved_state(folder, processes)
+    if state:
+        restore(run, state)
+    if processes.is_main:
+        run.history = _history(inputs.out, folder, state)
+        if run.position.step:
+            log_line(f"resuming after step {run.position.step}")
+    set_learning_rates(
+        run.optimizer,
+        step=run.position.step,
+        total_steps=run.total_steps,
+        warmup_steps=settings.warmup_steps,
+        schedule=settings.schedule,
+    )
+    return run
+
+
+def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, folder: Path) -> Run:
+    train = read_split(inputs.coco / "train.json")
+    model = load_base_model(inputs.model, inputs.weights)
+    image_size = set_image_size(model, inputs.model, inputs.image_size)
+    model.to(processes.device)
+    components = _trainable_components(settings.lora, with_masks=has_masks(train))
+    adapted = inject_lora(model, lora_specs(components), settings.seed)
+    dataset = _dataset(train, image_size, settings)
+    present = [dataset.present(image) for image in dataset.images]
+    torch.manual_seed(settings.seed + processes.rank)  # for the dropout of LoRA
+    return Run(
+        settings=settings,
+        processes=processes,
+        model=model,
+        adapted=adapted,
+        dataset=dataset,
+        valid=read_split(inputs.coco / "valid.json"),
+        workers=inputs.workers,
+        repeat_factors=repeat_factors(present, settings.repeat_factor_threshold),
+        optimizer=build_optimizer(model, settings),
+        folder=folder,
+        average=_initial_average(model) if settings.ema_decay else {},
+        random_state=random_state(),
+    )
+
+
+def _trainable_components(
+    lora: Mapping[Component, LoraSettings], *, with_masks: bool
+) -> dict[Component, LoraSettings]:
+    # Without a mask loss, adapters of the mask head would never get a gradient.
+    components = {
+        component: settings
+        for component, settings in lora.items()
+        if with_masks or component != "segmentation"
+    }
+    if not components:
+        raise ConfigError(
+            "train.lora adapts only the segmentation head, and no object has a mask",
+            fix="Add detr_decoder to train.lora",
+        )
+    return components
+
+
+def _dataset(train: Split, image_size: int, settings: TrainSettings) -> PromptedImages:
+    return PromptedImages(
+        train,
+        image_size=image_size,
+        max_negatives=settings.max_negatives,
+        extra_negatives=settings.extra_negatives,
+        augmentation=Augmentation(
+            horizontal_flip=settings.horizontal_flip,
+            min_scale=settings.min_scale,
+            color_jitter=settings.color_jitter,
+            box_noise=settings.box_noise,
+        ),
+        seed=settings.seed,
+    )
+
+
+def _initial_average(model: Sam3Image) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in lora_parameters(model).items()}
+
+
+def _saved_state(folder: Path, processes: Processes) -> dict[str, Any] | None:
+    state, damaged = load_state(folder)
+    processes.gather(None)  # wait until every process has read it
+    if processes.is_main:
+        fallback = "using the previous one" if state else "there is no other, so starting over"
+        for path in damaged:
+            log_line(f"WARNING: {path.name} is damaged; {fallback}")
+        remove_damaged(folder, damaged)
+    return state
+
+
+def _history(out: Path, folder: Path, state: Mapping[str, Any] | None) -> History:
+    return History(
+        folder / "history.jsonl",
+        out / "tensorboard",
+        lines=state["history_lines"] if state else 0,
+        step=state["position"]["step"] if state else 0,
+    )
+
+
+def _describe(model: Sam3Image, train: Split, *, modules: int) -> None:
+    """Print what is trained, component by component."""
+    if not has_masks(train):
+        log_line("the training split has no masks: training boxes, without a mask loss")
+    log_line(f"LoRA on {modules} modules; trainable parameters:")
+    counts = count_parameters(model, component_of)
+    for component, count in counts.items():
+        if count.trainable:
+            log_line(f"  {component:<14}{count.trainable:>12,}  of {count.total:>13,}")
+    trainable = sum(count.trainable for count in counts.values())
+    total = sum(count.total for count in counts.values())
+    percent = 100 * trainable / total
+    log_line(f"  {'total':<14}{trainable:>12,}  of {total:>13,}  ({percent:.2f} %)")

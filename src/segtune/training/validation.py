@@ -1,0 +1,106 @@
+"""Validation at the end of an epoch: predict on the valid split, score, select, record."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from segtune.core.config import PredictSettings
+from segtune.core.console import log_line, progress
+from segtune.core.processes import Processes
+from segtune.dataset.coco import Image, Split
+from segtune.dataset.detections import Detection, Detections
+from segtune.model.inference import predict_images
+from segtune.model.sam3_package import Sam3Image
+from segtune.reports.drawing import (
+    MAX_SHOWN_IMAGES,
+    MIN_SCORE,
+    contact_sheet,
+    save_sheet,
+    spread_out,
+)
+from segtune.training.ema import adapter_values, ema_weights
+from segtune.training.engine import Interrupted
+from segtune.training.history import History
+from segtune.training.run import Position, Run
+from segtune.training.selection import ValidScores, note_score, valid_scores
+
+
+def validate(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
+    """Score the adapter on the valid split, and select it if no earlier one was better.
+
+    Args:
+        run: at the end of an epoch.
+        out: gets `valid_images/epoch_XXXX.jpg`.
+        stop_wanted: called after each image; true in any process stops all of them.
+
+    Raises:
+        Interrupted: when any process wanted to stop; the run is as before.
+    """
+    with ema_weights(run.model, run.average):
+        detections = _valid_detections(
+            run.model,
+            run.valid,
+            image_size=run.dataset.image_size,
+            processes=run.processes,
+            stop_wanted=stop_wanted,
+        )
+        adapter = adapter_values(run.model)
+    scores = valid_scores(run.valid, detections)
+    images = spread_out(run.valid.images, MAX_SHOWN_IMAGES)
+    shown = _shown(detections, images)
+    if run.position.epoch == 0:
+        run.base_detections = shown
+    if note_score(run.position, scores.score(run.settings.select_by)):
+        run.best_adapter, run.best_detections = adapter, shown
+    if run.history:
+        _record(run.history, scores, position=run.position)
+        sheet = contact_sheet(run.valid, images, shown)
+        save_sheet(out / "valid_images" / f"epoch_{run.position.epoch:04d}.jpg", sheet)
+        run.history.image("valid/images", run.position.step, sheet)
+    run.position.validated_epoch = run.position.epoch
+
+
+def _valid_detections(
+    model: Sam3Image,
+    valid: Split,
+    *,
+    image_size: int,
+    processes: Processes,
+    stop_wanted: Callable[[], bool],
+) -> Detections:
+    """Detections in all images, each process predicting on some of them."""
+    images = valid.images[processes.rank :: processes.count]
+    predictions = predict_images(
+        model,
+        valid,
+        images,
+        image_size=image_size,
+        device=processes.device,
+        settings=PredictSettings(),
+    )
+    own: list[Detection] = []
+    shown = progress("valid image", len(images), visible=processes.is_main)
+    with shown as advance, closing(predictions):
+        for _, found in predictions:
+            own += found
+            advance()
+            if stop_wanted():
+                break
+    if any(processes.sum([float(stop_wanted())])):
+        raise Interrupted
+    gathered = [found for part in processes.gather(own) for found in part]
+    # By image, so that ties are broken the same way for every number of processes.
+    return Detections(sorted(gathered, key=lambda found: found.image_id))
+
+
+def _shown(detections: Detections, images: Sequence[Image]) -> Detections:
+    shown = {image.id for image in images}
+    return Detections(
+        found for found in detections if found.image_id in shown and found.score >= MIN_SCORE
+    )
+
+
+def _record(history: History, scores: ValidScores, *, position: Position) -> None:
+    history.add("valid", position.step, {"epoch": position.epoch, **scores.to_record()})
+    totals = "  ".join(f"{name} {value:.4f}" for name, value in scores.totals().items())
+    log_line(f"valid after epoch {position.epoch}: {totals}")

@@ -1,0 +1,138 @@
+"""The four pages, made by their commands, and a browser to look at them."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segtune import (
+    convert,
+    evaluate,
+    evaluate_page,
+    learning_curve,
+    learning_curve_page,
+    train_page,
+    validate,
+    validate_page,
+)
+from segtune.dataset.coco import read_split
+from tests.converted import write_converted
+from tests.export_writer import write_export
+from tests.predictions import perfect, prompted_text, results_text, shifted
+from tests.reports.runs import write_training_run
+
+NAME = "<b>\"&'disc"
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="session")
+def name() -> str:
+    """The name of a class that must be escaped."""
+    return NAME
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every page by the name of its command; each has everything that it can show."""
+    folder = tmp_path_factory.mktemp("pages")
+    return {
+        "evaluate": _evaluation(folder / "evaluate"),
+        "validate": _validation(folder / "validate"),
+        "train": _training(folder / "train"),
+        "learning_curve": _learning_curve(folder / "learning_curve"),
+    }
+
+
+def _evaluation(folder: Path) -> Path:
+    """Errors of both models, label issues, out-of-distribution prompts."""
+    coco = write_converted(folder, {"valid": 6, "test": 12})
+    for split in ("valid", "test"):
+        _rename_first_class(coco / f"{split}.json")
+    best = perfect(coco)
+    empty = next(i.id for i in read_split(coco / "test.json").images if i.id % 3 == 0)
+    wrong = [replace(best[0], category_id=2), replace(best[0], image_id=empty, category_id=3)]
+    found = {"base": wrong, "tuned": [*best[3:], *wrong, *shifted(best[3:4], 10)]}
+    texts = {
+        **{model: results_text(detections) for model, detections in found.items()},
+        **dict.fromkeys(("base_valid", "tuned_valid"), results_text([])),
+        **dict.fromkeys(("base_ood", "tuned_ood"), prompted_text(["horse", "<i>car"], best[:1])),
+    }
+    for stem, text in texts.items():
+        (folder / f"{stem}.json").write_text(text)
+    splits = [f"--coco={coco / 'test.json'}", f"--valid={coco / 'valid.json'}"]
+    files = [f"--{stem.replace('_', '-')}={folder / stem}.json" for stem in texts]
+    evaluate.main([*splits, *files, f"--out={folder / 'out'}"])
+    metrics = f"--metrics={folder / 'out' / 'metrics.json'}"
+    page = folder / "out" / "report.html"
+    evaluate_page.main([metrics, *splits, *files[:2], f"--out={page}"])
+    return page
+
+
+def _validation(folder: Path) -> Path:
+    """Errors and warnings."""
+    coco = folder / "coco"
+    convert.main(["--export", str(write_export(folder / "export")), "--out", str(coco)])
+    for split in ("train", "valid", "test"):
+        _rename_first_class(coco / f"{split}.json")
+    values = json.loads((coco / "train.json").read_text())
+    for annotation in values["annotations"]:
+        annotation["bbox"] = [0, 0, 0, 0]
+    (coco / "train.json").write_text(json.dumps(values))
+    values = json.loads((coco / "valid.json").read_text())
+    (coco / "valid.json").write_text(json.dumps({**values, "annotations": []}))
+    with pytest.raises(SystemExit):
+        validate.main(["--coco", str(coco), "--out", str(folder)])
+    page = folder / "report.html"
+    validate_page.main(["--report", str(folder / "report.json"), "--out", str(page)])
+    return page
+
+
+def _training(folder: Path) -> Path:
+    coco = write_converted(folder)
+    _rename_first_class(coco / "valid.json")
+    train = write_training_run(folder / "run", coco, NAME)
+    page = train / "summary.html"
+    valid = str(coco / "valid.json")
+    train_page.main(["--coco", valid, "--train", str(train), "--out", str(page)])
+    return page
+
+
+def _learning_curve(folder: Path) -> Path:
+    runs = []
+    for size, score in ((4, 0.3), (8, 0.4), (16, 0.5)):
+        coco = write_converted(folder / str(size), {"train": size})
+        recipe = {"settings": {"select_by": "AP"}, "result": {"best_score": score}}
+        (coco / "recipe.json").write_text(json.dumps(recipe))
+        runs += ["--run", str(coco), str(coco)]
+    learning_curve.main([*runs, "--out", str(folder)])
+    curve, page = folder / "learning_curve.json", folder / "learning_curve.html"
+    learning_curve_page.main(["--curve", str(curve), "--out", str(page)])
+    return page
+
+
+def _rename_first_class(path: Path) -> None:
+    values = json.loads(path.read_text())
+    values["categories"][0]["name"] = NAME
+    path.write_text(json.dumps(values))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not (BROWSER and DRIVER):
+        pytest.skip("no chromium and chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_window_size(1280, 900)
+    yield driver
+    driver.quit()
