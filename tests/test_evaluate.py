@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import read_split
 from segtune.dataset.detections import Detection
 from segtune.evaluate import main
-from segtune.evaluation.metrics import read_metrics, write_metrics
+from segtune.evaluation.metrics import read_metrics
 from tests.converted import write_converted
 from tests.predictions import detected, perfect, prompted_text, results_text, shifted
 
@@ -92,7 +93,7 @@ def test_written_metrics_are_read_again(coco: Path, tmp_path: Path) -> None:
     path = coco.parent / "evaluate" / "metrics.json"
     metrics = read_metrics(path)
     assert metrics.forgetting is not None and metrics.label_issues
-    write_metrics(tmp_path / "again.json", metrics)
+    write_typed(tmp_path / "again.json", metrics)
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
     assert read_metrics(tmp_path / "again.json") == metrics
 

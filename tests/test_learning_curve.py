@@ -214,7 +214,7 @@ def test_a_curve_that_cannot_be_read_is_one_line(
         learning_curve_page.main(["--curve", str(path), "--out", str(tmp_path / "x.html")])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "learning_curve.json: cannot read the learning curve" in line
+    assert "learning_curve.json: cannot read the file" in line
 
 
 @pytest.mark.parametrize("missing", ["train.json", "valid.json", "manifest.json"])

@@ -229,7 +229,7 @@ def test_a_report_that_cannot_be_read_is_one_line(
         validate_page.main(["--report", str(path), "--out", str(tmp_path / "report.html")])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "report.json: cannot read the validation report" in line
+    assert "report.json: cannot read the file" in line
     assert not (tmp_path / "report.html").exists()
 
 

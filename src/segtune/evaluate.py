@@ -18,6 +18,7 @@ from segtune.core.atomic import atomic_path
 from segtune.core.config import EvaluateSettings, parse_section
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
+from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import Split, read_split, with_rle_masks
 from segtune.dataset.detections import Detections, read_detections, read_prompted_detections
 from segtune.evaluation.assessment import (
@@ -39,7 +40,6 @@ from segtune.evaluation.metrics import (
     ModelMetrics,
     Outcome,
     Verdict,
-    write_metrics,
 )
 
 MODELS = ("base", "tuned")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise DatasetError("no images or no classes to evaluate on", file=arguments.coco)
         metrics = _evaluate(arguments, split, settings)
         _write_per_class(arguments.out / "per_class.csv", metrics)
-        write_metrics(arguments.out / "metrics.json", metrics)
+        write_typed(arguments.out / "metrics.json", metrics)
         log_line(metrics.verdict.sentence)
 
 

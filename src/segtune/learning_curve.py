@@ -9,8 +9,9 @@ from pathlib import Path
 
 from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, DatasetError, exit_on_error
+from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import read_json, read_split
-from segtune.evaluation.learning_curve import fit_learning_curve, write_learning_curve
+from segtune.evaluation.learning_curve import fit_learning_curve
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(set(images)) < 2:
             raise ConfigError("a curve needs training runs on different numbers of images")
         curve = fit_learning_curve(metrics[0], images, scores)
-        write_learning_curve(arguments.out / "learning_curve.json", curve)
+        write_typed(arguments.out / "learning_curve.json", curve)
         log_line(curve.verdict.sentence)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
-from segtune.dataset.checks import Problem, check_dataset, write_report
+from segtune.core.typed_json import write_typed
+from segtune.dataset.checks import Problem, check_dataset
 from segtune.dataset.coco import SPLITS, read_manifest, read_split
 
 MAX_PRINTED = 3  # examples per problem; the report has more
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         splits = [read_split(arguments.coco / f"{name}.json") for name in SPLITS]
         report = check_dataset(splits, read_manifest(arguments.coco))
         path = arguments.out / "report.json"
-        write_report(path, report)
+        write_typed(path, report)
         for warning in report.warnings:
             log_line(f"warning: {_line(warning)}")
         if report.errors:

@@ -1,6 +1,7 @@
 """The converted dataset: what is written is read again, and damaged files are refused."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ def test_objects_are_found_by_image_and_category(tmp_path: Path) -> None:
     assert [a.id for a in split.ground_truth(7, 1)] == [1, 5]
     assert [a.id for a in split.ground_truth(4, 2)] == [2]
     assert list(split.ground_truth(4, 1)) == list(split.ground_truth(3, 1)) == []
+
+
+def test_reading_a_split_does_not_change_it(tmp_path: Path) -> None:
+    # Another thread may be pickling it for another process.
+    split = varied(tmp_path)
+    before = set(vars(split))
+    split.ground_truth(7, 1)
+    split.prompts(split.images[0])
+    assert set(vars(split)) == before
+    assert pickle.loads(pickle.dumps(split)) == split
 
 
 def test_prompts_are_filled_with_the_fields_of_an_image(tmp_path: Path) -> None:

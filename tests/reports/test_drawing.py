@@ -18,7 +18,6 @@ from segtune.reports.drawing import (
     contact_sheet,
     crop,
     save_sheet,
-    spread_out,
     write_labels,
 )
 
@@ -67,18 +66,6 @@ def test_ground_truth_is_white_and_detections_have_the_color_of_their_class(tmp_
     assert tuple(sheet[279, 250]) == rgb(COLORS[1])  # lower edge of the mask
     assert not sheet[240:260, 200:240].any()  # the inside is not covered
     assert not sheet[:TILE, TILE:].any()  # the other images are black
-
-
-def test_detections_below_the_threshold_are_not_drawn(tmp_path: Path) -> None:
-    here = split(tmp_path)
-    sheet = contact_sheet(here, here.images[:1], detections(0.49))
-    assert not sheet[200:290].any()
-
-
-def test_images_are_taken_from_the_whole_split(tmp_path: Path) -> None:
-    images = split(tmp_path).images
-    assert [image.id for image in spread_out(images, 3)] == [1, 3, 5]
-    assert spread_out(images, 8) == list(images)
 
 
 def test_a_sheet_is_written_as_a_jpeg(tmp_path: Path) -> None:

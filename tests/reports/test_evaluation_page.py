@@ -91,7 +91,7 @@ def test_metrics_that_cannot_be_read_are_one_line(
         evaluate_page.main([f"--metrics={tmp_path / 'metrics.json'}", *command])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "metrics.json: cannot read metrics" in line
+    assert "metrics.json: cannot read the file" in line
 
 
 @pytest.fixture

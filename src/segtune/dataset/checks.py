@@ -5,15 +5,12 @@ Errors are what later stages cannot work with, warnings what makes their results
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-
-from segtune.core.atomic import write_json
-from segtune.core.errors import DatasetError
+from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Annotation, Image, Manifest, Split
 from segtune.dataset.masks import Segmentation, decode_rle_counts, rle_area, segmentation_to_rle
 
@@ -72,25 +69,13 @@ def check_dataset(splits: Sequence[Split], manifest: Manifest) -> DatasetReport:
     )
 
 
-def write_report(path: Path, report: DatasetReport) -> None:
-    """Write the report as JSON, atomically."""
-    write_json(path, asdict(report))
-
-
 def read_report(path: Path) -> DatasetReport:
-    """Read what `write_report` wrote.
+    """Read the report that `segtune.validate` wrote.
 
     Raises:
         DatasetError: when the file is missing or has another format.
     """
-    try:
-        return TypeAdapter(DatasetReport).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DatasetError(
-            f"cannot read the validation report ({str(error).partition(chr(10))[0]})",
-            file=path,
-            fix="Run segtune.validate again",
-        ) from None
+    return read_typed(path, DatasetReport, fix="Run segtune.validate again")
 
 
 def _grouped(findings: Iterator[_Finding]) -> tuple[Problem, ...]:

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +64,14 @@ class Split:
     categories: tuple[Category, ...]
     images: tuple[Image, ...]
     annotations: dict[int, tuple[Annotation, ...]]  # by image id, for every image
+    _by_pair: dict[tuple[int, int], list[Annotation]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Not when it is first needed: another thread may be pickling the split then.
+        pairs: dict[tuple[int, int], list[Annotation]] = {}
+        for a in self.objects:
+            pairs.setdefault((a.image_id, a.category_id), []).append(a)
+        object.__setattr__(self, "_by_pair", pairs)
 
     @property
     def objects(self) -> list[Annotation]:
@@ -82,13 +89,6 @@ class Split:
     def prompts(self, image: Image) -> dict[int, str]:
         """Category id -> the prompt for it in an image."""
         return {category.id: fill(category.prompt, image.fields) for category in self.categories}
-
-    @cached_property
-    def _by_pair(self) -> dict[tuple[int, int], list[Annotation]]:
-        pairs: dict[tuple[int, int], list[Annotation]] = {}
-        for a in self.objects:
-            pairs.setdefault((a.image_id, a.category_id), []).append(a)
-        return pairs
 
 
 @dataclass(frozen=True, slots=True)

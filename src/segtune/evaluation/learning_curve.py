@@ -7,15 +7,13 @@ twice as many images would bring, as far as so few points can.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from segtune.core.atomic import write_json
-from segtune.core.errors import DatasetError
+from segtune.core.typed_json import read_typed
 
 MIN_GAIN = 0.01  # of a score; less is not worth labeling for
 MIN_ERROR = 1e-6  # a perfect score has no logarithm
@@ -98,25 +96,13 @@ def fit_learning_curve(
     )
 
 
-def write_learning_curve(path: Path, curve: LearningCurve) -> None:
-    """Write the curve as JSON, atomically."""
-    write_json(path, asdict(curve))
-
-
 def read_learning_curve(path: Path) -> LearningCurve:
-    """Read what `write_learning_curve` wrote.
+    """Read the curve that `segtune.learning_curve` wrote.
 
     Raises:
         DatasetError: when the file is missing or has another format.
     """
-    try:
-        return TypeAdapter(LearningCurve).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DatasetError(
-            f"cannot read the learning curve ({str(error).partition(chr(10))[0]})",
-            file=path,
-            fix="Run segtune.learning_curve again",
-        ) from None
+    return read_typed(path, LearningCurve, fix="Run segtune.learning_curve again")
 
 
 def _verdict(gain: float, spread: float, most: int) -> Verdict:

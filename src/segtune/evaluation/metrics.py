@@ -1,13 +1,10 @@
 """The contents of `metrics.json`: every number of an evaluation, typed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from segtune.core.atomic import write_json
-from segtune.core.errors import DatasetError
+from segtune.core.typed_json import read_typed
 from segtune.evaluation.average_precision import AveragePrecision, Kind
 from segtune.evaluation.bootstrap import Interval
 from segtune.evaluation.calibration import AtThreshold, Reliability
@@ -147,22 +144,10 @@ class Metrics:
     label_issues: list[LabelIssue]
 
 
-def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write the metrics as JSON, atomically."""
-    write_json(path, asdict(metrics))
-
-
 def read_metrics(path: Path) -> Metrics:
-    """Read what `write_metrics` wrote.
+    """Read the metrics that `segtune.evaluate` wrote.
 
     Raises:
-        DatasetError: when the file is missing or has another shape.
+        DatasetError: when the file is missing or has another format.
     """
-    try:
-        return TypeAdapter(Metrics).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DatasetError(
-            f"cannot read metrics ({str(error).partition(chr(10))[0]})",
-            file=path,
-            fix="Run segtune.evaluate again",
-        ) from None
+    return read_typed(path, Metrics, fix="Run segtune.evaluate again")

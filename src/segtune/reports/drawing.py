@@ -21,8 +21,6 @@ from segtune.dataset.masks import BoxXywh, Segmentation, segmentation_to_mask
 THUMBNAIL = 288  # pixels of the longer side
 TILE = 320  # pixels of a side
 COLUMNS = 4  # of a sheet
-MAX_SHOWN_IMAGES = 8  # of the valid split, before training and by the best checkpoint
-MIN_SCORE = 0.5  # detections below it are not drawn on a sheet
 MARGIN = 0.5  # around a crop, as a fraction of its box
 FONT_SIZE = 12  # pixels
 LINE_WIDTH = 2  # pixels
@@ -145,26 +143,19 @@ def data_uri(canvas: PilImage.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def spread_out(images: Sequence[Image], count: int) -> list[Image]:
-    """At most `count` images from the first to the last, the same every time."""
-    places = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-    return [images[place] for place in places]
-
-
 def contact_sheet(split: Split, images: Sequence[Image], detections: Detections) -> Pixels:
     """One image of tiles: ground truth in white, detections in the color of their class.
 
     Args:
         split: the ground truth.
         images: of the split, one per tile.
-        detections: on these images; those with a score below 0.5 are not drawn.
+        detections: on these images.
     """
     rows = -(-len(images) // COLUMNS)
     sheet = PilImage.new("RGB", (COLUMNS * TILE, rows * TILE))
     for number, image in enumerate(images):
-        confident = [d for d in detections.in_image(image.id) if d.score >= MIN_SCORE]
         place = (number % COLUMNS * TILE, number // COLUMNS * TILE)
-        sheet.paste(_tile(split, image, confident), place)
+        sheet.paste(_tile(split, image, detections.in_image(image.id)), place)
     return np.asarray(sheet)
 
 

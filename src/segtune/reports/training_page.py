@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from segtune.core.errors import DatasetError
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import Detections
-from segtune.reports.drawing import MAX_SHOWN_IMAGES, contact_sheet, data_uri, spread_out
+from segtune.dataset.preview import preview_images
+from segtune.reports.drawing import contact_sheet, data_uri
 from segtune.reports.loss_chart import loss_curve
 from segtune.reports.page import write_page
 
@@ -120,7 +121,7 @@ def write_training_page(
         best: detections on these images by the best checkpoint.
     """
     result = run.recipe.result
-    images = spread_out(valid.images, MAX_SHOWN_IMAGES)
+    images = preview_images(valid)
     write_page(
         path,
         "training_page.html.j2",

@@ -1,23 +1,18 @@
 """Validation at the end of an epoch: predict on the valid split, score, select, record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from segtune.core.config import PredictSettings
 from segtune.core.console import log_line, progress
 from segtune.core.processes import Processes
-from segtune.dataset.coco import Image, Split
+from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detection, Detections
+from segtune.dataset.preview import preview_detections, preview_images
 from segtune.model.inference import predict_images
 from segtune.model.sam3_package import Sam3Image
-from segtune.reports.drawing import (
-    MAX_SHOWN_IMAGES,
-    MIN_SCORE,
-    contact_sheet,
-    save_sheet,
-    spread_out,
-)
+from segtune.reports.drawing import contact_sheet, save_sheet
 from segtune.training.ema import adapter_values, ema_weights
 from segtune.training.engine import Interrupted
 from segtune.training.history import History
@@ -46,15 +41,14 @@ def validate(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
         )
         adapter = adapter_values(run.model)
     scores = valid_scores(run.valid, detections)
-    images = spread_out(run.valid.images, MAX_SHOWN_IMAGES)
-    shown = _shown(detections, images)
+    shown = preview_detections(run.valid, detections)
     if run.position.epoch == 0:
         run.base_detections = shown
     if note_score(run.position, scores.score(run.settings.select_by)):
         run.best_adapter, run.best_detections = adapter, shown
     if run.history:
         _record(run.history, scores, position=run.position)
-        sheet = contact_sheet(run.valid, images, shown)
+        sheet = contact_sheet(run.valid, preview_images(run.valid), shown)
         save_sheet(out / "valid_images" / f"epoch_{run.position.epoch:04d}.jpg", sheet)
         run.history.image("valid/images", run.position.step, sheet)
     run.position.validated_epoch = run.position.epoch
@@ -91,13 +85,6 @@ def _valid_detections(
     gathered = [found for part in processes.gather(own) for found in part]
     # By image, so that ties are broken the same way for every number of processes.
     return Detections(sorted(gathered, key=lambda found: found.image_id))
-
-
-def _shown(detections: Detections, images: Sequence[Image]) -> Detections:
-    shown = {image.id for image in images}
-    return Detections(
-        found for found in detections if found.image_id in shown and found.score >= MIN_SCORE
-    )
 
 
 def _record(history: History, scores: ValidScores, *, position: Position) -> None:

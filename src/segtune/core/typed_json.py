@@ -1,0 +1,35 @@
+"""Dataclasses as JSON: written atomically, and validated when they are read back."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from segtune.core.atomic import write_json
+from segtune.core.errors import DatasetError
+
+T = TypeVar("T")
+
+
+def write_typed(path: Path, value: Any) -> None:
+    """Write a dataclass as JSON, atomically."""
+    write_json(path, to_jsonable_python(value))
+
+
+def read_typed(path: Path, kind: type[T], fix: str) -> T:
+    """Read what `write_typed` wrote.
+
+    Args:
+        path: of the file.
+        kind: the dataclass.
+        fix: what to do where the file is missing or has another format.
+
+    Raises:
+        DatasetError: in that case.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"cannot read the file ({reason})", file=path, fix=fix) from None
