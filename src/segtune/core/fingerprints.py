@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import zipfile
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from segtune.core.errors import SegtuneError
@@ -110,34 +112,44 @@ def _closure(module: str, skipped: set[str]) -> set[str]:
 
 def segtune_imports(module: str) -> set[str]:
     """The segtune modules that a segtune module imports, anywhere in its code."""
-    names: set[str] = set()
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            # `from a import b` imports the module a.b, or a name of the module a.
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+    names = _parsed(_text(module)).imports
     own = {name.removeprefix("segtune.") for name in names if name.startswith("segtune.")}
     return {name for name in own if _path(name).is_file()}
 
 
-def _tree(module: str) -> ast.Module:
-    return ast.parse(_path(module).read_text("utf-8"))
-
-
 def _code_hash(module: str) -> str:
-    tree = _tree(module)
-    digest = hashlib.sha256()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            body.pop(0)
-    digest.update(ast.dump(tree).encode())
+    digest = hashlib.sha256(_parsed(_text(module)).meaning.encode())
     # Files beside a module with its name, such as a template, are hashed byte by byte.
     path = _path(module)
     for companion in sorted(set(path.parent.glob(f"{path.stem}.*")) - {path}):
         digest.update(companion.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _text(module: str) -> str:
+    return _path(module).read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class _Code:
+    imports: frozenset[str]  # by absolute name; some are names in a module
+    meaning: str  # the syntax tree without docstrings
+
+
+@cache  # several commands share most of their modules
+def _parsed(text: str) -> _Code:
+    tree = ast.parse(text)
+    imports: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # `from a import b` imports the module a.b, or a name of the module a.
+            imports |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            imports |= {alias.name for alias in node.names}
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body.pop(0)
+    return _Code(frozenset(imports), ast.dump(tree))
 
 
 def _is_docstring(node: ast.AST) -> bool:
