@@ -1,1 +1,1 @@
-"""Measurements behind the numbers in the README, each run with `python -m benchmarks.NAME`."""
+"""The measurements in docs/benchmarks.md, each repeated with `python -m benchmarks.NAME`."""

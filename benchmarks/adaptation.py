@@ -219,7 +219,7 @@ def row(name: str, results: Sequence[Result], base: Result) -> None:
     print(
         f"| {name} | {results[0].parameters:,} | {valid:.3f} | "
         f"{statistics.mean(scores):.3f}{spread} | "
-        f"{100 * alarms:.0f} % | {source:.3f} | {100 * source / base.source_ap:.0f} % |",
+        f"{100 * alarms:.0f}% | {source:.3f} | {100 * source / base.source_ap:.0f}% |",
         flush=True,
     )
 

@@ -1,4 +1,4 @@
-"""Labels corrupted on purpose: removed, given another class, or added where no object is."""
+"""Labels corrupted on purpose: removed, given another class, or added where there is no object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ def corrupt(split: Split, seed: int) -> Corrupted:
 def _phantoms(
     split: Split, labels: Sequence[Annotation], rng: np.random.Generator
 ) -> list[Annotation]:
-    """Copies of labels in other images, where no object is."""
+    """Copies of labels in other images, where there is no object."""
     phantoms: list[Annotation] = []
     while len(phantoms) < ERRORS_PER_KIND:
         image = split.images[int(rng.integers(len(split.images)))]

@@ -169,7 +169,7 @@ def test_at_most_one_percent_of_the_boxes_is_dropped(
 def test_a_box_only_object_never_gets_a_mask(tmp_path: Path) -> None:
     values = converted(tmp_path, set_first(segmentation=[]))
     assert values["train"]["annotations"][0]["segmentation"] == []
-    assert values["conversion"]["splits"]["train"]["boxes_only"] == 1
+    assert values["conversion"]["splits"]["train"]["box_only_objects"] == 1
     assert values["conversion"]["splits"]["train"]["masks"] == 1
 
 

@@ -130,7 +130,8 @@ def test_a_module_accepts_its_arguments(command: str, capsys: pytest.CaptureFixt
         assert inner[0] == "-m"
         found, words = require_arguments(inner[1], inner[2:]), inner[1:]
     if settings := getattr(found, "settings", None):
-        parse_section(SECTIONS[words[0].removeprefix("segtune.")], settings)
+        stage = words[0].removeprefix("segtune.").removesuffix("_page")
+        parse_section(SECTIONS[stage], settings)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "src/segtune").glob("[a-z]*.py")), ids=by_name)

@@ -225,7 +225,7 @@ def test_a_missing_key_is_named(
 def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(download.KEY, KEY)
     monkeypatch.setitem(sys.modules, "roboflow.adapters.rfapi", None)
-    assert "pip install 'segtune[roboflow]'" in error_of(tmp_path)
+    assert "pip install 'roboflow>=1.7.3,<2'" in error_of(tmp_path)
 
 
 def test_the_command_ends_with_one_line_and_status_1(
@@ -277,11 +277,11 @@ def test_a_wrong_key_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         (PROJECT, (403, {"error": "forbidden"}), "rejects the API key (status 403)"),
         (PROJECT, (404, {"error": "none"}), "no such workspace or project"),
         (PROJECT, (500, f"a\nb {KEY}".encode()), "refused the request: a b ***. "),
-        (PROJECT, (200, {"versions": []}), "no such version. It has none yet"),
+        (PROJECT, (200, {"versions": []}), "no such version. The project has no versions yet"),
         (
             PROJECT,
             (200, {"versions": [{"id": "my-team/reef-life/13"}, {"id": "my-team/reef-life/2"}]}),
-            "no such version. The project has 13, 2;",
+            "no such version. The project has versions 13, 2;",
         ),
         (PROJECT, (200, b"<html>log in</html>"), "unexpected response from Roboflow"),
         (PROJECT, (200, {}), "unexpected response from Roboflow"),

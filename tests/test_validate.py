@@ -70,7 +70,7 @@ def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[s
     [
         ("train", lambda v: v.update(annotations=[]), "training split without objects"),
         ("test", lambda v: v.update(images=[], annotations=[]), "split without images"),
-        ("test", lambda v: v["categories"].pop(), "split with other classes than train"),
+        ("test", lambda v: v["categories"].pop(), "split whose classes differ from"),
         ("train", lambda v: first(v).update(id=0), "duplicate or below 1"),
         ("train", lambda v: first(v).update(id=2), "duplicate or below 1"),
         ("train", lambda v: first(v).update(bbox=[35, 5, 10, 10]), "box beyond its image"),
@@ -84,7 +84,7 @@ def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[s
         ),
         ("train", lambda v: first(v).update(segmentation={"size": [1, 1]}), "mask that is empty"),
         # As many pixels, in another shape.
-        ("train", set_rle([WIDTH, HEIGHT], [9, WIDTH * HEIGHT - 9]), "another size than its image"),
+        ("train", set_rle([WIDTH, HEIGHT], [9, WIDTH * HEIGHT - 9]), "differs in size from its"),
         ("train", set_rle([HEIGHT, WIDTH], [WIDTH * HEIGHT]), "mask that is empty"),
         ("train", set_rle([HEIGHT, WIDTH], [9, 10 * WIDTH * HEIGHT]), "cannot be read"),
         ("train", set_rle([HEIGHT, WIDTH], None), "cannot be read"),
@@ -189,7 +189,7 @@ def test_the_output_is_short_and_the_report_is_long(
     (line,) = capsys.readouterr().err.splitlines()
     assert "empty box, or box beyond its image (train: object 1 in" in line
     assert f"and {MAX_EXAMPLES - 1} more): run segtune.convert again" in line
-    assert line.endswith("report.json")
+    assert line.endswith("errors.html")
     assert len(line) < 600
 
 
@@ -215,7 +215,7 @@ def test_the_page_says_whether_a_dataset_is_valid(coco: Path) -> None:
     assert '<th scope="row">big_dog</th><td>1</td>' in text
     edit(coco, "valid", lambda v: first(v).update(category_id=2))
     validate(coco)
-    assert "<h1>The dataset is valid, with 1 kind of warnings</h1>" in page_of(coco)
+    assert "<h1>The dataset is valid, with warnings of 1 kind</h1>" in page_of(coco)
 
 
 @pytest.mark.parametrize("text", [None, "{}", '{"errors": [1], "warnings": [], "splits": {}}'])
@@ -240,3 +240,19 @@ def test_the_page_escapes_names(coco: Path) -> None:
     text = page_of(coco)
     assert "<script>" not in text
     assert "&lt;script&gt;&amp;" in text
+
+
+def test_errors_have_a_page_that_no_rule_declares(coco: Path) -> None:
+    edit(coco, "train", lambda values: values.update(annotations=[]))
+    page = coco.parent / "validate" / "errors.html"
+    with pytest.raises(SystemExit):
+        validate(coco)
+    assert "training split without objects" in page.read_text("utf-8")
+
+
+def test_the_page_of_errors_goes_when_they_are_fixed(coco: Path) -> None:
+    page = coco.parent / "validate" / "errors.html"
+    page.parent.mkdir()
+    page.write_text("old")
+    validate(coco)
+    assert not page.exists()

@@ -197,7 +197,7 @@ def test_every_exception_is_needed() -> None:
         "optimized normalization centered license labeled",
     ],
 )
-def test_good_english_is_left_in_peace(text: str) -> None:
+def test_good_english_is_accepted(text: str) -> None:
     assert not [rule for rule in RULES if pattern(rule).search(text)]
 
 

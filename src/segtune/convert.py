@@ -64,16 +64,16 @@ def _write(folder: Path, conversion: Conversion) -> None:
 def _report(conversion: Conversion) -> None:
     log = conversion.log
     categories = conversion.splits["train"].categories
-    log_line(f"export in the format {log.format}, {len(categories)} classes:")
+    log_line(f"export format: {log.format}; {len(categories)} classes:")
     for category in categories:
         log_line(f"  {category.name}: prompted as {category.prompt!r}")
     for name, count in log.splits.items():
         log_line(
             f"{name}: {count.images} images, {count.masks} masks, "
-            f"{count.boxes_only} box-only objects"
+            f"{count.box_only_objects} box-only objects"
         )
     for repair in log.repairs:
-        log_line(f"repaired {repair.count} times: {repair.rule}")
+        log_line(f"repaired ({repair.count} x): {repair.rule}")
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def _client() -> ModuleType:
     except ImportError as error:
         raise ExportError(
             f"Roboflow's client cannot be imported ({error})",
-            fix="Install it: pip install 'segtune[roboflow]'",
+            fix="Install it in this environment: pip install 'roboflow>=1.7.3,<2'",
         ) from None
 
 
@@ -153,9 +153,11 @@ def _link(client: ModuleType, version: Version, key: str) -> str:
 def _require_listed(version: Version, versions: Sequence[Mapping[str, Any]]) -> None:
     numbers = [str(known["id"]).rsplit("/", maxsplit=1)[-1] for known in versions]
     if str(version.number) not in numbers:
-        existing = f"The project has {', '.join(numbers)}" if numbers else "It has none yet"
+        known = f"has versions {', '.join(numbers)}" if numbers else "has no versions yet"
         raise ExportError(
-            "no such version", file=str(version), fix=f"{existing}; generate it, or choose another"
+            "no such version",
+            file=str(version),
+            fix=f"The project {known}; generate this one in Roboflow, or choose another",
         )
 
 
@@ -217,7 +219,7 @@ def _refusal(status: int | None, message: str, version: Version) -> ExportError:
     else:
         quote_line = " ".join(message.split())[:MAX_QUOTE]
         problem = f"Roboflow refused the request: {quote_line}"
-        fix = "Check on its page that it is generated and can be exported; then try again"
+        fix = "Check in Roboflow that this version is generated and can be exported; then try again"
     return ExportError(problem, file=str(version), fix=fix)
 
 

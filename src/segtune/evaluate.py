@@ -44,7 +44,6 @@ from segtune.evaluation.metrics import (
 
 MODELS = ("base", "tuned")
 MAX_LABEL_ISSUES = 50  # listed per split
-MIN_IMAGES = 10  # with fewer, intervals tell little
 MIN_PARALLEL_DETECTIONS = 10_000  # with fewer, a second process is not worth its start
 
 
@@ -67,13 +66,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         if any(given) and not all(given):
             parser.error(
-                "--valid, --base-valid and --tuned-valid go together, and so do the two --…-ood"
+                "--valid, --base-valid and --tuned-valid go together, "
+                "and so do --base-ood and --tuned-ood"
             )
     with exit_on_error("evaluate"):
         settings = parse_section(EvaluateSettings, arguments.settings)
         split = with_rle_masks(read_split(arguments.coco))
         if not split.images or not split.categories:
-            raise DatasetError("no images or no classes to evaluate on", file=arguments.coco)
+            raise DatasetError(
+                "no images or no classes to evaluate on",
+                file=arguments.coco,
+                fix="Check the export that this split was converted from",
+            )
         metrics = _evaluate(arguments, split, settings)
         _write_per_class(arguments.out / "per_class.csv", metrics)
         write_typed(arguments.out / "metrics.json", metrics)
@@ -129,8 +133,9 @@ def verdict(metrics: Metrics) -> Verdict:
 
 def _cautions(metrics: Metrics) -> str:
     cautions = "" if metrics.held_out else "; not held out, so the scores are optimistically biased"
-    few = metrics.counts.images < MIN_IMAGES
-    return cautions + (f"; only {metrics.counts.images} images" if few else "")
+    return cautions + (
+        f"; only {metrics.counts.images} images" if metrics.counts.few_images else ""
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

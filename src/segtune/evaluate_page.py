@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.evaluate_page", description=__doc__)
-    parser.add_argument("--metrics", type=Path, required=True, help="of segtune.evaluate")
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics.json of evaluate")
     parser.add_argument("--coco", type=Path, required=True, help="the test split")
     parser.add_argument("--base", type=Path, required=True, help="zero-shot predictions")
     parser.add_argument("--tuned", type=Path, required=True, help="fine-tuned predictions")
@@ -60,7 +60,7 @@ def _require_same_data(metrics: Metrics, splits: Sequence[Split], path: Path) ->
         or not listed <= images
     ):
         raise DatasetError(
-            "these metrics are of other images or classes",
+            "these metrics were computed on other images or classes",
             file=path,
             fix="Give the splits that were evaluated, or run segtune.evaluate again",
         )

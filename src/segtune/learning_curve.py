@@ -23,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         images = [len(read_split(coco / "train.json").images) for coco, _ in arguments.run]
         if len(set(images)) < 2:
-            raise ConfigError("a curve needs training runs on different numbers of images")
+            raise ConfigError(
+                "a curve needs training runs on different numbers of images",
+                fix="Add images to the training split",
+            )
         curve = fit_learning_curve(metrics[0], images, scores)
         write_typed(arguments.out / "learning_curve.json", curve)
         log_line(curve.verdict.sentence)

@@ -76,7 +76,7 @@ def outputs_on_random_input(model: Sam3Image, image_size: int) -> Outputs:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.merge", description=__doc__)
-    parser.add_argument("--adapter", type=Path, required=True, help="folder of segtune.train")
+    parser.add_argument("--adapter", type=Path, required=True, help="as results/train/adapter")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
     parser.add_argument("--weights", default="default", help="see config.yaml")
@@ -93,7 +93,7 @@ def _require_same_base(recipe: dict[str, Any] | None, arguments: argparse.Namesp
             f"trained on model {trained_on[0]!r} with weights {trained_on[1]!r}, but merged into "
             f"{arguments.model!r} with {arguments.weights!r}",
             file=arguments.adapter,
-            fix="Merge into the base that the adapter was trained on",
+            fix="Set `model` and `weights` to those that the adapter was trained with",
         )
 
 
@@ -116,7 +116,7 @@ def _require_parity(compared: dict[str, dict[str, float]], tolerance: float) -> 
             raise AdapterError(
                 f"after merging, {name} differs by {difference['relative']:.2e} (relative), "
                 f"more than {tolerance:.0e}",
-                fix="Please report this; the limit is merge.tolerance",
+                fix="Please report this as a bug; the limit is the setting merge.tolerance",
             )
 
 

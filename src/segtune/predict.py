@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.predict", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--coco", type=Path, help="a split of segtune.convert")
+    source.add_argument("--coco", type=Path, help="a split written by segtune.convert")
     source.add_argument("--images", type=Path, help="a folder of images")
     parser.add_argument("--prompt", nargs="+", default=[], help="prompts instead of the classes")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
@@ -107,7 +107,7 @@ def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
         if not prompt.strip() or count_tokens(prompt) > MAX_TOKENS:
             raise ConfigError(
                 f"--prompt {prompt!r} is empty or has more than {MAX_TOKENS} tokens",
-                fix="Use fewer words",
+                fix="Describe the object in a few words",
             )
     return tuple(Category(n, prompt, prompt) for n, prompt in enumerate(prompts, start=1))
 
@@ -156,7 +156,7 @@ def _missing(
 def _fingerprint(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split
 ) -> dict[str, Any]:
-    """Everything the results depend on, which batches and processes do not belong to."""
+    """Everything that the results depend on; batches and processes are not part of it."""
     weights = weights_file(arguments.model, arguments.weights)
     return {
         "settings": settings.model_dump(mode="json", exclude={"prompts_per_pass"}),

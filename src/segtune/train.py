@@ -1,8 +1,8 @@
 """Fine-tune SAM 3 with LoRA on the training split; the valid split chooses the best epoch.
 
 Runs as a single process or under torchrun. On SIGINT or SIGTERM it finishes its optimizer
-step, saves its state and exits; killed at any moment, it has the state of a little earlier.
-The same command then resumes the run, and ends with a bitwise identical adapter.
+step, saves its state and exits; if it is killed, the last checkpoint remains. The same command
+then resumes the run, and ends with a bitwise identical adapter.
 """
 
 import argparse
@@ -76,13 +76,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.train", description=__doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder of segtune.convert")
-    parser.add_argument("--report", type=Path, required=True, help="of segtune.validate")
+    parser.add_argument("--report", type=Path, required=True, help="report.json of validate")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
     parser.add_argument("--weights", default="default", help="see config.yaml")
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
     parser.add_argument("--settings", default="{}", help="the train section, as JSON")
-    parser.add_argument("--workers", type=int, default=0, help="data processes per device")
+    parser.add_argument("--workers", type=int, default=0, help="data loaders per process")
     return parser
 
 

@@ -1,37 +1,42 @@
 """Check a converted dataset before anything expensive is run on it.
 
-Errors are what later stages cannot work with, warnings what makes their results doubtful.
-The report is written either way; with errors the exit status is 1.
+Errors stop later stages from working; warnings cast doubt on their results. The report is
+written either way. With errors, the exit status is 1, and a page of them is written as well:
+Snakemake removes the report of a failed job.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segtune.core.config import ValidateSettings
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.typed_json import write_typed
 from segtune.dataset.checks import Problem, check_dataset
 from segtune.dataset.coco import SPLITS, read_manifest, read_split
+from segtune.reports.validation_page import write_validation_page
 
 MAX_PRINTED = 3  # examples per problem; the report has more
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write `report.json`; fail if there are errors."""
+    """Write `report.json`; if there are errors, write `errors.html` and fail."""
     arguments = _parser().parse_args(argv)
     with exit_on_error("validate"):
         splits = [read_split(arguments.coco / f"{name}.json") for name in SPLITS]
         report = check_dataset(splits, read_manifest(arguments.coco))
-        path = arguments.out / "report.json"
-        write_typed(path, report)
+        write_typed(arguments.out / "report.json", report)
         for warning in report.warnings:
-            log_line(f"warning: {_line(warning)}")
+            log_line(f"WARNING: {_line(warning)}")
+        page = arguments.out / "errors.html"
+        page.unlink(missing_ok=True)
         if report.errors:
+            write_validation_page(page, report, ValidateSettings().max_examples)
             raise DatasetError(
                 "; ".join(map(_line, report.errors)),
                 file=arguments.coco,
-                fix=f"More examples are in {path}",
+                fix=f"See {page}",
             )
         log_line(f"valid: {sum(len(split.images) for split in splits)} images")
 

@@ -112,7 +112,7 @@ def test_perfect_predictions_are_1_and_none_are_0(with_masks: bool) -> None:
     assert scores(split, Detections(), with_masks) == ConceptScores(cgf1=0, pmf1=0, il_mcc=0)
 
 
-def test_a_model_that_detects_everything_everywhere_is_worth_nothing() -> None:
+def test_a_model_that_detects_everything_everywhere_has_a_cgf1_of_0() -> None:
     split = split_of(OBJECTS)
     elsewhere = [replace(d, image_id=3 - d.image_id) for d in PERFECT]
     found = scores(split, Detections(PERFECT + elsewhere), with_masks=True)

@@ -277,7 +277,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;">]><annotation>&c;</annot
         (
             "createml",
             replace("train/_annotations.createml.json", lambda t: t.replace("train.jpg", "x.jpg")),
-            "image 'x.jpg': the image is not beside it",
+            "image 'x.jpg': the image is not in the same folder",
         ),
         (
             "createml",
@@ -289,11 +289,11 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;">]><annotation>&c;</annot
             replace("train/_annotations.createml.json", lambda t: t.replace("14.0", '"left"')),
             "annotation 0: coordinates that are not numbers",
         ),
-        ("tensorflow", replace("train/_annotations.csv", "a,b\n1,2\n"), "its columns are not"),
+        ("tensorflow", replace("train/_annotations.csv", "a,b\n1,2\n"), "columns other than"),
         (
             "tensorflow",
             replace("train/_annotations.csv", lambda t: t.replace("train.jpg", "x.jpg")),
-            "_annotations.csv: line 2: the image 'x.jpg' is not beside it",
+            "_annotations.csv: line 2: the image 'x.jpg' is not in the same folder",
         ),
         (
             "tensorflow",

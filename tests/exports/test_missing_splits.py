@@ -29,7 +29,7 @@ def test_a_missing_valid_split_is_held_out_by_original_image(tmp_path: Path) -> 
     scene = {"train": augmented_copies("a", 20), "test": augmented_copies("t", 2)}
     write_coco(tmp_path / "export", scene)
     values = convert(tmp_path / "export", tmp_path / "out")
-    assert len(values["valid"]["images"]) == 9  # 15 % of 20 originals, with all their copies
+    assert len(values["valid"]["images"]) == 9  # 15% of 20 originals, with all their copies
     assert not originals_of(values, "train") & originals_of(values, "valid")
     assert len(values["train"]["images"]) == 51
     assert len(values["train"]["annotations"]) == 51

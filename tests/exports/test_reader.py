@@ -80,13 +80,13 @@ def test_moved_images_and_a_renamed_json_are_found(tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda folder: None, "no such file or folder"),
-        (lambda folder: folder.mkdir(), "there is nothing in it"),
-        (lambda folder: (folder / "a").mkdir(parents=True), "there is nothing in it"),
+        (lambda folder: folder.mkdir(), "contains no files"),
+        (lambda folder: (folder / "a").mkdir(parents=True), "contains no files"),
         (
             lambda folder: (folder / "train").mkdir(parents=True),
             "contains no annotations of a known",
         ),
-        (lambda folder: (folder / "a.txt", folder.mkdir())[0].touch(), "there is no train/"),
+        (lambda folder: (folder / "a.txt", folder.mkdir())[0].touch(), "contains no train/, "),
         (lambda folder: folder.write_text("text"), "cannot read the zip file"),
     ],
 )
@@ -105,7 +105,7 @@ def test_missing_splits_are_left_out(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", splits=("train", "test"))
     assert list(read_export(export, tmp_path / "unpacked").splits) == ["train", "test"]
     (export / "train").rename(export / "valid")
-    with pytest.raises(ExportError, match="there is no train split"):
+    with pytest.raises(ExportError, match="contains no train split"):
         read_export(export, tmp_path / "unpacked")
 
 

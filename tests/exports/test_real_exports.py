@@ -30,7 +30,7 @@ def test_the_objects_of_real_exports_are_counted(
     assert [c["name"] for c in values["test"]["categories"]] == classes
     assert sum(count["images"] for count in counts) == images
     assert sum(count["masks"] for count in counts) == masks
-    assert sum(count["boxes_only"] for count in counts) == boxes_only
+    assert sum(count["box_only_objects"] for count in counts) == boxes_only
 
 
 def copied(name: str, tmp_path: Path) -> Path:

@@ -377,7 +377,7 @@ def test_the_seed_determines_the_adapters_and_the_global_generator_is_untouched(
         ({"": LoraSpec(RANK, ALPHA)}, "matches no module"),
         (
             {"plain": LoraSpec(RANK, ALPHA), "pl.*": LoraSpec(RANK, ALPHA)},
-            "plain: adapted twice",
+            "plain: matched by two LoRA targets",
         ),
         ({"plain": LoraSpec(RANK, ALPHA, projections=("q",))}, "does not fuse q, k and v"),
         (

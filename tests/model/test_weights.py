@@ -79,23 +79,21 @@ def test_weights_come_from_the_hub(hub: type[Hub]) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (401, "", "the hub returned status 401.*hf auth login"),
-        (401, "RepoNotFound", "the hub returned status 401.*HF_TOKEN"),
+        (401, "", "the Hugging Face Hub returned status 401.*hf auth login"),
+        (401, "RepoNotFound", "the Hugging Face Hub returned status 401.*HF_TOKEN"),
         (403, "GatedRepo", r"access denied \(403\).*Request access"),
-        (404, "RepoNotFound", "the hub returned status 404.*hf auth login"),
-        (500, "", "the hub returned status 500|cannot be reached"),
+        (404, "RepoNotFound", "the Hugging Face Hub returned status 404.*hf auth login"),
+        (500, "", "the Hugging Face Hub returned status 500|cannot be reached"),
     ],
 )
-def test_a_refusal_of_the_hub_tells_what_to_do(
-    hub: type[Hub], status: int, error: str, message: str
-) -> None:
+def test_a_hub_error_says_what_to_do(hub: type[Hub], status: int, error: str, message: str) -> None:
     hub.status, hub.error = status, error
     with pytest.raises(WeightsError, match=message) as raised:
         load_base_model("tiny", "facebook/sam3")
     assert str(raised.value).startswith(f"facebook/sam3/{HUB_FILE}: ")
 
 
-def test_without_network_and_cache_the_message_tells(
+def test_an_unreachable_hub_without_cache_is_an_error(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

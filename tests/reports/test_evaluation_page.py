@@ -31,14 +31,14 @@ def test_every_section_explains_itself(page: Path) -> None:
     sections = re.findall(r"<section.*?</section>", body, re.S)
     titles = [re.search(r"<h2[^>]*>(.*?)</h2>", section) for section in sections]
     assert [title and title[1] for title in titles] == [
-        "Key numbers",
+        "Key metrics",
         "Images",
         "Classes",
         "Errors",
         "Confidence thresholds and calibration",
         "Forgetting",
         "Suspected label errors",
-        "All numbers",
+        "All metrics",
     ]
     assert all(re.search(r"<(p|caption)\b[^>]*>[^<]{40,}", section) for section in sections)
 
@@ -76,7 +76,7 @@ def test_metrics_of_other_data_are_one_line(
         evaluate_page.main([metrics, other, *files, f"--out={tmp_path / 'x.html'}"])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "metrics.json: these metrics are of other images or classes" in line
+    assert "metrics.json: these metrics were computed on other images or classes" in line
     assert not list(tmp_path.iterdir())
 
 

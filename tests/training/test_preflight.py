@@ -42,15 +42,15 @@ def gb(trial: Trial) -> float | None:
     [
         (
             Trial(images=2, negatives=5),
-            "train.micro_batch_size: 1: 16.0 GB; train.max_negatives: 1: 20.0 GB; "
-            "no `vision` in train.lora: 18.0 GB; all of these: 7.0 GB",
+            "train.micro_batch_size: 1 (16.0 GB); train.max_negatives: 1 (20.0 GB); "
+            "no `vision` in train.lora (18.0 GB); all of these (7.0 GB)",
         ),
         (
             Trial(images=8, negatives=5),
-            "train.micro_batch_size: 1: 16.0 GB; train.max_negatives: 1: still too much; "
-            "no `vision` in train.lora: still too much; all of these: 7.0 GB",
+            "train.micro_batch_size: 1 (16.0 GB); train.max_negatives: 1 (still too much); "
+            "no `vision` in train.lora (still too much); all of these (7.0 GB)",
         ),
-        (Trial(images=1, negatives=1), "The step takes with no `vision` in train.lora: 7.0 GB"),
+        (Trial(images=1, negatives=1), "with each change: no `vision` in train.lora (7.0 GB)"),
     ],
 )
 def test_every_setting_that_would_help_is_listed_with_its_memory(
@@ -61,4 +61,4 @@ def test_every_setting_that_would_help_is_listed_with_its_memory(
 
 def test_settings_at_their_minimum_are_not_listed() -> None:
     advice = suggestions(Trial(images=4, negatives=0), ("detr_decoder",), gb)
-    assert advice == "The step takes with train.micro_batch_size: 1: 11.0 GB"
+    assert advice.endswith(": train.micro_batch_size: 1 (11.0 GB)")

@@ -1,5 +1,5 @@
-# What the other files here use: the validated config, the params that decide about
-# reruns, and the environment in which the stages start.
+# Shared by the other files here: the validated config, the params that decide what reruns,
+# and the environment in which the stages start.
 
 import os
 import shlex
@@ -61,7 +61,7 @@ IMAGE_SIZE = f"--image-size {CONFIG.image_size}" if CONFIG.image_size else ""
 OOD_PROMPTS = " ".join(["--prompt", *map(shlex.quote, CONFIG.evaluate.ood_prompts)])
 OOD = ["<results>/predict/{model}_ood.json"] if CONFIG.evaluate.ood_prompts else []
 
-# Snakemake takes existing results for up to date when an input of theirs is missing, so a
+# Snakemake considers existing results up to date when one of their inputs is missing, so a
 # mistyped path would seem to work.
 EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
 for setting, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items():
@@ -83,9 +83,9 @@ wildcard_constraints:
 def settings(stage):
     """A stage's settings, as one string.
 
-    Snakemake compares params as a set without names: of separate settings, a change from
-    one value to another that is present anyway would go unnoticed. As a function, for the
-    braces of a template are not wildcards.
+    Snakemake compares params as a set without names. If settings were separate params, a
+    change to a value that another setting has anyway would go unnoticed. It is a function
+    because Snakemake would take the braces of a template for wildcards.
     """
     text = CONFIG.section_json(stage)
     return lambda wildcards: text

@@ -12,7 +12,7 @@
 rule convert:
     """Convert the export to one COCO file per split, and log every repair."""
     input:
-        # A folder's time says nothing about its content: the param `export` does.
+        # A folder's modification time says nothing about its content; the param `export` does.
         export="<results>/export.zip" if REMOTE else ancient(CONFIG.export),
     output:
         train="<results>/coco/train.json",

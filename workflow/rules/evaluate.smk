@@ -4,12 +4,12 @@
 #   <results>/coco/{test,valid}.json
 #   <results>/predict/{base,tuned}.json
 #   <results>/predict/{base,tuned}_valid.json
-#   <results>/predict/{base,tuned}_ood.json        where there are `ood_prompts`
+#   <results>/predict/{base,tuned}_ood.json        if there are `ood_prompts`
 #
 # OUTPUTS
 #   <results>/evaluate/metrics.json
 #   <results>/evaluate/per_class.csv
-#   <results>/evaluate/report.html                 the page, by a rule of its own
+#   <results>/evaluate/report.html                 the page, made by its own rule
 
 
 rule evaluate:

@@ -1,9 +1,9 @@
-# Learning curve: would more data help? Only where it is asked for:
+# Learning curve: would more data help? Only on request:
 #   snakemake --cores all --resources gpu=2 -- learning_curve_page
 # It trains twice more, on a quarter and on half of the training images.
 #
 # REQUIRED INPUTS
-#   as of train, and <results>/train/adapter/
+#   those of train, and <results>/train/adapter/
 #
 # OUTPUTS
 #   <results>/learning_curve/learning_curve.json

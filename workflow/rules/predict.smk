@@ -27,7 +27,7 @@ rule predict_model:
         "<benchmarks>/predict_{model}.tsv"
     conda:
         "../envs/segtune.yaml"
-    # Half of a common workstation, so that its two GPUs can work side by side.
+    # Half of a workstation with 16 cores, so that its two GPUs can work side by side.
     threads: 8
     resources:
         gpu=1,

@@ -12,7 +12,7 @@
 #   <results>/train/history.jsonl     one line per optimizer step and validation
 #   <results>/train/valid_{base,best}.json    predictions on a few images of valid, before
 #                                             training and at the best epoch
-#   <results>/train/summary.html      the page of all this, by a rule of its own
+#   <results>/train/summary.html      the page of all this, made by its own rule
 #
 # Undeclared, so that Snakemake does not delete them when a run is interrupted:
 # <results>/train/checkpoints/, from which the next run resumes,
@@ -26,8 +26,8 @@ rule train:
         rules.convert.output.valid,
         WEIGHTS_INPUT,
         manifest=rules.convert.output.manifest,
-        # The gate. Not ancient(): behind one, Snakemake 9.27 overlooks that params changed
-        # as soon as the job before it is to run as well.
+        # The gate. Not ancient(): with it, Snakemake 9.27 overlooks changed params whenever
+        # the job that makes this file runs as well.
         report=rules.validate.output,
     output:
         config="<results>/train/adapter/adapter_config.json",
@@ -56,9 +56,10 @@ rule train:
         settings=settings("train"),
         code=code("train"),
     message:
-        "Training {params.model} on {resources.gpu} GPU(s), or the CPU where there is none"
+        "Training {params.model} on {resources.gpu} GPU(s), or on the CPU if there are none"
     # The number of processes and readers is not a param, because training must not be
-    # repeated where only the number of GPUs has changed. Half of the cores read images.
+    # repeated when only the number of GPUs has changed. With two processes, half of the
+    # cores read images.
     shell:
         """
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \

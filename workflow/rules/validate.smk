@@ -5,10 +5,11 @@
 #   <results>/coco/manifest.json
 #
 # OUTPUTS
-#   <results>/validate/report.json    the gate that train asks for
-#   <results>/validate/report.html    its page, by a rule of its own
+#   <results>/validate/report.json    the gate, which train requires
+#   <results>/validate/report.html    its page, made by its own rule
 #
-# It fails when it finds errors, so that nothing later starts.
+# It fails when it finds errors, so that nothing later starts. Undeclared, so that Snakemake does
+# not delete it then: <results>/validate/errors.html, the page of the errors.
 
 
 rule validate:
@@ -24,7 +25,7 @@ rule validate:
         "<logs>/validate.log",
     benchmark:
         "<benchmarks>/validate.tsv"
-    # A bad dataset should be known before the base model has predicted on it.
+    # A bad dataset should be noticed before the base model predicts on it.
     priority: 1
     conda:
         "../envs/segtune.yaml"

@@ -1,1 +1,1 @@
-"""What every other wing stands on: errors, settings, files, processes."""
+"""What every other wing builds on: errors, settings, files, processes."""

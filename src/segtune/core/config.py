@@ -147,7 +147,7 @@ class TrainSettings(Section):
         1.0, gt=0, le=1, description="images are shrunk to a random scale from here to 1, padded"
     )
     color_jitter: float = Field(
-        0.0, ge=0, lt=1, description="brightness, contrast, saturation times up to 1 +- this"
+        0.0, ge=0, lt=1, description="brightness, contrast, saturation vary by up to this fraction"
     )
     box_noise: float = Field(
         0.0, ge=0, lt=1, description="standard deviation of target boxes' sides, relative"
@@ -155,13 +155,13 @@ class TrainSettings(Section):
     repeat_factor_threshold: float = Field(
         0.0, ge=0, le=1, description="classes in a smaller fraction of images are seen more often"
     )
-    learning_rate: PositiveFloat = Field(2e-3, description="peak, of AdamW")
+    learning_rate: PositiveFloat = Field(2e-3, description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(10, ge=0, description="optimizer steps of linear warm-up")
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
-    clip_norm: PositiveFloat = Field(0.1, description="largest L2 norm of the gradient")
+    clip_norm: PositiveFloat = Field(0.1, description="gradients are clipped to this L2 norm")
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="per step, of averaged adapters, which are then evaluated"
+        0.0, ge=0, lt=1, description="per step, of a moving average used instead; 0: off"
     )
     select_by: Literal["AP", "cgF1"] = Field(
         "AP", description="score on the valid split that chooses the best epoch"
@@ -198,7 +198,7 @@ class MergeSettings(Section):
 
 class PredictSettings(Section):
     prompts_per_pass: PositiveInt = Field(
-        8, description="prompts behind the image encoder at once; limits memory"
+        8, description="prompts run at once on an encoded image; limits memory"
     )
     confidence_threshold: float = Field(
         0.001, ge=0, le=1, description="detections below it are not written"
@@ -208,7 +208,7 @@ class PredictSettings(Section):
 
 class EvaluateSettings(Section):
     confidence_threshold: float = Field(
-        0.5, ge=0, le=1, description="of false alarms, and where none can be chosen on valid"
+        0.5, ge=0, le=1, description="for false alarms, forgetting, and classes without their own"
     )
     resamples: PositiveInt = Field(
         1000, description="bootstrap resamples of the images, behind the intervals"
@@ -258,7 +258,7 @@ def parse_section(kind: type[SectionT], text: str) -> SectionT:
     """Validate the JSON that a stage was given as `--settings`.
 
     Raises:
-        ConfigError: naming every problem with its dotted path, or the JSON's own flaw.
+        ConfigError: naming every problem with its dotted path, or the error in the JSON.
     """
     try:
         values = json.loads(text)
@@ -273,7 +273,7 @@ def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
         raise ConfigError(
-            problems, file=source, fix="All settings and their units are in config.yaml"
+            problems, file=source, fix="config.yaml lists all settings with their units"
         ) from None
 
 

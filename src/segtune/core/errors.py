@@ -43,11 +43,11 @@ class ConfigError(SegtuneError):
 
 
 class ExportError(SegtuneError):
-    """An export that cannot be read without losing or making up something."""
+    """An export that cannot be read without losing or inventing data."""
 
 
 class DatasetError(SegtuneError):
-    """A dataset or predictions that cannot be worked with."""
+    """A dataset or predictions that cannot be used."""
 
 
 class WeightsError(SegtuneError):

@@ -1,6 +1,6 @@
-"""Checks of a converted dataset, and the report that they make.
+"""Checks of a converted dataset, and their report.
 
-Errors are what later stages cannot work with, warnings what makes their results doubtful.
+Errors stop later stages from working; warnings cast doubt on their results.
 """
 
 from collections import Counter
@@ -93,16 +93,16 @@ def _errors(splits: Sequence[Split], manifest: Manifest) -> Iterator[_Finding]:
     sizes = {entry.path: entry.size for entry in manifest.images}
     for split in splits:
         if not split.images:
-            yield _Finding("split without images", "add some, or move some there", split.name)
+            yield _Finding("split without images", "add some, or move some into it", split.name)
         if split.categories != train.categories:
-            yield _Finding("split with other classes than train", CONVERT_AGAIN, split.name)
+            yield _Finding("split whose classes differ from train's", CONVERT_AGAIN, split.name)
         yield from _id_errors(split)
         for image in split.images:
             yield from _image_errors(split, image, sizes)
             for annotation in split.annotations[image.id]:
                 yield from _object_errors(split, image, annotation)
     if not train.objects:
-        yield _Finding("training split without objects", "label some", train.name)
+        yield _Finding("training split without objects", "label some objects", train.name)
     yield from _prompt_errors(train)
 
 
@@ -143,7 +143,7 @@ def _object_errors(split: Split, image: Image, a: Annotation) -> Iterator[_Findi
     if a.category_id not in {category.id for category in split.categories}:
         yield _Finding("object of an unknown class", CONVERT_AGAIN, place)
     if a.segmentation and not _is_readable(a.segmentation, image):
-        problem = "mask that is empty, has another size than its image or cannot be read"
+        problem = "mask that is empty, differs in size from its image or cannot be read"
         yield _Finding(problem, CONVERT_AGAIN, place)
 
 
@@ -159,7 +159,7 @@ def _is_readable(segmentation: Segmentation, image: Image) -> bool:
     try:
         if isinstance(segmentation, list):
             return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
-        # pycocotools trusts runs; those that leave the image make it read beyond its memory.
+        # pycocotools trusts run lengths; if they exceed the image, it reads out of bounds.
         counts = segmentation["counts"]
         runs = counts if isinstance(counts, list) else decode_rle_counts(counts)
         return (
@@ -192,7 +192,7 @@ def _warnings(splits: Sequence[Split], manifest: Manifest) -> Iterator[_Finding]
         for category in split.categories:
             if category.id not in present:
                 problem = f"class without objects in {split.name}"
-                yield _Finding(problem, "label some there", category.name)
+                yield _Finding(problem, "label some in that split", category.name)
 
 
 def _summary(split: Split) -> SplitSummary:

@@ -67,7 +67,7 @@ class Split:
     _by_pair: dict[tuple[int, int], list[Annotation]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Not when it is first needed: another thread may be pickling the split then.
+        # Not lazily: another thread may be pickling the split at that moment.
         pairs: dict[tuple[int, int], list[Annotation]] = {}
         for a in self.objects:
             pairs.setdefault((a.image_id, a.category_id), []).append(a)

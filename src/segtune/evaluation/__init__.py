@@ -1,1 +1,1 @@
-"""What is measured, and how."""
+"""Metrics, error types, calibration and label issues of predictions."""

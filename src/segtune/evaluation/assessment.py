@@ -1,4 +1,4 @@
-"""All numbers about one model, and the differences of two with their intervals."""
+"""All metrics of one model, and the differences between two with their intervals."""
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -77,7 +77,7 @@ def evaluate_model(
         split: the test split.
         detections: of the model on it.
         valid: per class, its matches on the valid split, where thresholds are chosen.
-        confidence_threshold: of false alarms; also of a class that `valid` cannot tell about.
+        confidence_threshold: for false alarms, and for classes without one chosen on `valid`.
     """
     kinds: list[Kind] = ["box", "mask"] if has_masks(split) else ["box"]
     with_masks = "mask" in kinds

@@ -37,7 +37,7 @@ def paired_differences(
     Args:
         base: per class, the matches of one model.
         tuned: per class, the matches of the other on the same images.
-        resamples: number of resamples; a thousand fix the second digit of the bounds.
+        resamples: number of resamples; a thousand settle the second digit of the bounds.
     """
     images = len(base[0].objects)
     draws = resample_counts(images, resamples)

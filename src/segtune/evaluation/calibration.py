@@ -70,8 +70,8 @@ def at_threshold(matches: ClassMatches, threshold: float) -> AtThreshold:
 def precision_at_score(matches: ClassMatches, score: float) -> float:
     """Precision of a class's detections with at least this score.
 
-    Where a lower threshold has a higher precision, that one: a higher score is never worth
-    less, and the few detections at the top say little.
+    Where a lower threshold has a higher precision, that one is taken: a higher score is never
+    worth less, and the few detections at the top say little.
     """
     scores, hits, counted = _ranked(matches)
     precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)

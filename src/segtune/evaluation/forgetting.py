@@ -37,7 +37,7 @@ def measure_forgetting(
     """Compare the detections of two models for the same prompts in the same images.
 
     The base model's detections are not ground truth: where one was wrong, losing it is right.
-    But a gently fine-tuned model detects much the same as before.
+    But a gently fine-tuned model detects much the same objects as before.
 
     Args:
         split: the images.

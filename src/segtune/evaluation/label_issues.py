@@ -54,7 +54,7 @@ def find_label_issues(
 
     Args:
         split: with the labels.
-        records: the fine-tuned model's detections with low scores, too, by error type.
+        records: the fine-tuned model's detections by error type, including low scores.
         classes: per class, its matches on the split.
         limit: maximum number of issues.
     """

@@ -2,7 +2,7 @@
 
 The error, 1 - score, mostly falls as a power of the number of images (Hestness et al. 2017,
 "Deep Learning Scaling is Predictable, Empirically"). A line through its logarithm says what
-twice as many images would bring, as far as so few points can.
+twice as many images would bring, as far as so few points can tell.
 """
 
 import math
@@ -92,7 +92,7 @@ def fit_learning_curve(
         doubled=Extrapolation(2 * most, fitted(2 * most)),
         gain=gain,
         spread=spread,
-        verdict=_verdict(gain, spread, most),
+        verdict=_verdict(gain, spread, most=most, metric=metric),
     )
 
 
@@ -105,8 +105,8 @@ def read_learning_curve(path: Path) -> LearningCurve:
     return read_typed(path, LearningCurve, fix="Run segtune.learning_curve again")
 
 
-def _verdict(gain: float, spread: float, most: int) -> Verdict:
-    expected = f"{2 * most} images instead of {most} are expected to bring {gain:+.3f}"
+def _verdict(gain: float, spread: float, *, most: int, metric: str) -> Verdict:
+    expected = f"{2 * most} images instead of {most} are expected to bring {gain:+.3f} {metric}"
     if gain + spread < MIN_GAIN:
         return Verdict(Outcome.LITTLE_GAIN, f"more data of this kind would help little: {expected}")
     if gain > max(MIN_GAIN, 2 * spread):

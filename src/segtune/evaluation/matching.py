@@ -11,7 +11,7 @@ from segtune.dataset.detections import Detection
 from segtune.dataset.masks import Rle, box_to_polygon, segmentation_to_rle
 from segtune.evaluation.arrays import Array
 
-MATCH_IOU = 0.5  # at or above it, two shapes mean the same object
+MATCH_IOU = 0.5  # at or above it, two shapes count as the same object
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from segtune.evaluation.error_types import ErrorType
 from segtune.evaluation.forgetting import Forgetting
 from segtune.evaluation.label_issues import LabelIssue
 
+MIN_IMAGES = 10  # with fewer, intervals say little
+
 
 class Outcome(StrEnum):
     """Whether the fine-tuned model beats zero-shot."""
@@ -59,7 +61,7 @@ class Overlap:
 class ChosenThreshold(AtThreshold):
     """A class's confidence threshold, with precision and recall on the test split."""
 
-    chosen_on_valid: bool  # else the default, because the valid split cannot tell
+    chosen_on_valid: bool  # False: the default, because none could be chosen on valid
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ class Counts:
     objects: int
     box_only_objects: int
 
+    @property
+    def few_images(self) -> bool:
+        """Whether there are so few that intervals say little."""
+        return self.images < MIN_IMAGES
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -135,7 +142,7 @@ class Metrics:
     verdict: Verdict
     kind: Kind  # what the verdict is about: masks where there are some
     held_out: bool  # False where `valid` stands in for a missing test split
-    confidence_threshold: float  # of false alarms, and of classes that `valid` cannot tell about
+    confidence_threshold: float  # for false alarms, and classes without one chosen on `valid`
     counts: Counts
     base: ModelMetrics
     tuned: ModelMetrics

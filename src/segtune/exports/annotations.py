@@ -1,4 +1,4 @@
-"""Making exact objects of the annotations of an export, and logging every repair."""
+"""Normalizing the annotations of an export, and logging every repair."""
 
 from array import array
 from collections.abc import Sequence

@@ -25,7 +25,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     # It may be the user's own, with the only copy of their images in it.
     if folder.exists() and not (folder / MARKER).is_file():
         raise ExportError(
-            "the zip file would be unpacked here, but this exists and was not created by segtune",
+            "the zip file would be unpacked into this folder, which was not created by segtune",
             file=folder,
             fix="Move it away, or write the results to another folder",
         )

@@ -20,7 +20,7 @@ SETTINGS = "--settings"
 def prompted_categories(
     classes: Sequence[SourceCategory], settings: ConvertSettings, file: Path
 ) -> tuple[Category, ...]:
-    """The classes with their prompts, in which only the fields of an image are left open.
+    """The classes with their prompts, in which only fields of the image are not filled in yet.
 
     Args:
         classes: from `class_table`.

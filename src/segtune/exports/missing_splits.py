@@ -1,4 +1,4 @@
-"""Splits that an export does not have: held out from the training split, or refused.
+"""Splits that an export does not have: held out from the training split, or an error.
 
 All augmented copies of one original image stay together, or else a model would be tested on
 what it was trained on.
@@ -39,7 +39,7 @@ def fill_missing_splits(
             "the export has no test split, so no data would be held out",
             file=found["train"].path,
             fix="Choose: convert: {missing_test: hold_out} takes a fraction of train, "
-            "{missing_test: valid} scores on the split that training selects on",
+            "{missing_test: valid} evaluates on the split that training selects on",
         )
     for name in ("valid", "test"):
         if name in found:
@@ -61,8 +61,8 @@ def _held_out(
     count = round(settings.holdout_fraction * len(originals))
     if not 0 < count < len(originals):
         raise ConfigError(
-            f"the export has no {name} split, and {settings.holdout_fraction:.0%} of the "
-            f"{len(originals)} original images of train are {count}",
+            f"the export has no {name} split, and holding out {settings.holdout_fraction:.0%} "
+            f"of train's original images would take {count} of {len(originals)}",
             file=train.path,
             fix="Add images, or change convert: {holdout_fraction: …}",
         )

@@ -47,7 +47,7 @@ def read_rows(table: str, export: Path) -> dict[str, Fields]:
     reader = csv.DictReader(io.StringIO(read_text(path)))
     if KEY not in (reader.fieldnames or ()):
         raise ConfigError(
-            f"convert.fields has no column {KEY}", file=path, fix="Add the names of the images"
+            f"convert.fields has no column {KEY}", file=path, fix="Add it, with the images' names"
         )
     rows: dict[str, Fields] = {}
     for line, row in enumerate(reader, start=2):

@@ -77,7 +77,7 @@ def read_export(export: Path, unpacked: Path, settings: ConvertSettings) -> Expo
                 fix="Add them, or remove the folder",
             )
     if "train" not in folders:
-        raise ExportError("there is no train split in it", file=root, fix=EXPORT_IT)
+        raise ExportError("contains no train split", file=root, fix=EXPORT_IT)
     return Export(root, name, {split: readers[split](settings) for split in folders})
 
 
@@ -103,15 +103,15 @@ def _split_folders(root: Path, export: Path) -> dict[str, Path]:
         if folders:
             found[split] = folders[0]
     if not found:
-        problem = "no train/, valid/ or test/" if any(root.iterdir()) else "nothing"
-        raise ExportError(f"there is {problem} in it", file=export, fix=EXPORT_IT)
+        missing = "no train/, valid/ or test/ folder" if any(root.iterdir()) else "no files"
+        raise ExportError(f"contains {missing}", file=export, fix=EXPORT_IT)
     return found
 
 
 def _choose_format(
     root: Path, folders: Mapping[str, Path], chosen: str, export: Path
 ) -> tuple[str, dict[str, Reader]]:
-    """The format that most splits have; of several, the settings must choose."""
+    """The format that most splits have; if several tie, the settings must choose."""
     if chosen != "auto":
         return chosen, FORMATS[chosen].find(root, folders)
     found = {name: kind.find(root, folders) for name, kind in FORMATS.items()}

@@ -52,5 +52,5 @@ class Repairs:
         ]
 
     def _relative(self, file: Path) -> str:
-        # The log is shared more widely than the machine's paths should be.
+        # People pass the log on, and the machine's paths should not go with it.
         return file.relative_to(self.root).as_posix()

@@ -33,7 +33,7 @@ class SplitCounts:
     images: int
     annotations: int
     masks: int
-    boxes_only: int
+    box_only_objects: int
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _counts(splits: Mapping[str, Split]) -> dict[str, SplitCounts]:
             images=len(split.images),
             annotations=len(split.objects),
             masks=masks,
-            boxes_only=len(split.objects) - masks,
+            box_only_objects=len(split.objects) - masks,
         )
     return counts
 

@@ -18,7 +18,7 @@ def inject_lora(
     """Freeze a model and adapt the modules that the patterns name, in place.
 
     Args:
-        model: any module with linears or multi-head attention.
+        model: any module with linear layers or multi-head attention.
         specs: regular expression that matches full module names -> how to adapt them.
         seed: of the random A matrices; the global generator is not disturbed.
 
@@ -36,7 +36,7 @@ def inject_lora(
         for pattern, spec in specs.items():
             for name in _matching(model, pattern):
                 if name in adapted:
-                    raise AdapterError("adapted twice", record=name)
+                    raise AdapterError("matched by two LoRA targets", record=name)
                 _replace(model, name, _adapt(model.get_submodule(name), spec, name))
                 adapted[name] = spec
     return adapted
@@ -134,7 +134,7 @@ def _adapt(module: nn.Module, spec: LoraSpec, name: str) -> nn.Module:
     if isinstance(module, nn.Linear):
         _require(set(spec.projections), set(FUSED), name)
         if spec.projections and module.out_features % len(FUSED):
-            raise AdapterError("this linear does not fuse q, k and v", record=name)
+            raise AdapterError("this linear layer does not fuse q, k and v", record=name)
         return LoraLinear(module, spec)
     raise AdapterError(f"a {type(module).__name__} cannot be adapted", record=name)
 

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA) of linears, fused qkv linears and multi-head attention.
+"""Low-rank adaptation (LoRA) of linear layers, fused qkv layers and multi-head attention.
 
 An adapted projection adds a low-rank update to its frozen weight (Hu et al. 2021, "LoRA:
 Low-Rank Adaptation of Large Language Models"):
@@ -42,8 +42,8 @@ class LoraSpec:
         rank: rows of each A.
         alpha: the update is scaled by alpha / rank.
         dropout: probability of dropping an input of A, during training.
-        projections: a selection of "q", "k" and "v" for a linear that fuses them, and of
-            these and "out" for attention; empty for a plain linear, which is adapted as one.
+        projections: some of "q", "k" and "v" for a linear layer that fuses them, and of these
+            and "out" for attention; empty for a plain linear layer, which is adapted whole.
         rank_stabilized: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, "A Rank
             Stabilization Scaling Factor for Fine-Tuning with LoRA").
     """
@@ -152,7 +152,7 @@ class _Adapters(nn.Module):
 
 
 class LoraLinear(nn.Linear):
-    """A linear, plain or fused qkv, with low-rank updates beside its frozen weight."""
+    """A linear layer, plain or fused qkv, with low-rank updates beside its frozen weight."""
 
     def __init__(self, base: nn.Linear, spec: LoraSpec) -> None:
         nn.Module.__init__(self)
@@ -165,7 +165,7 @@ class LoraLinear(nn.Linear):
         return F.linear(x, self.weight, self.bias) + self.lora(x)
 
     def merged(self) -> nn.Linear:
-        """The base linear with the update added to its weight, in place."""
+        """The base layer with the update added to its weight, in place."""
         (base,) = self._replaced
         with torch.no_grad():
             base.weight.add_(self.lora.delta())

@@ -2,7 +2,7 @@
 
 PEFT (0.21) gives each module one A and one B of one rank. In attention it adapts the whole
 input projection and the output projection, whose update it adds twice, both in the forward
-pass and when merging. An adapter is read such that it computes what PEFT computes.
+pass and when merging. An adapter is read so that it computes what PEFT computes.
 """
 
 import re
@@ -87,7 +87,7 @@ def _require_plain_lora(config: Mapping[str, Any]) -> None:
         raise AdapterError(
             f"an adapter of type {kind} is not supported",
             file="adapter_config.json",
-            fix="Use plain LoRA on linears and attention",
+            fix="Use plain LoRA on linear layers and attention",
         )
 
 

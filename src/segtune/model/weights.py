@@ -62,14 +62,14 @@ def download() -> Path:
         problem = "access denied (403): the weights are gated"
         fix = f"Request access on the page of {HUB_MODEL}, then log in with `hf auth login`"
     except LocalEntryNotFoundError:
-        problem = "the hub cannot be reached, and the weights are not in its local cache"
+        problem = "the Hugging Face Hub cannot be reached, and its local cache has no weights"
         fix = "Check the network, or set `weights` to the path of a sam3.pt"
     except HfHubHTTPError as error:
         status = error.response.status_code
-        problem = f"the hub returned status {status}"
+        problem = f"the Hugging Face Hub returned status {status}"
         fix = "Try again later, or set `weights` to the path of a sam3.pt"
         if status in (401, 403, 404):  # the hub hides what a login may not see
-            fix = "Log in with `hf auth login`, or set the variable HF_TOKEN"
+            fix = "Log in with `hf auth login`, or set the environment variable HF_TOKEN"
     raise WeightsError(problem, file=f"{HUB_MODEL}/{HUB_FILE}", fix=fix)
 
 

@@ -19,7 +19,6 @@ from segtune.reports.page import write_page
 MODELS = {"base": "zero-shot", "tuned": "fine-tuned"}
 TONES = {Outcome.BETTER: "good", Outcome.WORSE: "bad", Outcome.UNDECIDED: "neutral"}
 MAX_CROPS = 12  # of label issues
-MIN_IMAGES = 10  # below it, intervals are not reliable
 MEANINGS: dict[ErrorType, str] = {
     "correct": "a detection that matches an object of its class: IoU of at least 0.5",
     "classification": "a detection that matches an object of another class",
@@ -100,7 +99,7 @@ def write_evaluation_page(
         heading=metrics.verdict.sentence,
         m=metrics,
         models=MODELS,
-        few_images=metrics.counts.images < MIN_IMAGES,
+        few_images=metrics.counts.few_images,
         cards=_cards(metrics),
         images=gallery(test, errors),
         reasons=REASONS,

@@ -47,12 +47,6 @@ def add_curve(svg: Element, points: Sequence[Point], model: str) -> None:
 
 def add_frame(svg: Element, width: float, height: float) -> None:
     """The border of a plot of this size in pixels."""
-    """The border of a plot."""
-    """A line through points, of a model."""
-    """A dot of a model."""
-    """Text that starts, has its middle or ends at a point."""
-    """A line of a kind that the style sheet knows: axis or interval."""
-    """An empty chart with what a screen reader says; sizes in pixels."""
     SubElement(svg, "rect", {"class": "frame", **_rounded({"width": width, "height": height})})
 
 

@@ -30,12 +30,12 @@ def write_validation_page(path: Path, report: DatasetReport, max_examples: int) 
 def _verdict(report: DatasetReport) -> tuple[str, str, str]:
     errors, warnings = len(report.errors), len(report.warnings)
     if errors:
-        return "bad", "Errors", f"The dataset has {_count(errors, 'kind')} of errors"
+        return "bad", "Errors", f"The dataset has errors of {_count(errors, 'kind')}"
     if warnings:
         return (
             "neutral",
             "Valid, with warnings",
-            f"The dataset is valid, with {_count(warnings, 'kind')} of warnings",
+            f"The dataset is valid, with warnings of {_count(warnings, 'kind')}",
         )
     return "good", "Valid", "The dataset is valid"
 

@@ -1,4 +1,4 @@
-"""Unfinished training runs on disk: everything needed to resume them, bitwise identically.
+"""Unfinished training runs on disk: everything needed to resume them bitwise identically.
 
 A run's state lives in a folder named after the run's fingerprint (settings, data, code). A
 run with a different fingerprint never resumes from it. The last two states are retained; the

@@ -1,4 +1,4 @@
-"""The largest optimizer step first, so that out of memory shows in seconds and not at night.
+"""The largest optimizer step first: running out of memory shows in seconds, not at night.
 
 Only on a GPU; a process that fills the memory of a CPU is killed without an error to catch.
 """
@@ -28,7 +28,7 @@ class Trial:
 
     images: int  # per forward pass
     negatives: int  # per image
-    change: str = ""  # against the settings, in the words of the config
+    change: str = ""  # of the settings, as one writes it in the config
     frozen: tuple[str, ...] = ()  # components whose adapters are not trained
 
 
@@ -53,7 +53,7 @@ def require_memory(
     capacity = torch.cuda.get_device_properties(device).total_memory / 1e9
     if not failed:
         if processes.is_main:
-            log_line(f"the largest step takes {peak:.1f} GB of {capacity:.1f} GB")
+            log_line(f"the largest step takes {peak:.1f} GB of {capacity:.1f} GB of GPU memory")
         return
     advice = suggestions(
         trial,
@@ -71,8 +71,8 @@ def suggestions(failed: Trial, components: Sequence[str], measure: Measure) -> s
     found = []
     for trial in _smaller(failed, components):
         peak = measure(trial)
-        found.append(f"{trial.change}: {f'{peak:.1f} GB' if peak else 'still too much'}")
-    return "The step takes with " + "; ".join(found)
+        found.append(f"{trial.change} ({f'{peak:.1f} GB' if peak else 'still too much'})")
+    return "Choose settings that fit; peak memory with each change: " + "; ".join(found)
 
 
 def _smaller(failed: Trial, components: Sequence[str]) -> list[Trial]:

@@ -25,7 +25,7 @@ from segtune.training.sampling import epoch_length
 
 @dataclass
 class Position:
-    """How far a run is."""
+    """How far a run has come."""
 
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done

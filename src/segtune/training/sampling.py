@@ -28,7 +28,7 @@ def repeat_factors(classes: Sequence[frozenset[int]], threshold: float) -> list[
 
 def epoch_length(factors: Sequence[float]) -> int:
     """Images per epoch, counting repetitions."""
-    # Rounded first: a sum of ones must not become one more by its last bit.
+    # Rounded first: a rounding error in the sum must not add an image.
     return int(np.ceil(round(sum(factors), 6)))
 
 

@@ -51,7 +51,7 @@ def valid_scores(valid: Split, detections: Detections) -> ValidScores:
 
 
 def note_score(position: Position, score: float) -> bool:
-    """Enter the score of the epoch that a run is at; true when no epoch was better.
+    """Record the score of the epoch that has just ended; true when no epoch was better.
 
     Epoch 0, the base model, only sets the score to compare with.
     """

@@ -198,4 +198,4 @@ def _describe(model: Sam3Image, train: Split, *, modules: int) -> None:
     trainable = sum(count.trainable for count in counts.values())
     total = sum(count.total for count in counts.values())
     percent = 100 * trainable / total
-    log_line(f"  {'total':<14}{trainable:>12,}  of {total:>13,}  ({percent:.2f} %)")
+    log_line(f"  {'total':<14}{trainable:>12,}  of {total:>13,}  ({percent:.2f}%)")

@@ -152,7 +152,7 @@ def _image_path(name: object, place: Place) -> Path:
     for path in (folder / name, folder / "images" / name):
         if path.is_file():
             return path
-    raise place.error(f"the image {name} is neither beside it nor in images/", EXPORT_IMAGES)
+    raise place.error(f"{name} is neither in the same folder nor in images/", EXPORT_IMAGES)
 
 
 def _annotations(

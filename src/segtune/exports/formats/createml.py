@@ -52,7 +52,7 @@ def _annotations(
     for entry in entries:
         image = entry["image"]
         if image not in image_ids or image in seen:
-            problem = "is a duplicate" if image in seen else "is not beside it"
+            problem = "is a duplicate" if image in seen else "is not in the same folder"
             raise Place(path, f"image {image!r}").error(f"the image {problem}", EXPORT_IMAGES)
         seen.add(image)
         for number, found in enumerate(entry["annotations"]):

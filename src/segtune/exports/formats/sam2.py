@@ -90,5 +90,5 @@ def _annotations(
             )
     except (KeyError, TypeError, AttributeError) as error:
         raise ExportError(
-            f"not the JSON of an image that is beside it ({error!r})", file=path, fix=EXPORT_IMAGES
+            f"not the JSON of an image in the same folder ({error!r})", file=path, fix=EXPORT_IMAGES
         ) from None

@@ -102,6 +102,6 @@ def _pixels(path: Path) -> npt.NDArray[Any]:
         values = np.asarray(image)
     if values.ndim != 2:
         raise ExportError(
-            "a mask in color; its values should be classes", file=path, fix=EXPORT_AGAIN
+            "a color image; the pixel values of a mask are classes", file=path, fix=EXPORT_AGAIN
         )
     return values

@@ -34,7 +34,8 @@ def _read(path: Path, settings: ConvertSettings) -> SplitSource:
     """Read one split; images beside the CSV that it does not list have no objects."""
     reader = csv.DictReader(io.StringIO(read_text(path)))
     if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise ExportError(f"its columns are not {', '.join(COLUMNS)}", file=path, fix=EXPORT_AGAIN)
+        problem = f"columns other than {', '.join(COLUMNS)}"
+        raise ExportError(problem, file=path, fix=EXPORT_AGAIN)
     rows = list(reader)
     images = images_from_files(image_files(path.parent))
     image_ids = {image.file_name: image.id for image in images}
@@ -50,7 +51,7 @@ def _annotation(
     row: dict[str, str], place: Place, names: list[str], image_ids: Mapping[str, int]
 ) -> SourceAnnotation:
     if row["filename"] not in image_ids:
-        raise place.error(f"the image {row['filename']!r} is not beside it")
+        raise place.error(f"the image {row['filename']!r} is not in the same folder")
     try:
         left, top, right, bottom = (float(row[c]) for c in ("xmin", "ymin", "xmax", "ymax"))
     except (TypeError, ValueError):

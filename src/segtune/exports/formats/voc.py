@@ -64,7 +64,7 @@ def _files(folder: Path) -> list[Path]:
 def _objects(path: Path, images: Mapping[str, SourceImage]) -> Iterator[_Object]:
     if path.stem not in images:
         raise ExportError(
-            "labels of an image that is not beside them", file=path, fix=EXPORT_IMAGES
+            "labels of an image that is not in the same folder", file=path, fix=EXPORT_IMAGES
         )
     for number, element in enumerate(_root(path).iter("object"), start=1):
         place = Place(path, f"object {number}")
