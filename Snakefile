@@ -20,6 +20,11 @@ report: "workflow/report/workflow.rst"
 localrules:
     all,
     predict,
+    validate_page,
+    train_page,
+    evaluate_page,
+    train_fraction_page,
+    learning_curve_page,
 
 
 rule all:

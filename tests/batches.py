@@ -13,6 +13,7 @@ from segtune.model.architecture import build_model
 from segtune.model.sam3_package import Sam3Image
 
 IMAGE_SIZE = 96
+OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
 
 
 def random_batch(objects: tuple[tuple[int, ...], ...], seed: int = 0, masks: bool = True) -> Batch:

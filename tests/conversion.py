@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from segtune.convert import main
+from segtune.core.config import ConvertSettings
+from segtune.exports import reader
+from segtune.exports.reader import Export
 from tests.export_writer import Values, write_export
 
 
@@ -38,3 +41,8 @@ def refused(export: Path, out: Path, capsys: pytest.CaptureFixture[str], **setti
 def rules(values: dict[str, Any]) -> dict[str, int]:
     """Rule -> number of repairs, of the log of a conversion."""
     return {repair["rule"]: repair["count"] for repair in values["conversion"]["repairs"]}
+
+
+def read_export(export: Path, unpacked: Path) -> Export:
+    """Read an export with the default settings."""
+    return reader.read_export(export, unpacked, ConvertSettings())

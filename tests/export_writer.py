@@ -12,6 +12,7 @@ from PIL import Image
 WIDTH, HEIGHT = 40, 30  # pixels
 Values = dict[str, list[dict[str, Any]]]
 SQUARE = [5.0, 5.0, 15.0, 5.0, 15.0, 15.0, 5.0, 15.0]
+TEMPLATE = "{name}, {view} view"  # of prompts; `view` is a column of `with_table`
 
 
 def coco_values(split: str, images: int = 2) -> Values:
@@ -72,3 +73,42 @@ def zip_export(folder: Path, archive: Path, prefix: str = "") -> Path:
         for path in sorted(folder.rglob("*")):
             opened.write(path, prefix + path.relative_to(folder).as_posix())
     return archive
+
+
+def first(values: Values) -> dict[str, Any]:
+    """The first annotation."""
+    return values["annotations"][0]
+
+
+def set_first(**changes: Any) -> Callable[[Values], object]:
+    """A change of the first annotation."""
+    return lambda values: first(values).update(changes)
+
+
+def set_all(**changes: Any) -> Callable[[Values], object]:
+    """A change of all annotations."""
+    return lambda values: [record.update(changes) for record in values["annotations"]]
+
+
+def set_categories(*categories: tuple[int, str, str]) -> Callable[[Values], object]:
+    """Other categories: id, name and supercategory of each."""
+
+    def change(values: Values) -> None:
+        values["categories"] = [
+            {"id": i, "name": name, "supercategory": above} for i, name, above in categories
+        ]
+
+    return change
+
+
+def with_table(tmp_path: Path, names: list[str], extra: str = "") -> Path:
+    """An export, and beside it a CSV that lists its six images by `names`."""
+    export = write_export(tmp_path / "export")
+    lines = [f"{name},from {number}" for number, name in enumerate(names)]
+    (tmp_path / "views.csv").write_text("file_name,view\n" + "\n".join(lines) + "\n" + extra)
+    return export
+
+
+def originals() -> list[str]:
+    """The names that the six images had before they were uploaded."""
+    return [f"{split}{n}.jpg" for split in ("train", "valid", "test") for n in (0, 1)]

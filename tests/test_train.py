@@ -7,7 +7,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,56 +22,14 @@ from segtune.dataset.detections import read_detections, to_record
 from segtune.lora.adapter import attach_adapter
 from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
-from segtune.train import _require_divisible, main
+from segtune.train import _require_divisible
 from tests.converted import write_converted
-
-SETTINGS: dict[str, Any] = {
-    "epochs": 2,
-    "batch_size": 4,
-    "micro_batch_size": 2,
-    "checkpoint_every": 1,
-    "validate_every": 1,
-    "learning_rate": 1e-3,
-    "warmup_steps": 1,
-    "lora": {
-        "vision": {"rank": 2, "dropout": 0.1},
-        "detr_decoder": {"rank": 2},
-        "segmentation": {"rank": 2},
-    },
-}
+from tests.train_runs import finish, history, refused, start
 
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_converted(tmp_path_factory.mktemp("converted"))
-
-
-def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:
-    settings = json.dumps({**SETTINGS, **changes})
-    report = str(coco.parent / "report.json")
-    paths = ["--coco", str(coco), "--report", report, "--out", str(out)]
-    return [*paths, "--settings", settings]
-
-
-def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> "subprocess.Popen[str]":
-    command = ["-m", "segtune.train", *arguments(coco, out, **changes)]
-    if processes > 1:
-        launch = ["-m", "segtune.launch", "--devices", str(processes), "--torchrun", "--"]
-        command = [*launch, *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    pipes["start_new_session"] = True  # so that it can be killed as a group
-    return subprocess.Popen([sys.executable, *command], env=environment, **pipes)  # type: ignore[call-overload]
-
-
-def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
-
-
-def history(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -309,25 +266,6 @@ def test_a_changed_setting_starts_a_new_run(coco: Path, tmp_path: Path) -> None:
     assert "resuming after step" not in output
 
 
-def test_box_only_data_trains_boxes_and_says_so(tmp_path: Path) -> None:
-    coco = write_converted(tmp_path, masks=False)
-    output = finish(start(coco, tmp_path / "out", epochs=1))
-    assert "training boxes, without a mask loss" in output
-    records = history(tmp_path / "out")
-    assert not any("loss_mask" in record for record in records)
-    assert not any("mask_AP" in record for record in records)
-    recipe = json.loads((tmp_path / "out" / "adapter" / "recipe.json").read_text())
-    assert not any(name.startswith("segmentation_head") for name in recipe["adapted"])
-
-
-def refused(coco: Path, out: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
-    with pytest.raises(SystemExit) as raised:
-        main(arguments(coco, out, **changes))
-    assert raised.value.code == 1
-    assert not (out / "adapter").exists()
-    return capsys.readouterr().err
-
-
 def test_an_invalid_dataset_is_not_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,12 +279,6 @@ def test_an_invalid_dataset_is_not_trained_on(
 def test_a_batch_that_cannot_be_divided_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch_size \(4\).*multiple of 3"):
         _require_divisible(4, 3)
-
-
-def test_nothing_to_adapt_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco = write_converted(tmp_path, masks=False)
-    message = refused(coco, tmp_path / "out", capsys, lora={"segmentation": {}})
-    assert "no object has a mask" in message
 
 
 def test_a_misspelled_setting_is_an_error(

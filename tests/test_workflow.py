@@ -421,6 +421,7 @@ def test_a_learning_curve_is_drawn_where_it_is_asked_for(finished: Path) -> None
     assert jobs == {
         "learning_curve_subset": 2,
         "train_fraction": 2,
+        "train_fraction_page": 2,
         "learning_curve": 1,
         "learning_curve_page": 1,
     }

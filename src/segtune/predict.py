@@ -9,13 +9,13 @@ are kept beside the output, and the same command resumes it.
 
 import argparse
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segtune.core.atomic import write_records, write_tables
+from segtune.core.atomic import write_records
 from segtune.core.config import PredictSettings, parse_section
 from segtune.core.console import log_line, progress
 from segtune.core.errors import ConfigError, DatasetError, WeightsError, exit_on_error
@@ -29,9 +29,8 @@ from segtune.core.partial_results import (
 )
 from segtune.core.processes import Processes, process_group
 from segtune.dataset.coco import Category, Image, Split, image_record, read_split
-from segtune.dataset.detections import to_record
+from segtune.dataset.detections import to_record, write_prompted_detections
 from segtune.dataset.images import is_image_name, opened_image, upright_size
-from segtune.dataset.masks import rle_area
 from segtune.model.architecture import ARCHITECTURES, set_image_size
 from segtune.model.inference import predict_images
 from segtune.model.tokenizer import MAX_TOKENS, count_tokens
@@ -183,22 +182,11 @@ def _write(out: Path, split: Split, as_dataset: bool) -> None:
     folder = partial_folder(out)
     records = gathered_records(folder, [image.id for image in split.images])
     if as_dataset:
-        write_tables(out, _tables(split, records))
+        write_prompted_detections(out, split, records)
     else:
         write_records(out, records)
     shutil.rmtree(folder)
     log_line(f"{len(split.images)} images, {len(split.categories)} prompts: {out}")
-
-
-def _tables(split: Split, records: Iterable[dict[str, Any]]) -> dict[str, Iterable[Any]]:
-    return {
-        "images": map(image_record, split.images),
-        "categories": ({"id": c.id, "name": c.name} for c in split.categories),
-        "annotations": (
-            {"id": number, "iscrowd": 0, "area": rle_area(record["segmentation"]), **record}
-            for number, record in enumerate(records, start=1)
-        ),
-    }
 
 
 if __name__ == "__main__":

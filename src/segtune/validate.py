@@ -9,11 +9,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtune.core.config import ValidateSettings
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.typed_json import write_typed
-from segtune.dataset.checks import Problem, check_dataset
+from segtune.dataset.checks import MAX_EXAMPLES, Problem, check_dataset
 from segtune.dataset.coco import SPLITS, read_manifest, read_split
 from segtune.reports.validation_page import write_validation_page
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         page = arguments.out / "errors.html"
         page.unlink(missing_ok=True)
         if report.errors:
-            write_validation_page(page, report, ValidateSettings().max_examples)
+            write_validation_page(page, report, MAX_EXAMPLES)
             raise DatasetError(
                 "; ".join(map(_line, report.errors)),
                 file=arguments.coco,

@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from segtune.core.config import TrainSettings, parse_config, parse_section
+from segtune.core.config import (
+    RENAMED,
+    RENAMED_VALUES,
+    Config,
+    TrainSettings,
+    parse_config,
+    parse_section,
+)
 from segtune.core.errors import ConfigError
 from segtune.model.weight_files import TINY_WEIGHTS, weights_file
 
@@ -65,3 +72,27 @@ def test_only_paths_are_files() -> None:
     assert str(weights_file("full", "weights/sam3.pt")) == "weights/sam3.pt"
     assert weights_file("tiny", "default") == TINY_WEIGHTS
     assert TINY_WEIGHTS.is_file()
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_key_is_named_with_the_new_one(old: str, new: str) -> None:
+    for section in ("convert", "train", "predict", "evaluate"):
+        with pytest.raises(ConfigError, match=f"{section}.{old}: '{old}' is now called '{new}'"):
+            parse_config({"export": "x", section: {old: 1}})
+
+
+def test_new_keys_exist() -> None:
+    known = set(json.dumps(Config(export="x").model_dump(mode="json")).split('"'))
+    assert set(RENAMED.values()) <= known
+    assert not set(RENAMED) & known
+
+
+def test_an_old_value_is_named_with_the_new_one_in_its_place_only() -> None:
+    ((_, old),) = RENAMED_VALUES
+    with pytest.raises(
+        ConfigError, match=rf"convert\.missing_test: '{old}' is now called 'hold_out'"
+    ):
+        parse_config({"export": "x", "convert": {"missing_test": old}})
+    with pytest.raises(ConfigError) as raised:
+        parse_config({"export": "x", "predict": {"max_detections": old}})
+    assert "now called" not in str(raised.value)

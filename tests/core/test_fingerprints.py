@@ -168,3 +168,10 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
     with pytest.raises(WeightsError, match=r"none: cannot read the file .*Fix it"):
         file_digest(tmp_path / "none", WeightsError, "Fix it")
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_an_edited_page_discards_no_interrupted_run(command: str) -> None:
+    # Unfinished work is continued only where these are as before.
+    pages = [item for item in code_fingerprints(command) if item.startswith("segtune/reports/")]
+    assert pages == []

@@ -193,6 +193,35 @@ def test_a_root_outside_the_working_directory_is_absolute(
     assert read_manifest(tmp_path / coco) == manifest
 
 
+def test_a_root_inside_the_folder_is_always_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    coco = tmp_path / "results" / "coco"
+    (coco / "images").mkdir(parents=True)
+    write_manifest(coco / MANIFEST, manifest_of(coco / "images"), coco)
+    assert written_root(coco) == "images"
+    assert read_manifest(coco).root == coco / "images"
+
+
+def test_a_project_whose_results_are_a_link_can_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, disk = tmp_path / "project", tmp_path / "disk"
+    (project / "data" / "demo").mkdir(parents=True)
+    (disk / "coco").mkdir(parents=True)
+    (project / "results").symlink_to(disk)
+    monkeypatch.chdir(project)
+    coco = Path("results") / "coco"
+    write_manifest(coco / MANIFEST, manifest_of(project / "data" / "demo"), coco)
+    assert written_root(coco) == "../../data/demo"
+    monkeypatch.chdir(tmp_path)
+    moved = project.rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    assert read_manifest(coco).root.is_dir()
+
+
 def test_a_root_is_relative_to_where_the_manifest_will_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segtune.core.config import RENAMED
 from segtune.core.errors import AdapterError
 from segtune.lora.adapter import attach_adapter, save_adapter
 from segtune.lora.inject import lora_parameters
@@ -35,6 +36,28 @@ def test_an_adapter_is_restored_with_its_recipe(folder: Path) -> None:
     loaded = lora_parameters(model)
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def edit_recipe(folder: Path, old: str, new: str) -> None:
+    path = folder / "recipe.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_recipe_of_an_earlier_version_is_read(folder: Path) -> None:
+    old = next(old for old, new in RENAMED.items() if new == "rank_stabilized")
+    edit_recipe(folder, '"rank_stabilized"', f'"{old}"')
+    model = build_model("tiny")
+    attach_adapter(model, folder)
+    assert lora_parameters(model).keys() == lora_parameters(adapted_tiny()[0]).keys()
+
+
+@pytest.mark.parametrize(("old", "new"), [('"adapted"', '"nothing"'), ('"rank"', '"rang"')])
+def test_a_recipe_without_an_adapter_is_an_error(folder: Path, old: str, new: str) -> None:
+    edit_recipe(folder, old, new)
+    with pytest.raises(AdapterError, match=r"recipe\.json: not the recipe of an adapter"):
+        attach_adapter(build_model("tiny"), folder)
 
 
 def test_the_config_describes_the_adapter_to_peft(folder: Path) -> None:

@@ -1,54 +1,21 @@
-"""The model: the keys of stock SAM 3, everything initialized, one row per prompt."""
+"""The model: the keys of stock SAM 3, everything initialized, and its input sizes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from segtune.core.config import Component, LoraSettings
 from segtune.core.errors import ConfigError
-from segtune.lora.inject import inject_lora, lora_parameters, merge_lora
-from segtune.lora.targets import LORA_PATTERNS, component_of, lora_specs
+from segtune.lora.targets import component_of
 from segtune.model.architecture import ARCHITECTURES, build_model, set_image_size
 from segtune.model.forward import (
-    detect_encoded,
     encode_images,
-    encode_prompts,
     evaluating,
-    grounding_outputs,
-    loss_targets,
 )
 from segtune.model.tokenizer import bpe_vocabulary
-from segtune.training.losses import build_loss, prompted_loss
-from tests.batches import adapted_tiny, all_specs, largest_difference, random_batch
-
-OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
-
-
-class OnMeta(TorchFunctionMode):
-    """Allocate on meta instead of cuda, except `linspace`, whose values the package reads."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if function is torch.linspace:
-            kwargs["device"] = "cpu"
-        elif str(kwargs.get("device")) == "cuda":
-            kwargs["device"] = "meta"
-        return function(*args, **kwargs)
-
-
-@contextmanager
-def on_meta() -> Iterator[None]:
-    with torch.device("meta"), OnMeta():
-        yield
+from tests.meta_device import on_meta
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -83,42 +50,6 @@ def test_full_has_the_published_number_of_parameters(full: nn.Module) -> None:
     assert round(sum(counts.values()) / 1e6, 1) == 840.5
 
 
-@pytest.mark.parametrize("component", sorted(LORA_PATTERNS))
-def test_every_component_of_full_can_be_adapted(component: Component) -> None:
-    with on_meta():
-        model = build_model("full")
-    adapted = inject_lora(model, lora_specs({component: LoraSettings()}))
-    expected = {
-        "vision": 32 * 4,
-        "text": 24 * 3,
-        "geometry": 3 * 4,
-        "detr_encoder": 6 * 4,
-        "detr_decoder": 6 * 5,
-        "segmentation": 1 + 3,
-    }
-    assert len(adapted) == expected[component]
-    assert {component_of(name) for name in adapted} == {component}
-
-
-def test_full_has_the_expected_lora_parameters_per_component() -> None:
-    with on_meta():
-        model = build_model("full")
-    inject_lora(model, all_specs(rank=8))
-    counts: dict[str, int] = {}
-    for name, parameter in lora_parameters(model).items():
-        component = component_of(name)
-        counts[component] = counts.get(component, 0) + parameter.numel()
-    # rank * (in + out) per matrix, by hand. ViT: 3 * (1024 + 1024) for q, k, v, 2048 for the
-    # output, 2 * (1024 + 4736) for the MLP; attention of width 256 has 4 * 512; an MLP of the
-    # DETR layers has 2 * (256 + 2048).
-    assert counts["vision"] == 32 * 8 * (3 * 2048 + 2048 + 2 * 5760)
-    assert counts["text"] == 24 * 8 * (4 * 2048 + 2 * 5120)
-    assert counts["detr_encoder"] == 6 * 8 * (2 * 4 * 512 + 2 * 2304)
-    assert counts["detr_decoder"] == 6 * 8 * (3 * 4 * 512 + 2 * 2304)
-    assert counts["geometry"] == 3 * 8 * (2 * 512 + 4 * 512 + 2 * 2304)
-    assert counts["segmentation"] == 8 * (4 * 512 + 3 * 512)
-
-
 def test_no_weight_is_left_uninitialized() -> None:
     model, same, other = build_model("tiny", 3), build_model("tiny", 3), build_model("tiny", 4)
     for (name, value), twin in zip(
@@ -138,71 +69,6 @@ def test_building_does_not_change_the_global_generator() -> None:
     torch.manual_seed(1)
     build_model("tiny")
     assert torch.equal(torch.rand(1), expected)
-
-
-def test_encoding_once_equals_the_whole_forward_pass() -> None:
-    model, batch = build_model("tiny"), random_batch(((1, 0), (2,)))
-    with evaluating(model), torch.inference_mode():
-        whole = grounding_outputs(model, batch)
-        features = {
-            **encode_images(model, batch.images),
-            **encode_prompts(model, list(batch.captions), torch.device("cpu")),
-        }
-        parts = detect_encoded(model, features, image_ids=batch.image_ids, text_ids=batch.text_ids)
-    assert len(whole["pred_logits"]) == 3
-    for name in OUTPUTS:
-        assert torch.equal(whole[name], parts[name])
-
-
-def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
-    model = build_model("tiny")
-    batch, alone = random_batch(((0, 0, 0), (0,))), random_batch(((0, 0, 0),))
-    # The same first image, with and without another one after it.
-    alone.images.copy_(batch.images[:1])
-    with evaluating(model), torch.inference_mode():
-        together, single = grounding_outputs(model, batch), grounding_outputs(model, alone)
-    for name in OUTPUTS:
-        assert largest_difference(together[name][:3], single[name]) < 1e-5
-
-
-def test_the_prompt_and_the_image_matter() -> None:
-    model, batch = build_model("tiny"), random_batch(((0, 0), (0,)))
-    with evaluating(model), torch.inference_mode():
-        logits = grounding_outputs(model, batch)["pred_logits"]
-    assert largest_difference(logits[0], logits[1]) > 1e-4
-    assert largest_difference(logits[0], logits[2]) > 1e-4
-
-
-def test_merged_and_adapted_models_agree() -> None:
-    model, _ = adapted_tiny()
-    batch, base = random_batch(((0, 0), (0,))), build_model("tiny")
-    with evaluating(model), evaluating(base), torch.inference_mode():
-        adapted, untouched = grounding_outputs(model, batch), grounding_outputs(base, batch)
-        merge_lora(model)
-        merged = grounding_outputs(model, batch)
-    for name in OUTPUTS:
-        size = adapted[name].abs().max().item()
-        assert largest_difference(adapted[name], merged[name]) < 1e-4 * size
-        # A new box head is zero, so every random model starts from the same boxes.
-        if name != "pred_boxes":
-            assert largest_difference(adapted[name], untouched[name]) > 1e-2 * size
-
-
-def test_a_step_updates_every_adapter_and_no_base_weight() -> None:
-    model, batch = build_model("tiny"), random_batch(((1, 0), (2,)))
-    base = {name: value.clone() for name, value in model.state_dict().items()}
-    inject_lora(model, all_specs())
-    model.train()
-    loss = build_loss(model.matcher, with_masks=True)
-    optimizer = torch.optim.AdamW(lora_parameters(model).values(), lr=1e-3)
-    outputs, targets = grounding_outputs(model, batch), loss_targets(model, batch)
-    prompted_loss(loss, outputs, targets, step_boxes=3.0, step_prompts=3.0)[0].backward()
-    for name, parameter in lora_parameters(model).items():
-        if "lora_B" in name:
-            assert parameter.grad is not None and parameter.grad.any(), name
-    optimizer.step()
-    after = model.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in base.items())
 
 
 def test_the_input_is_a_whole_number_of_windows() -> None:

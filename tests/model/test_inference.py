@@ -1,19 +1,18 @@
 """Predictions: in the image's pixels, whatever else is predicted in the same pass."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from segtune.core.config import PredictSettings
-from segtune.dataset.batch import load_image
 from segtune.dataset.coco import read_split
 from segtune.dataset.detections import Detection
 from segtune.dataset.masks import segmentation_to_mask
 from segtune.model.architecture import build_model
-from segtune.model.inference import PreparedImage, predict, predict_images
+from segtune.model.inference import predict_images
 from tests.converted import SIDE, write_converted
+from tests.prompted_image import detections
 
 CPU = torch.device("cpu")
 
@@ -21,25 +20,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_converted(tmp_path_factory.mktemp("converted"))
-
-
-def detections(
-    coco: Path, prompts: list[str], texts: list[str] | None = None, **settings: Any
-) -> list[Detection]:
-    """Detections in one image; the category of a prompt is its place in `texts`."""
-    texts = texts or prompts
-    split = read_split(coco / "test.json")
-    pixels, size = load_image(split.image_path(split.images[0]), 96)
-    image = PreparedImage(
-        id=1,
-        pixels=pixels,
-        size=size,
-        prompts=tuple((texts.index(prompt), prompt) for prompt in prompts),
-    )
-    chosen = PredictSettings(**{"confidence_threshold": 0.0, **settings})
-    ((image_id, found),) = predict(build_model("tiny"), [image], texts, device=CPU, settings=chosen)
-    assert {d.image_id for d in found} <= {image_id} == {1}
-    return found
 
 
 def test_predictions_are_in_the_pixels_of_the_original_image(coco: Path) -> None:
@@ -73,15 +53,6 @@ def test_an_image_is_prompted_only_with_its_own_prompts(coco: Path) -> None:
     assert [own[d.category_id] for d in alone] == [texts[d.category_id] for d in among_others]
     for one, other in zip(alone, among_others, strict=True):
         require_equal(one, other)
-
-
-def test_the_best_detections_are_returned_in_order(coco: Path) -> None:
-    everything = [d.score for d in detections(coco, ["disc"])]
-    assert everything == sorted(everything, reverse=True)
-    assert [d.score for d in detections(coco, ["disc"], max_detections=3)] == everything[:3]
-    threshold = everything[4]
-    assert len(detections(coco, ["disc"], confidence_threshold=threshold)) == 5
-    assert detections(coco, ["disc"], confidence_threshold=1.0) == []
 
 
 def test_every_category_is_prompted_in_every_image(coco: Path) -> None:

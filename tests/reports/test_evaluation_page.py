@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from segtune import evaluate_page
+from segtune import evaluate, evaluate_page
+from tests.converted import write_converted
+from tests.predictions import perfect, results_text
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,59 @@ def _totals(errors: dict[str, dict[str, int]]) -> dict[str, int]:
     return {kind: sum(row[kind] for row in rows) for kind in rows[0]}
 
 
+def page_of(coco: Path, out: Path, *, valid: str | None = None) -> str:
+    """The page of a perfect fine-tuned model beside one that detects nothing."""
+    out.mkdir()
+    texts = {"base": results_text([]), "tuned": results_text(perfect(coco))}
+    files = []
+    for model, text in texts.items():
+        (out / f"{model}.json").write_text(text)
+        files.append(f"--{model}={out / model}.json")
+    splits = [f"--coco={coco / 'test.json'}"]
+    on_valid = []
+    if valid:
+        splits.append(f"--valid={coco / valid}")
+        on_valid = [f"--{model}-valid={out / model}.json" for model in texts]
+    evaluate.main([*splits, *files, *on_valid, f"--out={out}"])
+    evaluate_page.main(
+        [f"--metrics={out / 'metrics.json'}", *splits, *files, f"--out={out / 'report.html'}"]
+    )
+    return (out / "report.html").read_text("utf-8")
+
+
+def test_held_out_images_are_called_so(tmp_path: Path) -> None:
+    text = page_of(write_converted(tmp_path), tmp_path / "out")
+    assert "4 held-out images" in text
+    assert "optimistically biased" not in text
+    assert "mask AP" in text
+
+
+def test_a_valid_split_in_place_of_test_is_stated_first(tmp_path: Path) -> None:
+    text = page_of(write_converted(tmp_path), tmp_path / "out", valid="test.json")
+    head = text.partition("<main>")[0]
+    assert "held-out" not in head
+    assert head.count("optimistically biased") >= 2  # in the verdict and below it
+
+
+def test_a_split_without_masks_is_compared_by_boxes(tmp_path: Path) -> None:
+    text = page_of(write_converted(tmp_path, masks=False), tmp_path / "out")
+    assert "No object has a mask, so boxes are compared." in text
+    assert "box AP" in text
+    assert "mask AP" not in text
+
+
+@pytest.mark.parametrize(
+    ("count", "sentence"), [(1, "1 object has only a box"), (2, "2 objects have only a box")]
+)
+def test_box_only_objects_are_counted(tmp_path: Path, count: int, sentence: str) -> None:
+    coco = write_converted(tmp_path, {"valid": 4, "test": 6})
+    values = json.loads((coco / "test.json").read_text())
+    for annotation in values["annotations"][:count]:
+        annotation["segmentation"] = []
+    (coco / "test.json").write_text(json.dumps(values))
+    assert sentence in page_of(coco, tmp_path / "out")
+
+
 def test_metrics_of_other_data_are_one_line(
     page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +146,7 @@ def test_metrics_that_cannot_be_read_are_one_line(
         evaluate_page.main([f"--metrics={tmp_path / 'metrics.json'}", *command])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "metrics.json: cannot read the file" in line
+    assert "metrics.json: verdict: cannot read the file (Field required)" in line
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from segtune.dataset.masks import Segmentation, mask_to_rle, segmentation_to_mas
 from segtune.training.augment import Augmentation
 from segtune.training.prompted_images import PromptedImages, training_batches
 from segtune.training.sampling import local_steps
+from tests.conversion import convert
 from tests.converted import SIDE, write_converted
+from tests.export_writer import TEMPLATE, originals, with_table
 
 
 @pytest.fixture(scope="module")
@@ -358,3 +360,19 @@ def test_loading_batches_leaves_the_global_generator_untouched(coco: Path) -> No
 def test_a_split_knows_whether_it_has_masks(coco: Path, tmp_path: Path) -> None:
     assert has_masks(read_split(coco / "train.json"))
     assert not has_masks(read_split(write_converted(tmp_path, masks=False) / "train.json"))
+
+
+def test_training_prompts_each_image_with_its_own_fields(tmp_path: Path) -> None:
+    export = with_table(tmp_path, originals())
+    convert(export, tmp_path / "out", template=TEMPLATE, fields="views.csv")
+    split = read_split(tmp_path / "out" / "train.json")
+    dataset = PromptedImages(
+        split,
+        image_size=96,
+        max_negatives=5,
+        extra_negatives=(),
+        augmentation=Augmentation(),
+        seed=0,
+    )
+    assert set(dataset[0, 0, 0].prompts) == {"big dog, from 0 view", "cat, from 0 view"}
+    assert set(dataset[0, 1, 0].prompts) == {"big dog, from 1 view", "cat, from 1 view"}

@@ -8,7 +8,7 @@
 # OUTPUTS
 #   <results>/learning_curve/learning_curve.json
 #   <results>/learning_curve/learning_curve.html
-#   <results>/learning_curve/{fraction}/    the data and the adapter of each training run
+#   <results>/learning_curve/{fraction}/    the data, the adapter and the page of each training run
 
 FRACTIONS = ["0.25", "0.5"]
 
@@ -64,6 +64,19 @@ use rule train as train_fraction with:
         "Training on {wildcards.fraction} of the images"
 
 
+use rule train_page as train_fraction_page with:
+    input:
+        rules.train_fraction.output.recipe,
+        rules.train_fraction.output.base,
+        rules.train_fraction.output.best,
+        valid=rules.learning_curve_subset.output.valid,
+        history=rules.train_fraction.output.history,
+    output:
+        "<results>/learning_curve/{fraction}/train/summary.html",
+    log:
+        "<logs>/train_page_{fraction}.log",
+
+
 rule learning_curve:
     """Extrapolate to more data."""
     input:
@@ -99,9 +112,10 @@ rule learning_curve:
 
 
 rule learning_curve_page:
-    """Make the page of the learning curve."""
+    """Make the page of the learning curve, and those of its training runs."""
     input:
-        rules.learning_curve.output,
+        expand(rules.train_fraction_page.output, fraction=FRACTIONS),
+        curve=rules.learning_curve.output,
     output:
         report(
             "<results>/learning_curve/learning_curve.html",
@@ -118,6 +132,6 @@ rule learning_curve_page:
         "Writing {output}"
     shell:
         """
-        python3 -m segtune.learning_curve_page --curve {input:q} --out {output:q} \
+        python3 -m segtune.learning_curve_page --curve {input.curve:q} --out {output:q} \
             2>&1 | tee -i {log:q}
         """

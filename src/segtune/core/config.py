@@ -24,11 +24,10 @@ from pydantic_core import ErrorDetails
 
 from segtune.core.errors import ConfigError
 
-# Keys and values of earlier versions -> today's.
+# Keys of earlier versions -> today's.
 RENAMED = {
     "carved_share": "holdout_fraction",
     "carve_seed": "holdout_seed",
-    "carve": "hold_out",
     "smallest_scale": "min_scale",
     "colour_jitter": "color_jitter",
     "repeat_threshold": "repeat_factor_threshold",
@@ -37,6 +36,7 @@ RENAMED = {
     "false_alarm_score": "confidence_threshold",
     "outside_prompts": "ood_prompts",
 }
+RENAMED_VALUES = {("missing_test", "carve"): "hold_out"}
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
@@ -78,7 +78,9 @@ class ConvertSettings(Section):
 
 
 class ValidateSettings(Section):
-    max_examples: PositiveInt = Field(20, description="examples shown per problem on the page")
+    max_examples: int = Field(
+        20, ge=1, le=1000, description="examples shown per problem on the page"
+    )
 
 
 class LoraSettings(Section):
@@ -280,7 +282,9 @@ def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
 def _problem(details: ErrorDetails) -> str:
     """One problem with its dotted path, and today's name where an old one was used."""
     path = ".".join(map(str, details["loc"])) or "settings"
-    unknown = details["type"] == "extra_forbidden"
-    old = details["loc"][-1] if unknown else details["input"]
-    new = RENAMED.get(old) if isinstance(old, str) else None
+    key = details["loc"][-1] if details["loc"] else ""
+    if details["type"] == "extra_forbidden":
+        old, new = key, RENAMED.get(str(key))
+    else:
+        old, new = details["input"], RENAMED_VALUES.get((str(key), str(details["input"])))
     return f"{path}: {old!r} is now called {new!r}" if new else f"{path}: {details['msg']}"

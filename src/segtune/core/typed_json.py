@@ -30,6 +30,10 @@ def read_typed(path: Path, kind: type[T], fix: str) -> T:
     """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DatasetError(f"cannot read the file ({reason})", file=path, fix=fix) from None
+    except OSError as error:
+        raise DatasetError(f"cannot read the file ({error})", file=path, fix=fix) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        record = ".".join(map(str, first["loc"])) or None
+        problem = f"cannot read the file ({first['msg']})"
+        raise DatasetError(problem, file=path, record=record, fix=fix) from None

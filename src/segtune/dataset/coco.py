@@ -153,7 +153,7 @@ def read_manifest(folder: Path) -> Manifest:
     values = read_json(path)
     try:
         return Manifest(
-            root=Path(os.path.normpath(folder.resolve() / values["root"])),
+            root=_absolute(folder / values["root"]),
             images=tuple(ManifestEntry(**record) for record in values["images"]),
         )
     except (KeyError, TypeError) as error:
@@ -163,19 +163,29 @@ def read_manifest(folder: Path) -> Manifest:
 def write_manifest(path: Path, manifest: Manifest, folder: Path) -> None:
     """Write a manifest, atomically.
 
-    Where the images and `folder` are both inside the working directory, the root is written
-    relative to `folder`, so that the project can be moved as a whole; otherwise it is absolute.
+    The root is written relative to `folder` where it is inside, and where both are inside the
+    working directory, so that the project can be moved as a whole; otherwise it is absolute.
 
     Args:
         path: of the file to write.
         manifest: to write.
         folder: where the file will be read, which may not be where it is written first.
     """
-    root = manifest.root.resolve()
-    here = Path.cwd().resolve()
-    movable = root.is_relative_to(here) and folder.resolve().is_relative_to(here)
-    written = os.path.relpath(root, folder.resolve()) if movable else str(root)
-    write_json(path, {"root": written, "images": [asdict(entry) for entry in manifest.images]})
+    images = [asdict(entry) for entry in manifest.images]
+    write_json(path, {"root": _written_root(manifest.root.resolve(), folder), "images": images})
+
+
+def _written_root(root: Path, folder: Path) -> str:
+    if root.is_relative_to(folder.resolve()):
+        return os.path.relpath(root, folder.resolve())
+    here, place = Path.cwd(), _absolute(folder)
+    movable = root.is_relative_to(here) and place.is_relative_to(here)
+    return os.path.relpath(root, place) if movable else str(root)
+
+
+def _absolute(path: Path) -> Path:
+    # By name: where the folder of the results is a link, `..` must not leave its target.
+    return Path(os.path.normpath(path.absolute()))
 
 
 def with_rle_masks(split: Split) -> Split:

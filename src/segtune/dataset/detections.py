@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtune.core.atomic import write_tables
 from segtune.core.errors import DatasetError
-from segtune.dataset.coco import Split
-from segtune.dataset.masks import BoxXywh, Rle, decode_rle_counts
+from segtune.dataset.coco import Split, image_record
+from segtune.dataset.masks import BoxXywh, Rle, decode_rle_counts, rle_area
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,28 @@ def read_prompted_detections(path: Path, split: Split) -> PromptedDetections:
         return PromptedDetections(prompts, Detections(_checked(values["annotations"], split)))
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(path, error) from None
+
+
+def write_prompted_detections(path: Path, split: Split, records: Iterable[dict[str, Any]]) -> None:
+    """Write predictions for a split's categories as a COCO dataset with scores, atomically.
+
+    Args:
+        path: of the JSON file.
+        split: images, and as categories the prompts.
+        records: from `to_record`, consumed one at a time.
+    """
+    annotations = (
+        {"id": number, "iscrowd": 0, "area": rle_area(record["segmentation"]), **record}
+        for number, record in enumerate(records, start=1)
+    )
+    write_tables(
+        path,
+        {
+            "images": map(image_record, split.images),
+            "categories": ({"id": c.id, "name": c.name} for c in split.categories),
+            "annotations": annotations,
+        },
+    )
 
 
 def _read(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Image files: their names, opening them, and their EXIF orientation."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -23,7 +24,11 @@ def is_image_name(path: PurePath) -> bool:
 
 @contextmanager
 def opened_image(
-    path: Path, kind: type[SegtuneError] = DatasetError, fix: str | None = None
+    path: Path,
+    kind: type[SegtuneError] = DatasetError,
+    fix: str | None = None,
+    *,
+    content: bytes | None = None,
 ) -> Iterator[PilImage.Image]:
     """Open an image file; whatever Pillow raises within becomes one clear error.
 
@@ -31,12 +36,13 @@ def opened_image(
         path: of the file.
         kind: of the error.
         fix: of the error.
+        content: of the file, where it has been read already.
 
     Raises:
         SegtuneError: of this kind, when the image cannot be read.
     """
     try:
-        with PilImage.open(path) as image:
+        with PilImage.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except _UNREADABLE as error:
         raise kind(f"cannot read the image ({error})", file=path, fix=fix) from None

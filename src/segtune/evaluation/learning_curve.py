@@ -19,7 +19,7 @@ MIN_GAIN = 0.01  # of a score; less is not worth labeling for
 MIN_ERROR = 1e-6  # a perfect score has no logarithm
 
 
-class Outcome(StrEnum):
+class CurveOutcome(StrEnum):
     """Whether more data would help."""
 
     HELPS = "helps"
@@ -28,10 +28,10 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CurveVerdict:
     """The outcome, and one sentence that says how much to expect."""
 
-    outcome: Outcome
+    outcome: CurveOutcome
     sentence: str
 
 
@@ -59,7 +59,7 @@ class LearningCurve:
     doubled: Extrapolation
     gain: float  # expected of twice as many images
     spread: float  # largest distance of a point from the power law
-    verdict: Verdict
+    verdict: CurveVerdict
 
 
 def fit_learning_curve(
@@ -105,11 +105,13 @@ def read_learning_curve(path: Path) -> LearningCurve:
     return read_typed(path, LearningCurve, fix="Run segtune.learning_curve again")
 
 
-def _verdict(gain: float, spread: float, *, most: int, metric: str) -> Verdict:
+def _verdict(gain: float, spread: float, *, most: int, metric: str) -> CurveVerdict:
     expected = f"{2 * most} images instead of {most} are expected to bring {gain:+.3f} {metric}"
     if gain + spread < MIN_GAIN:
-        return Verdict(Outcome.LITTLE_GAIN, f"more data of this kind would help little: {expected}")
+        return CurveVerdict(
+            CurveOutcome.LITTLE_GAIN, f"more data of this kind would help little: {expected}"
+        )
     if gain > max(MIN_GAIN, 2 * spread):
-        return Verdict(Outcome.HELPS, f"more data would help: {expected}")
+        return CurveVerdict(CurveOutcome.HELPS, f"more data would help: {expected}")
     sentence = f"undecided: {expected}, but points are up to {spread:.3f} off the curve"
-    return Verdict(Outcome.UNDECIDED, sentence)
+    return CurveVerdict(CurveOutcome.UNDECIDED, sentence)

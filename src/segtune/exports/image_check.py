@@ -41,7 +41,7 @@ def _check(image: SourceImage) -> CheckedImage:
         raise ExportError("the image file is empty", file=path, fix=EXPORT_AGAIN)
     if content.startswith(b"version https://git-lfs"):
         raise ExportError("a Git LFS pointer, not an image", file=path, fix="Run git lfs pull")
-    width, height = _decoded_size(path)
+    width, height = _decoded_size(path, content)
     if (width, height) != (image.width, image.height):
         raise ExportError(
             f"the image has {width} x {height} pixels, but its record says "
@@ -52,9 +52,9 @@ def _check(image: SourceImage) -> CheckedImage:
     return CheckedImage(path, len(content), hashlib.sha256(content).hexdigest())
 
 
-def _decoded_size(path: Path) -> tuple[int, int]:
+def _decoded_size(path: Path, content: bytes) -> tuple[int, int]:
     """(width, height) in pixels of an image that could be decoded to its last byte."""
-    with opened_image(path, ExportError, EXPORT_AGAIN) as image:
+    with opened_image(path, ExportError, EXPORT_AGAIN, content=content) as image:
         orientation = image.getexif().get(EXIF_ORIENTATION)
         width, height = image.size
         # A JPEG is decoded at an eighth of its size: every byte is read all the same.

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segtune.core.atomic import atomic_path, write_json
+from segtune.core.config import RENAMED
 from segtune.core.errors import AdapterError
 from segtune.lora.inject import inject_lora
 from segtune.lora.layers import LoraSpec
@@ -64,7 +65,7 @@ def attach_adapter(model: nn.Module, folder: Path) -> dict[str, Any] | None:
             f"cannot read the adapter ({error})", file=folder, fix="Run the training again"
         ) from None
     if own:
-        specs = specs_from_json(described["adapted"])
+        specs = _recipe_specs(described, folder / RECIPE)
     else:
         named, state = from_peft(model, described, state)
         specs = {re.escape(name): spec for name, spec in named.items()}
@@ -73,14 +74,28 @@ def attach_adapter(model: nn.Module, folder: Path) -> dict[str, Any] | None:
     return described if own else None
 
 
+def _recipe_specs(recipe: Mapping[str, Any], path: Path) -> dict[str, LoraSpec]:
+    try:
+        return specs_from_json(recipe["adapted"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AdapterError(
+            f"not the recipe of an adapter ({error!r})", file=path, fix="Run the training again"
+        ) from None
+
+
 def specs_to_json(specs: Mapping[str, LoraSpec]) -> dict[str, dict[str, Any]]:
     """What was adapted, as plain values; `specs_from_json` reads it back."""
     return {name: asdict(spec) for name, spec in specs.items()}
 
 
 def specs_from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, LoraSpec]:
-    """Exact patterns and specs of a recipe, ready for `inject_lora`."""
-    return {
-        re.escape(name): LoraSpec(**{**spec, "projections": tuple(spec["projections"])})
-        for name, spec in values.items()
-    }
+    """Exact patterns and specs of a recipe, ready for `inject_lora`.
+
+    Keys of earlier versions are understood.
+    """
+    return {re.escape(name): _spec_from_json(spec) for name, spec in values.items()}
+
+
+def _spec_from_json(values: Mapping[str, Any]) -> LoraSpec:
+    named = {RENAMED.get(key, key): value for key, value in values.items()}
+    return LoraSpec(**{**named, "projections": tuple(named["projections"])})

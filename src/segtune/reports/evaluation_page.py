@@ -212,10 +212,11 @@ def _crops(
 ) -> list[tuple[LabelIssue, str]]:
     """The first label issues, each with its surroundings as a data URI."""
     images = {(s.name, image.id): (s, image) for s in splits for image in s.images}
-    return [
-        (issue, data_uri(crop(*images[issue.split, issue.image_id], issue.bbox_xywh)))
-        for issue in label_issues[:MAX_CROPS]
-    ]
+    crops = []
+    for issue in label_issues[:MAX_CROPS]:
+        split, image = images[issue.split, issue.image_id]
+        crops.append((issue, data_uri(crop(split, image, issue.bbox_xywh))))
+    return crops
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from segtune.evaluation.learning_curve import LearningCurve, Outcome
+from segtune.evaluation.learning_curve import CurveOutcome, LearningCurve
 from segtune.reports.learning_curve_chart import learning_curve
 from segtune.reports.page import write_page
 
 STATUS = {
-    Outcome.HELPS: "More data helps",
-    Outcome.LITTLE_GAIN: "Little to gain",
-    Outcome.UNDECIDED: "Undecided",
+    CurveOutcome.HELPS: "More data helps",
+    CurveOutcome.LITTLE_GAIN: "Little to gain",
+    CurveOutcome.UNDECIDED: "Undecided",
 }
 
 
@@ -18,7 +18,7 @@ def write_learning_curve_page(path: Path, curve: LearningCurve) -> None:
     write_page(
         path,
         "learning_curve_page.html.j2",
-        tone="good" if curve.verdict.outcome is Outcome.HELPS else "neutral",
+        tone="good" if curve.verdict.outcome is CurveOutcome.HELPS else "neutral",
         status=STATUS[curve.verdict.outcome],
         heading=curve.verdict.sentence,
         curve=curve,
