@@ -26,7 +26,7 @@ test: $(READY)
 	$(PYTHON_HERE) -m ruff format --check
 	$(PYTHON_HERE) -m snakefmt --check Snakefile workflow
 	$(PYTHON_HERE) -m mypy
-	OMP_NUM_THREADS=1 $(PYTHON_HERE) -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(PYTHON_HERE) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What an interrupted installation left behind may look whole to pip: begin again then.
 $(READY): requirements.lock pyproject.toml

@@ -50,6 +50,7 @@ def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
 
 
 def test_cuda_visible_devices_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

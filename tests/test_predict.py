@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -18,12 +18,14 @@ from PIL import Image as PilImage
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+from segtune import predict as predict_command
 from segtune.dataset.batch import load_image
 from segtune.model import inference
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
 from segtune.model.weights import load_base_model
 from segtune.predict import main
 from tests.converted import CATEGORIES, SIDE, write_converted
+from tests.forked import Forked
 
 
 @pytest.fixture(scope="module")
@@ -172,20 +174,25 @@ def test_masks_are_only_decoded_for_the_detections_that_are_written(
         assert (masks[0] != masks[1]).mean() < 1e-3
 
 
-KILLED = """
-import os, signal, sys
-from segtune import predict
+def predict_until_killed(arguments: list[str]) -> None:
+    """Predict, until SIGKILL comes in the middle of the line of the third image."""
+    add_image = predict_command.add_image
 
-def killing(part, image_id, records, add_image=predict.add_image):
-    add_image(part, image_id, records)
-    if image_id == 2:
-        part.write('[3, [{"image_id": 3, "categ')  # the kill comes in the middle of a line
-        part.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+    def killing(part: IO[str], image_id: int, records: list[dict[str, Any]]) -> None:
+        add_image(part, image_id, records)
+        if image_id == 2:
+            part.write('[3, [{"image_id": 3, "categ')
+            part.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-predict.add_image = killing
-predict.main(sys.argv[1:])
-"""
+    predict_command.add_image = killing  # type: ignore[assignment]
+    main(arguments)
+
+
+def kill_prediction(arguments: list[str]) -> None:
+    process = Forked(predict_until_killed, arguments)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_killed_prediction_resumes(
@@ -194,8 +201,7 @@ def test_a_killed_prediction_resumes(
     whole, out = tmp_path / "whole.json", tmp_path / "out.json"
     predict(coco, whole)
     source = ["--coco", str(coco / "test.json"), *RANDOM, "--out", str(out)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *source], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    kill_prediction(source)
     assert not out.exists()
     read: list[Path] = []
 
@@ -217,8 +223,7 @@ def test_results_of_another_prediction_are_not_resumed(tmp_path: Path, change: s
     coco = write_converted(tmp_path)
     out = tmp_path / "out.json"
     source = ["--coco", str(coco / "test.json"), "--out", str(out)]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *source, *RANDOM], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    kill_prediction([*source, *RANDOM])
     changed = {"settings": [*RANDOM, "--settings", '{"max_detections": 1}']}
     if change == "image":
         PilImage.new("RGB", (SIDE, SIDE)).save(tmp_path / "test" / "1.png")

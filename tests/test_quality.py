@@ -1,9 +1,6 @@
 """The quality of a default run: fails when training, merging or scoring gets worse."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from segtune.evaluation.label_issues import find_label_issues
 from segtune.evaluation.metrics import Metrics, Outcome, read_metrics
 from segtune.model.weights import load_base_model
 from tests.corrupted_labels import ERRORS_PER_KIND, corrupt
+from tests.forked import Forked, main_of
 
 ROOT = Path(__file__).parent.parent
 # Measured with three seeds, see benchmarks/adaptation.py. Other processors round differently.
@@ -45,8 +43,9 @@ class DemoRun:
 
 
 def run(command: str, *arguments: object) -> None:
-    line = [sys.executable, "-m", f"segtune.{command}", *map(str, arguments)]
-    subprocess.run(line, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = Forked(main_of(command), [str(argument) for argument in arguments])
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
 
 
 @pytest.fixture(scope="module")

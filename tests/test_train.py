@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
 from segtune.train import _require_divisible
 from tests.converted import write_converted
-from tests.train_runs import finish, history, refused, start
+from tests.train_runs import Process, finish, history, refused, start
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +98,7 @@ def test_a_run_leaves_predictions_before_training_and_of_the_best_epoch(
         assert len(read_detections(tmp_path / f"valid_{name}.json", valid)) == len(records)
 
 
-def wait_for_steps(out: Path, steps: int, process: "subprocess.Popen[str] | None" = None) -> None:
+def wait_for_steps(out: Path, steps: int, process: Process | None = None) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if process and process.poll() is not None:
@@ -156,7 +155,7 @@ def longer(coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def kill(process: "subprocess.Popen[str]") -> None:
+def kill(process: Process) -> None:
     """Send SIGKILL to every process of the group, so that none can save anything."""
     with contextlib.suppress(ProcessLookupError):  # it has already ended
         os.killpg(process.pid, signal.SIGKILL)

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from segtune.train import main
+from tests.forked import Forked
+
+Process = subprocess.Popen[str] | Forked
 
 SETTINGS: dict[str, Any] = {
     "epochs": 2,
@@ -35,19 +38,19 @@ def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:
     return [*paths, "--settings", settings]
 
 
-def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> "subprocess.Popen[str]":
+def start(coco: Path, out: Path, processes: int = 1, **changes: Any) -> Process:
     """Start the command, in one or more processes of its own."""
-    command = ["-m", "segtune.train", *arguments(coco, out, **changes)]
-    if processes > 1:
-        launch = ["-m", "segtune.launch", "--devices", str(processes), "--torchrun", "--"]
-        command = [*launch, *command]
+    if processes == 1:
+        return Forked(main, arguments(coco, out, **changes))
+    launch = ["-m", "segtune.launch", "--devices", str(processes), "--torchrun", "--"]
+    command = [*launch, "-m", "segtune.train", *arguments(coco, out, **changes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     pipes["start_new_session"] = True  # so that it can be killed as a group
     return subprocess.Popen([sys.executable, *command], env=environment, **pipes)  # type: ignore[call-overload]
 
 
-def finish(process: "subprocess.Popen[str]") -> str:
+def finish(process: Process) -> str:
     """Wait until a run has succeeded; return its output."""
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output

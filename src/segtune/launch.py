@@ -8,6 +8,7 @@ same number of processes runs on the CPU.
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import sys
@@ -15,11 +16,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main as torchrun
 
 from segtune.core.errors import ConfigError, exit_on_error
 
@@ -51,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _torchrun(processes: int, command: list[str]) -> None:
     """Run torchrun, without its traceback above the message of the process that failed."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
     try:
         torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
     except ChildFailedError as error:
@@ -67,12 +67,25 @@ def threads_per_process(processes: int) -> int:
 
 def visible_devices() -> list[str]:
     """CUDA devices, named as in `CUDA_VISIBLE_DEVICES`; empty without CUDA."""
+    if not _has_driver():
+        return []
+    import torch
+
     if not torch.cuda.is_available():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named:
         return [name.strip() for name in named.split(",")]
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _has_driver() -> bool:
+    # Importing torch takes seconds, which a machine without NVIDIA's driver need not wait for.
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def lease(devices: Sequence[str], wanted: int, folder: Path | None = None) -> list[str]:
