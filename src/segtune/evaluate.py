@@ -8,7 +8,7 @@ import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +36,7 @@ from segtune.evaluation.label_issues import LabelIssue, find_label_issues
 from segtune.evaluation.matching import ClassMatches
 from segtune.evaluation.metrics import (
     Counts,
+    Differences,
     Metrics,
     ModelMetrics,
     Outcome,
@@ -89,30 +90,43 @@ def _evaluate(arguments: argparse.Namespace, split: Split, settings: EvaluateSet
     detections = {model: read_detections(vars(arguments)[model], split) for model in MODELS}
     valid = _on_valid(arguments, kind) if arguments.valid else None
     evaluated = _evaluate_models(split, detections, valid, settings.confidence_threshold)
+    base, tuned = evaluated["base"], evaluated["tuned"]
     held_out = not (valid and _share_images(split, valid.split))
-    issues = _label_issues(split, detections["tuned"], evaluated["tuned"].matches[kind], kind)
+    issues = _label_issues(split, detections["tuned"], tuned.matches[kind], kind)
     if valid and held_out:
         issues += valid.label_issues
-    metrics = Metrics(
-        verdict=Verdict(Outcome.UNDECIDED, ""),
+    counts = _counts(split)
+    difference = compare(split, base, tuned, resamples=settings.resamples)
+    return Metrics(
+        verdict=_verdict(
+            kind,
+            base=base.metrics,
+            tuned=tuned.metrics,
+            difference=difference,
+            cautions=_cautions(counts, held_out=held_out),
+        ),
         kind=kind,
         held_out=held_out,
         confidence_threshold=settings.confidence_threshold,
-        counts=_counts(split),
-        base=evaluated["base"].metrics,
-        tuned=evaluated["tuned"].metrics,
-        difference=compare(
-            split, evaluated["base"], evaluated["tuned"], resamples=settings.resamples
-        ),
+        counts=counts,
+        base=base.metrics,
+        tuned=tuned.metrics,
+        difference=difference,
         forgetting=_forgetting(arguments, split, settings.confidence_threshold),
         label_issues=sorted(issues, key=lambda issue: -issue.issue_score),
     )
-    return replace(metrics, verdict=verdict(metrics))
 
 
-def verdict(metrics: Metrics) -> Verdict:
+def _verdict(
+    kind: Kind,
+    *,
+    base: ModelMetrics,
+    tuned: ModelMetrics,
+    difference: Differences,
+    cautions: str,
+) -> Verdict:
     """Better, worse or undecided, by how much, and with which reservations."""
-    found = metrics.difference.average_precision[metrics.kind].mean
+    found = difference.average_precision[kind].mean
     if found.difference is None or found.low is None or found.high is None:
         sentence = "undecided: the test split has nothing to measure"
         return Verdict(Outcome.UNDECIDED, sentence)
@@ -122,20 +136,18 @@ def verdict(metrics: Metrics) -> Verdict:
         outcome, summary = Outcome.WORSE, "fine-tuned is WORSE than zero-shot"
     else:
         outcome, summary = Outcome.UNDECIDED, "undecided between fine-tuned and zero-shot"
-    base, tuned = (m.average_precision(metrics.kind).AP for m in (metrics.base, metrics.tuned))
+    before, after = (model.average_precision(kind).AP for model in (base, tuned))
     return Verdict(
         outcome,
-        f"{summary} on the test split: {metrics.kind} AP {tuned:.4f} fine-tuned vs. {base:.4f} "
+        f"{summary} on the test split: {kind} AP {after:.4f} fine-tuned vs. {before:.4f} "
         f"zero-shot ({found.difference:+.4f}, 95% interval {found.low:+.4f} to "
-        f"{found.high:+.4f}){_cautions(metrics)}",
+        f"{found.high:+.4f}){cautions}",
     )
 
 
-def _cautions(metrics: Metrics) -> str:
-    cautions = "" if metrics.held_out else "; not held out, so the scores are optimistically biased"
-    return cautions + (
-        f"; only {metrics.counts.images} images" if metrics.counts.few_images else ""
-    )
+def _cautions(counts: Counts, *, held_out: bool) -> str:
+    cautions = "" if held_out else "; not held out, so the scores are optimistically biased"
+    return cautions + (f"; only {counts.images} images" if counts.few_images else "")
 
 
 def _parser() -> argparse.ArgumentParser:
