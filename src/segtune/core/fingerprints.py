@@ -33,10 +33,9 @@ def code_fingerprints(module: str, with_pages: bool = False) -> list[str]:
         module: its name inside the package, such as "evaluate".
         with_pages: True where the result is a page, which also depends on the `reports` wing.
     """
-    skipped = set() if with_pages else {name for name in _modules() if name.startswith(PAGES)}
     return [
         f"segtune/{_path(name).relative_to(SOURCE).as_posix()}@{_code_hash(name)}"
-        for name in sorted(_closure(module, skipped) - WITHOUT_EFFECT)
+        for name in sorted(_closure(module, with_pages) - WITHOUT_EFFECT)
     ]
 
 
@@ -89,22 +88,16 @@ def _file_line(path: Path, name: Path) -> str:
     return f"{name} {path.stat().st_size}\n"
 
 
-def _modules() -> set[str]:
-    """The dotted names of all modules in the package; `__init__.py` files have no code."""
-    paths = (path.relative_to(SOURCE).with_suffix("") for path in SOURCE.rglob("*.py"))
-    return {".".join(path.parts) for path in paths if path.name != "__init__"}
-
-
 def _path(module: str) -> Path:
     return SOURCE.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def _closure(module: str, skipped: set[str]) -> set[str]:
+def _closure(module: str, with_pages: bool) -> set[str]:
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found | skipped:
+        if name not in found and (with_pages or not name.startswith(PAGES)):
             found.add(name)
             waiting.extend(segtune_imports(name))
     return found

@@ -117,6 +117,11 @@ def image_files(folder: Path) -> list[Path]:
     return list(found.values())
 
 
+def other_jsons(folder: Path) -> list[Path]:
+    """The JSON files of a folder, without those named as Roboflow names a split's annotations."""
+    return [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(("._", "_anno"))]
+
+
 def images_from_files(paths: Iterable[Path]) -> tuple[SourceImage, ...]:
     """Images with ids from 0 and the sizes that their headers give.
 

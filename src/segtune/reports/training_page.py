@@ -10,6 +10,7 @@ from PIL import Image as PilImage
 from pydantic import TypeAdapter, ValidationError
 
 from segtune.core.errors import DatasetError
+from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import Detections
 from segtune.dataset.preview import preview_images
@@ -88,10 +89,10 @@ def read_training_run(folder: Path) -> TrainingRun:
     Raises:
         DatasetError: when one is missing or has another format.
     """
-    path = folder / "adapter" / "recipe.json"
+    fix = "Run segtune.train again"
+    recipe = read_typed(folder / "adapter" / "recipe.json", Recipe, fix=fix)
+    path = folder / "history.jsonl"
     try:
-        recipe = TypeAdapter(Recipe).validate_json(path.read_bytes())
-        path = folder / "history.jsonl"
         records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         steps = [record for record in records if record["kind"] == "train"]
         validations = [_validation(record) for record in records if record["kind"] == "valid"]
@@ -104,7 +105,7 @@ def read_training_run(folder: Path) -> TrainingRun:
         raise DatasetError(
             f"cannot read the training run ({str(error).partition(chr(10))[0]})",
             file=path,
-            fix="Run segtune.train again",
+            fix=fix,
         ) from None
 
 

@@ -22,6 +22,7 @@ from segtune.exports.split_source import (
     SplitSource,
     category_name,
     mentions,
+    other_jsons,
 )
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -39,9 +40,8 @@ def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
 def _annotation_file(folder: Path) -> Path | None:
     if (folder / ANNOTATIONS).is_file():
         return folder / ANNOTATIONS
-    others = [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(("._", "_anno"))]
     # Formats with one JSON per image have no tables of these names.
-    found = [path for path in others if mentions(path, b'"images"', b'"categories"')]
+    found = [path for path in other_jsons(folder) if mentions(path, b'"images"', b'"categories"')]
     if len(found) > 1:
         names = ", ".join([*(path.name for path in found[:3]), *(["…"] if found[3:] else [])])
         raise ExportError(

@@ -20,6 +20,7 @@ from segtune.exports.split_source import (
     image_files,
     images_from_files,
     mentions,
+    other_jsons,
     read_text,
 )
 
@@ -28,7 +29,7 @@ def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
     """The readers of the splits that have this format, by their first JSON."""
     readers: dict[str, Reader] = {}
     for split, folder in folders.items():
-        paths = _files(folder)
+        paths = other_jsons(folder)
         # One large JSON of another format is not worth parsing.
         if paths and mentions(paths[0], b'"image"'):
             first = _parse_or_none(paths[0])
@@ -54,10 +55,6 @@ def _read(
         annotations += _annotations(path, _parse(path), by_stem)
     categories = categories_from_names([settings.class_name], folder)
     return SplitSource(folder, categories, images, tuple(annotations))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(("._", "_anno"))]
 
 
 def _parse(path: Path) -> Any:
