@@ -187,3 +187,12 @@ def test_dropout_acts_only_in_training() -> None:
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("projections", [("q", "v"), ("k",)])
+def test_a_fused_projection_stays_in_the_dtype_of_autocast(projections: tuple[str, ...]) -> None:
+    layer = nn.Linear(WIDTH, 3 * WIDTH).float()
+    model = nn.Sequential(layer)
+    inject_lora(model, {"0": LoraSpec(RANK, ALPHA, projections=projections)})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.randn(2, WIDTH, dtype=torch.float32)).dtype == torch.bfloat16

@@ -1,7 +1,12 @@
 """Forward passes: one row per prompt, independent of the rest of the batch."""
 
+import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from segtune.lora.inject import inject_lora
+from segtune.lora.layers import LoraSpec
 from segtune.model.architecture import build_model
 from segtune.model.forward import (
     detect_encoded,
@@ -44,3 +49,35 @@ def test_the_prompt_and_the_image_matter() -> None:
         logits = grounding_outputs(model, batch)["pred_logits"]
     assert largest_difference(logits[0], logits[1]) > 1e-4
     assert largest_difference(logits[0], logits[2]) > 1e-4
+
+
+def test_the_text_encoder_is_recomputed_with_the_attention_of_its_forward_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On an H100, cuDNN's attention was off in one pass and preferred in the other, and the
+    # backward pass failed: different tensors had been saved.
+    allowed: list[tuple[bool, ...]] = []
+    attention = F.scaled_dot_product_attention
+
+    def noting(*inputs: Tensor, **options: object) -> Tensor:
+        cuda = torch.backends.cuda
+        allowed.append(
+            (
+                cuda.cudnn_sdp_enabled(),
+                cuda.flash_sdp_enabled(),
+                cuda.mem_efficient_sdp_enabled(),
+                cuda.math_sdp_enabled(),
+            )
+        )
+        return attention(*inputs, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noting)
+    model = build_model("tiny").train()
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.MultiheadAttention)]
+    text = [name for name in names if "language_backbone" in name]
+    inject_lora(model, {name: LoraSpec(2, 2.0, projections=("q", "v")) for name in text})
+    features = encode_prompts(model, ["a crab"], torch.device("cpu"))
+    forward = len(allowed)
+    features["language_features"].sum().backward()
+    assert len(allowed) == 2 * forward > 0
+    assert len(set(allowed)) == 1

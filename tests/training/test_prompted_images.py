@@ -1,6 +1,9 @@
 """From images and annotations to batches: exact boxes and masks, reproducible prompts."""
 
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -376,3 +379,18 @@ def test_training_prompts_each_image_with_its_own_fields(tmp_path: Path) -> None
     )
     assert set(dataset[0, 0, 0].prompts) == {"big dog, from 0 view", "cat, from 0 view"}
     assert set(dataset[0, 1, 0].prompts) == {"big dog, from 1 view", "cat, from 1 view"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_outlive_a_signal_to_the_process_group(coco: Path, number: int) -> None:
+    # torchrun and Ctrl-C signal every process; training still needs data to finish its step.
+    data = dataset(coco)
+    steps = local_steps([1.0] * len(data), batch_size=1, rank=0, processes=1, seed=0, epoch=0)
+    batches = training_batches(data, steps, epoch=0, micro_batch_size=1, workers=2)
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid
+        os.kill(worker.pid, number)
+    assert len(list(batches)) == len(steps) - 1

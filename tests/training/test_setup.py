@@ -2,9 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from segtune.core.config import TrainSettings
+from segtune.core.processes import Processes
+from segtune.training import setup
+from segtune.training.setup import Inputs, prepare_run
 from tests.converted import write_converted
 from tests.train_runs import finish, history, refused, start
 
@@ -24,3 +30,24 @@ def test_nothing_to_adapt_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     coco = write_converted(tmp_path, masks=False)
     message = refused(coco, tmp_path / "out", capsys, lora={"segmentation": {}})
     assert "no object has a mask" in message
+
+
+def test_adapters_are_drawn_before_the_model_moves_to_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The generator of a GPU draws other values from the same seed.
+    coco, drawn_on = write_converted(tmp_path), set[str]()
+    inject_lora = setup.inject_lora
+
+    def noting(model: torch.nn.Module, *arguments: Any) -> Any:
+        drawn_on.update(p.device.type for p in model.parameters())
+        return inject_lora(model, *arguments)
+
+    monkeypatch.setattr(setup, "inject_lora", noting)
+    inputs = Inputs(
+        coco=coco, out=tmp_path, model="tiny", weights="default", image_size=None, workers=0
+    )
+    processes = Processes(rank=1, count=1, device=torch.device("meta"))
+    run = prepare_run(inputs, TrainSettings(), processes=processes, folder=tmp_path / "checkpoints")
+    assert drawn_on == {"cpu"}
+    assert {p.device.type for p in run.model.parameters()} == {"meta"}

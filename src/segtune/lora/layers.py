@@ -96,9 +96,10 @@ class _Adapters(nn.Module):
         """The update of the whole matrix: (..., in) -> (..., out)."""
         if self.blocks == ("all",):
             return self.block("all", x)
-        zeros = x.new_zeros(*x.shape[:-1], self.block_rows)
-        parts = [self.block(name, x) if name in self.blocks else zeros for name in FUSED]
-        return torch.cat(parts, dim=-1)
+        updates = {name: self.block(name, x) for name in self.blocks}
+        # In the dtype of the updates: under autocast, zeros of x would make all of it float32.
+        zeros = torch.zeros_like(updates[self.blocks[0]])
+        return torch.cat([updates.get(name, zeros) for name in FUSED], dim=-1)
 
     def delta(self) -> Tensor:
         """The update as a matrix: (out, in)."""

@@ -9,8 +9,13 @@ the gradients of a resumed training run would differ in the last bits.
 # The imports below depend on the state that is set between them.
 # ruff: noqa: E402
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
+from torch import Tensor
 from torch.jit import _state as torchscript
+from torchvision.ops import sigmoid_focal_loss
 
 torchscript.disable()
 
@@ -18,6 +23,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import sam3  # noqa: F401
 
+from sam3.model import vl_combiner
 from sam3.model.data_misc import BatchedDatapoint, BatchedFindTarget, FindStage
 from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
 from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
@@ -44,6 +50,26 @@ with warnings.catch_warnings():
     from sam3.train.loss.sam3_loss import Sam3LossWrapper
 
 torchscript.enable()
+
+
+def _any_attention(backends: Sequence[object]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+# The package keeps cuDNN's attention away from the text encoder, but only in its forward pass.
+# A checkpoint recomputes outside of that context, where a Hopper GPU prefers cuDNN: it saves
+# other tensors, and the backward pass fails. Without the context, both passes choose alike.
+vl_combiner.sdpa_kernel = _any_attention
+
+
+def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    loss = sigmoid_focal_loss(inputs, targets, alpha=alpha, gamma=gamma, reduction="sum")
+    return cast(Tensor, loss)
+
+
+# The package computes this sum with a Triton kernel, which runs only on CUDA and whose atomic
+# additions make two equal runs differ in the last bits.
+loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
 
 __all__ = [
     "MLP",

@@ -11,22 +11,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from segtune.core.errors import TrainingError
 from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3LossWrapper, loss_fns
+from segtune.training.mask_loss import ChunkedMasks
 
 REPORTED = ("loss_bbox", "loss_giou", "loss_ce", "presence_loss", "loss_mask", "loss_dice")
-
-
-def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    loss = sigmoid_focal_loss(inputs, targets, alpha=alpha, gamma=gamma, reduction="sum")
-    return cast(Tensor, loss)
-
-
-# The package computes this sum with a Triton kernel, which runs only on CUDA and whose atomic
-# additions make two equal runs differ in the last bits.
-loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
 
 
 class _GloballyNormalized(Sam3LossWrapper):
@@ -57,7 +47,7 @@ def build_loss(matcher: nn.Module, with_masks: bool) -> nn.Module:
     ]
     if with_masks:
         weights = {"loss_mask": 200.0, "loss_dice": 10.0}
-        terms.append(loss_fns.Masks(weight_dict=weights, focal_alpha=0.25, focal_gamma=2.0))
+        terms.append(ChunkedMasks(weight_dict=weights, focal_alpha=0.25, focal_gamma=2.0))
     return _GloballyNormalized(
         loss_fns_find=terms,
         normalization="none",
@@ -123,7 +113,8 @@ def _float32(value: Any) -> Any:
         return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if isinstance(value, Mapping):
         keys = [key for key in value if key not in ("prev_encoder_out", "encoder_hidden_states")]
-        return {key: _float32(value[key]) for key in keys}
+        # Of the masks only those of matched queries are read, and converted there.
+        return {key: value[key] if key == "pred_masks" else _float32(value[key]) for key in keys}
     if isinstance(value, list):
         return [_float32(item) for item in value]
     return value

@@ -4,6 +4,7 @@ One row of a batch is one prompt on one image. The content of an item depends on
 epoch, item), and not on the number of workers or processes.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -133,10 +134,18 @@ def training_batches(
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_step,
         num_workers=workers,
+        worker_init_fn=_ignore_stop_signals,
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )
     yield from loader
+
+
+def _ignore_stop_signals(worker: int) -> None:
+    # torchrun and Ctrl-C signal the whole process group. Training finishes its step and saves
+    # first, for which it needs the data; its workers end with it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _boxes_cxcywh(annotations: Sequence[Annotation], image: Image) -> Tensor:

@@ -26,7 +26,8 @@ from segtune.training.history import History
 from segtune.training.optimizer import build_optimizer, set_learning_rates
 from segtune.training.preflight import require_memory
 from segtune.training.prompted_images import PromptedImages
-from segtune.training.run import Run, random_state, restore, set_random_state
+from segtune.training.restoring import restore_checked
+from segtune.training.run import Run, random_state, set_random_state
 from segtune.training.sampling import repeat_factors
 
 
@@ -79,6 +80,7 @@ def prepare_run(
     Raises:
         ConfigError: when the settings leave nothing to train.
         AdapterError: when a LoRA target matches no module.
+        TrainingError: when the saved state is not one of this run.
         ResourceError: when the largest step does not fit into GPU memory.
     """
     run = _new_run(inputs, settings, processes=processes, folder=folder)
@@ -88,7 +90,7 @@ def prepare_run(
     set_random_state(run.random_state)
     state = _saved_state(folder, processes)
     if state:
-        restore(run, state)
+        restore_checked(run, state, folder)
     if processes.is_main:
         run.history = _history(inputs.out, folder, state)
         if run.position.step:
@@ -107,9 +109,10 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
     train = read_split(inputs.coco / "train.json")
     model = load_base_model(inputs.model, inputs.weights)
     image_size = set_image_size(model, inputs.model, inputs.image_size)
-    model.to(processes.device)
     components = _trainable_components(settings.lora, with_masks=has_masks(train))
     adapted = inject_lora(model, lora_specs(components), settings.seed)
+    # After the adapters were drawn: on a GPU, a seed gives other values.
+    model.to(processes.device)
     dataset = _dataset(train, image_size, settings)
     present = [dataset.present(image) for image in dataset.images]
     torch.manual_seed(settings.seed + processes.rank)  # for the dropout of LoRA

@@ -1,0 +1,127 @@
+"""The commands of the workflow on this machine's device, with the tiny model and the demo."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory import ROOT
+
+SHORT = {"epochs": 2, "validate_every": 1, "ema_decay": 0.9}
+LONG = {"epochs": 40, "validate_every": 40, "checkpoint_every": 5}
+WORKERS = "4"
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m")
+SECONDS = 240  # after which a command is considered hung
+
+
+def stages() -> Iterator[tuple[str, str]]:
+    """(command, seconds) from the demo to its evaluation."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for title, command in _commands(folder, SHORT).items():
+            began = time.perf_counter()
+            done = _run(command)
+            seconds = f"{time.perf_counter() - began:.0f} s"
+            yield title, seconds if done.returncode == 0 else _failure(done)
+        metrics = folder / "metrics.json"
+        if metrics.exists():
+            yield "mask AP on test", _scores(json.loads(metrics.read_text()))
+
+
+def stop_and_resume() -> Iterator[tuple[str, str]]:
+    """SIGTERM to a training run with data workers, alone and under torchrun; then resume it."""
+    for title, launcher in {"one process": (), "torchrun": TORCHRUN}.items():
+        with tempfile.TemporaryDirectory() as name:
+            commands = _commands(Path(name), LONG)
+            for command in (commands["convert"], commands["validate"]):
+                _run(command).check_returncode()
+            train = [*launcher, *commands["train"]]
+            status, seconds, output = _terminated(train)
+            saved = re.findall(r"stopped after step \d+", output)
+            figure = f"exit {status} after {seconds:.1f} s, {saved or output[-300:]!r}"
+            yield f"{title}, SIGTERM", figure
+            status, _, output = _terminated(train)
+            resumed = re.findall(r"resuming after step \d+", output)
+            yield f"{title}, the same command again", f"{resumed or output[-300:]!r}"
+
+
+def _commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]]:
+    coco, out, test = str(folder / "coco"), str(folder), str(folder / "coco/test.json")
+    predict = ["segtune.predict", "--coco", test, "--model", "tiny"]
+    return {
+        "convert": ["segtune.convert", "--export", str(ROOT / "data/demo"), "--out", coco],
+        "validate": ["segtune.validate", "--coco", coco, "--out", out],
+        "train": [
+            *("segtune.train", "--coco", coco, "--report", f"{out}/report.json", "--out", out),
+            *("--workers", WORKERS, "--settings", json.dumps({**_shipped(), **settings})),
+        ],
+        "merge": ["segtune.merge", "--adapter", f"{out}/adapter", "--out", out, "--model", "tiny"],
+        "predict, base": [*predict, "--out", f"{out}/base.json"],
+        "predict, tuned": [
+            *(*predict, "--out", f"{out}/tuned.json", "--weights", f"{out}/sam3.pt"),
+        ],
+        "evaluate": [
+            *("segtune.evaluate", "--coco", test, "--base", f"{out}/base.json"),
+            *("--tuned", f"{out}/tuned.json", "--out", out),
+        ],
+    }
+
+
+def _shipped() -> dict[str, Any]:
+    import yaml
+
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))["train"]
+    return settings
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _arguments(command: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", *command]
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _arguments(command), env=_environment(), capture_output=True, text=True, timeout=SECONDS
+    )
+
+
+def _failure(done: subprocess.CompletedProcess[str]) -> str:
+    return f"FAILED ({done.returncode}): {(done.stdout + done.stderr)[-300:]!r}"
+
+
+def _terminated(command: Sequence[str]) -> tuple[int, float, str]:
+    """Start training, send SIGTERM once it has taken steps; status, seconds to stop, output."""
+    process = subprocess.Popen(
+        _arguments(command),
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(r"epoch \d+/\d+ step", line):
+            break
+    time.sleep(1)
+    began = time.perf_counter()
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, time.perf_counter() - began, "".join(lines) + rest
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    base, tuned = (metrics[model]["mask"]["AP"] for model in ("base", "tuned"))
+    return f"{base:.3f} zero-shot, {tuned:.3f} fine-tuned"
