@@ -28,11 +28,15 @@ def matched(objects: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     return torch.randint(0, 3, (count,)), torch.randint(0, 20, (count,)), objects
 
 
+def outputs(logits: Tensor) -> dict[str, Tensor]:
+    return {"pred_masks": logits, "mask_rows": torch.arange(len(logits))}
+
+
 def computed(
     loss: Any, logits: Tensor, targets: dict[str, Any], indices: tuple[Any, ...]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms, and the gradient of their weighted sum."""
-    terms = loss.get_loss({"pred_masks": logits}, targets, indices, torch.tensor(7.0))
+    terms = loss.get_loss(outputs(logits), targets, indices, torch.tensor(7.0))
     (gradient,) = torch.autograd.grad(sum(terms[n] * w for n, w in WEIGHTS.items()), logits)
     return terms, gradient
 
@@ -85,7 +89,7 @@ def test_what_is_kept_for_the_backward_pass_is_less_than_a_plane_per_mask() -> N
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss.get_loss({"pred_masks": logits}, targets, indices, torch.tensor(7.0))
+            loss.get_loss(outputs(logits), targets, indices, torch.tensor(7.0))
         return sum(kept.values())
 
     plane = SIDE * SIDE * 4

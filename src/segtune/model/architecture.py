@@ -357,7 +357,7 @@ def _segmentation_head(arch: Architecture) -> UniversalSegmentationHead:
         aux_masks=False,
         presence_head=False,
         dot_product_scorer=None,
-        act_ckpt=True,
+        act_ckpt=False,  # the model recomputes the whole head already
         cross_attend_prompt=_attention(arch, batch_first=False),
         pixel_decoder=PixelDecoder(
             num_upsampling_stages=3, interpolation_mode="nearest", hidden_dim=arch.d_model

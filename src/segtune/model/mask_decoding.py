@@ -1,10 +1,15 @@
-"""SAM 3 that only decodes the masks of its best detections."""
+"""SAM 3 that only decodes the masks that are read.
+
+At prediction these are the masks of the best detections; in training those of prompts that show
+something, because a prompt without objects has no mask loss.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from segtune.model.sam3_package import Sam3Image
@@ -26,15 +31,58 @@ class _Limits:
 
 
 class SelectiveMaskSam3(Sam3Image):
-    """The stock model, except within `limit_masks`."""
+    """The stock model, except in training and within `limit_masks`.
+
+    In training, the outputs `pred_masks` and `pred_masks_o2m` have one row per prompt with
+    objects, and `mask_rows` (P,) holds the row of each prompt; -1 for a prompt without one.
+    """
 
     limits: _Limits | None = None
+    _objects: Tensor | None = None  # (P,) per prompt, during a forward pass in training
+
+    def forward_grounding(self, *, find_target: Any, **inputs: Any) -> dict[str, Any]:
+        """As in the package."""
+        self._objects = find_target.num_boxes if self.training else None
+        try:
+            outputs: dict[str, Any] = super().forward_grounding(find_target=find_target, **inputs)
+        finally:
+            self._objects = None
+        return outputs
 
     def _run_segmentation_heads(self, **inputs: Any) -> None:
-        if self.limits is None:
-            super()._run_segmentation_heads(**inputs)
-        else:
+        if self.limits is not None:
             self._decode_selected(self.limits, **inputs)
+        elif self._objects is not None:
+            self._decode_shown(self._objects, **inputs)
+        else:
+            super()._run_segmentation_heads(**inputs)
+
+    def _decode_shown(
+        self,
+        objects: Tensor,
+        *,
+        out: dict[str, Any],
+        img_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        prompt: Tensor,
+        prompt_mask: Tensor,
+        hs: Tensor,
+        **inputs: Any,
+    ) -> None:
+        """Decode the masks of prompts with objects (P,) only."""
+        rows = shown_prompts(objects)
+        super()._run_segmentation_heads(
+            out=out,
+            img_ids=img_ids[rows],
+            encoder_hidden_states=encoder_hidden_states[:, rows],
+            prompt=prompt[:, rows],
+            prompt_mask=prompt_mask[rows],
+            hs=hs[:, rows],
+            **inputs,
+        )
+        mask_rows = torch.full_like(objects, -1)
+        mask_rows[rows] = torch.arange(len(rows), device=rows.device)
+        out["mask_rows"] = out["mask_rows_o2m"] = mask_rows
 
     def _decode_selected(self, limits: _Limits, *, out: dict[str, Any], **inputs: Any) -> None:
         scores, order = _detection_scores(out).sort(dim=1, descending=True, stable=True)
@@ -74,6 +122,16 @@ class SelectiveMaskSam3(Sam3Image):
         )
         logits: Tensor = found["pred_masks"]
         return logits
+
+
+def shown_prompts(objects: Tensor) -> Tensor:
+    """(R,) the prompts that have objects, of (P,) counts; the first prompt where none has any.
+
+    DistributedDataParallel waits for the gradients of every adapter, so one row is always decoded.
+    """
+    shown = objects > 0
+    shown[0] |= ~shown.any()
+    return shown.nonzero().flatten()
 
 
 @contextmanager

@@ -33,7 +33,8 @@ class ChunkedMasks(loss_fns.Masks):
         """Focal and dice loss of the matched masks.
 
         Args:
-            outputs: with `pred_masks` (P, Q, h, w) logits.
+            outputs: with `pred_masks` (R, Q, h, w) logits, and `mask_rows` (P,), the rows of the
+                prompts among them.
             targets: with `masks` (N, S, S) bool and `is_valid_mask` (N,) bool.
             indices: of the matched prompts, queries and objects, (M,) each; the objects may be
                 None for all N in their order.
@@ -43,7 +44,8 @@ class ChunkedMasks(loss_fns.Masks):
         if objects is None:
             objects = torch.arange(len(prompts), device=prompts.device)
         keep = targets["is_valid_mask"][objects]
-        logits = outputs["pred_masks"][prompts[keep], queries[keep]]  # (M, h, w)
+        rows = outputs["mask_rows"][prompts[keep]]
+        logits = outputs["pred_masks"][rows, queries[keep]]  # (M, h, w)
         chunks = zip(
             logits.split(MASKS_PER_CHUNK), objects[keep].split(MASKS_PER_CHUNK), strict=True
         )

@@ -1,0 +1,72 @@
+"""Masks of prompts without objects are not decoded, and the loss does not notice."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from segtune.core.processes import Processes
+from segtune.dataset.batch import Batch
+from segtune.lora.inject import inject_lora, lora_parameters
+from segtune.model import architecture
+from segtune.model.architecture import build_model
+from segtune.model.forward import grounding_outputs
+from segtune.model.sam3_package import Sam3Image, loss_fns
+from segtune.training import losses
+from segtune.training.engine import accumulate
+from segtune.training.losses import build_loss
+from tests.batches import all_specs, random_batch, randomize_lora
+
+BATCHES = {
+    "some": random_batch(((0, 2, 0), (1, 0))),
+    "all": random_batch(((1, 3),)),
+    "none": random_batch(((0, 0), (0,))),
+}
+
+
+def adapted() -> Sam3Image:
+    model = build_model("tiny")
+    inject_lora(model, all_specs())
+    randomize_lora(model)
+    return model.train()
+
+
+def loss_and_gradients(model: Sam3Image, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    total, _ = accumulate(
+        model,
+        build_loss(model.matcher, with_masks=True),
+        [batch],
+        processes=Processes(rank=0, count=1, device=torch.device("cpu")),
+        step_boxes=float(batch.num_boxes.sum()),
+        step_prompts=float(len(batch.num_boxes)),
+    )
+    gradients = {name: p.grad for name, p in lora_parameters(model).items()}
+    assert all(gradient is not None for gradient in gradients.values())
+    return total, {name: g for name, g in gradients.items() if g is not None}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_loss_and_gradients_are_those_of_the_stock_model(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, gradients = loss_and_gradients(adapted(), BATCHES[name])
+    monkeypatch.setattr(architecture, "SelectiveMaskSam3", Sam3Image)
+    monkeypatch.setattr(losses, "ChunkedMasks", loss_fns.Masks)
+    stock = adapted()
+    assert type(stock) is Sam3Image
+    stock_total, expected = loss_and_gradients(stock, BATCHES[name])
+    assert total == pytest.approx(stock_total, rel=1e-5)
+    for parameter, gradient in gradients.items():
+        scale = float(expected[parameter].abs().max())
+        assert_close(gradient, expected[parameter], rtol=1e-4, atol=1e-4 * scale + 1e-9)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("some", 2), ("all", 2), ("none", 1)])
+def test_only_prompts_with_objects_are_decoded(name: str, rows: int) -> None:
+    outputs = grounding_outputs(adapted(), BATCHES[name])
+    assert len(outputs["pred_masks"]) == len(outputs["pred_masks_o2m"]) == rows
+
+
+def test_in_evaluation_mode_every_prompt_is_decoded() -> None:
+    outputs = grounding_outputs(adapted().eval(), BATCHES["some"])
+    assert len(outputs["pred_masks"]) == 5
