@@ -1,19 +1,19 @@
 """The largest step first, and which settings would help when it does not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from segtune.dataset.coco import read_split
+from segtune.dataset.coco import Split, read_split
 from segtune.training.augment import Augmentation
 from segtune.training.preflight import Trial, largest_batch, suggestions
 from segtune.training.prompted_images import PromptedImages
 from tests.converted import write_converted
 
 
-def test_the_largest_batch_holds_the_images_with_the_most_prompts(tmp_path: Path) -> None:
-    split = read_split(write_converted(tmp_path) / "train.json")
-    data = PromptedImages(
+def prompted(split: Split) -> PromptedImages:
+    return PromptedImages(
         split,
         image_size=96,
         max_negatives=5,
@@ -21,6 +21,11 @@ def test_the_largest_batch_holds_the_images_with_the_most_prompts(tmp_path: Path
         augmentation=Augmentation(),
         seed=0,
     )
+
+
+def test_the_largest_batch_holds_the_images_with_the_most_prompts(tmp_path: Path) -> None:
+    split = read_split(write_converted(tmp_path) / "train.json")
+    data = prompted(split)
     batch = largest_batch(data, images=2, negatives=5)
     # Four prompts each: three classes and the unicorn; one of the prompts has an object.
     assert batch.images.shape == (2, 3, 96, 96)
@@ -28,6 +33,19 @@ def test_the_largest_batch_holds_the_images_with_the_most_prompts(tmp_path: Path
     assert int(batch.num_boxes.sum()) == 2
     without = largest_batch(data, images=1, negatives=0)
     assert without.num_boxes.tolist() == [1]
+
+
+def test_prompts_that_show_something_count_more_than_objects(tmp_path: Path) -> None:
+    split = read_split(write_converted(tmp_path) / "train.json")
+    disc, square = split.annotations[1][0], split.annotations[2][0]
+    # Both images have three prompts.
+    many, varied = (disc,) * 30, (square, replace(disc, image_id=2))
+    split = replace(split, annotations={**split.annotations, 1: many, 2: varied})
+    batch = largest_batch(prompted(split), images=1, negatives=3)
+    assert sorted(batch.num_boxes.tolist()) == [0, 0, 1, 1]
+    split = replace(split, annotations={**split.annotations, 2: (square,)})
+    batch = largest_batch(prompted(split), images=1, negatives=3)
+    assert sorted(batch.num_boxes.tolist()) == [0, 0, 0, 30]
 
 
 def gb(trial: Trial) -> float | None:

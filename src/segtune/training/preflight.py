@@ -125,15 +125,23 @@ def _forward_and_backward(model: Sam3Image, batch: Batch, processes: Processes) 
 
 
 def largest_batch(dataset: PromptedImages, *, images: int, negatives: int) -> Batch:
-    """The images with the most prompts, and of these with the most objects, as one batch."""
-
-    def size(image: Image) -> tuple[int, int]:
-        absent = min(negatives, len(dataset.negatives(image)))
-        return len(dataset.present(image)) + absent, len(dataset.split.annotations[image.id])
-
-    largest = sorted(dataset.images, key=size, reverse=True)[:images]
+    """The images that take the most memory, as one batch."""
+    largest = sorted(
+        dataset.images, key=lambda image: _cost(dataset, image, negatives), reverse=True
+    )
     samples = [
         dataset.sample(image, dataset.negatives(image)[:negatives], dataset.image_size)
-        for image in largest
+        for image in largest[:images]
     ]
     return collate(samples, has_masks(dataset.split))
+
+
+def _cost(dataset: PromptedImages, image: Image, negatives: int) -> float:
+    """The memory of an image relative to a negative prompt's, of about 0.3 GB at full size.
+
+    A prompt that shows something also decodes masks, another 0.6 GB; an object adds 4 MB. Counted
+    by benchmarks/memory.py.
+    """
+    shown = len(dataset.present(image))
+    absent = min(negatives, len(dataset.negatives(image)))
+    return absent + 3 * shown + len(dataset.split.annotations[image.id]) / 100
