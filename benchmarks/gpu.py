@@ -2,7 +2,7 @@
 
 `python -m benchmarks.gpu` runs full SAM 3 with random weights and a preset's LoRA on this
 machine's GPU. Every item prints its rows as soon as it is finished; one that fails prints why,
-and the others go on. `--model tiny` runs the same items on the tiny model, on a CPU too, where
+and the others still run. `--model tiny` runs the same items on the tiny model, on a CPU too, where
 an item that needs a GPU is skipped. `--items memory,steps` runs only these.
 """
 
@@ -146,7 +146,7 @@ def _outputs_and_gradients(
     model.to(device)
     batch = bench.batch(prompts=6).to(device)
     context = mixed_precision(device) if autocast else torch.autocast(device.type, enabled=False)
-    # cuDNN's convolutions round to TF32 unless told otherwise.
+    # cuDNN's convolutions round to TF32 by default.
     with context, torch.backends.cudnn.flags(allow_tf32=autocast):
         outputs = grounding_outputs(model.eval(), batch)
     names = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")

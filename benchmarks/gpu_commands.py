@@ -36,7 +36,7 @@ def stages() -> Iterator[tuple[str, str]]:
 
 
 def stop_and_resume() -> Iterator[tuple[str, str]]:
-    """SIGTERM to a training run with data workers, alone and under torchrun; then resume it."""
+    """SIGTERM to a training run with data workers, with and without torchrun; then resume it."""
     for title, launcher in {"one process": (), "torchrun": TORCHRUN}.items():
         with tempfile.TemporaryDirectory() as name:
             commands = _commands(Path(name), LONG)

@@ -66,7 +66,7 @@ class ChunkedMasks(loss_fns.Masks):
         focal = sigmoid_focal_loss(
             upsampled, truth, alpha=self.focal_alpha, gamma=self.focal_gamma, reduction="sum"
         )
-        # Not the package's function, which goes on with the CPU when a GPU's memory is full.
+        # Not the package's function, which continues on the CPU when a GPU's memory is full.
         found = upsampled.sigmoid()
         overlap, total = (found * truth).sum(1), found.sum(1) + truth.sum(1)
         dice = 1 - (2 * overlap + 1) / (total + 1)
