@@ -56,6 +56,17 @@ def test_the_output_is_short_and_the_report_is_long(
     assert len(line) < 600
 
 
+def test_a_long_name_does_not_fill_the_output(
+    coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(coco, "train", lambda v: v["images"][0].update(file_name="9" * 100_000))
+    with pytest.raises(SystemExit):
+        validate(coco)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "missing image" in line
+    assert len(line) < 1000
+
+
 def test_the_page_shows_as_many_examples_as_are_wanted(coco: Path) -> None:
     edit(coco, "train", lambda v: [a.update(bbox=[0, 0, 0, 0]) for a in v["annotations"]])
     with pytest.raises(SystemExit):

@@ -7,14 +7,15 @@ classes. Nothing is guessed: what cannot be read without loss is an error.
 import argparse
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from segtune.core.atomic import atomic_path, write_json
+from segtune.core.atomic import write_json
 from segtune.core.config import ConvertSettings, parse_section
 from segtune.core.console import log_line
 from segtune.core.errors import exit_on_error
+from segtune.core.publishing import published
 from segtune.dataset.coco import MANIFEST, write_manifest, write_split
 from segtune.exports.tables import Conversion, convert_export
 
@@ -24,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with exit_on_error("convert"):
         settings = parse_section(ConvertSettings, arguments.settings)
-        with _garbage_collection_paused():
+        with published(arguments.out) as new, _garbage_collection_paused():
             conversion = convert_export(arguments.export, arguments.out / "images", settings)
-            _write(arguments.out, conversion)
+            _write(new, conversion, place=arguments.out)
         _report(conversion)
 
 
@@ -48,17 +49,12 @@ def _garbage_collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _write(folder: Path, conversion: Conversion) -> None:
-    with ExitStack() as stack:
-
-        def staged(name: str) -> Path:
-            return stack.enter_context(atomic_path(folder / name))
-
-        # All are written before the first is moved into its place.
-        for name, split in conversion.splits.items():
-            write_split(staged(f"{name}.json"), split)
-        write_manifest(staged(MANIFEST), conversion.manifest, folder)
-        write_json(staged("conversion.json"), asdict(conversion.log))
+def _write(folder: Path, conversion: Conversion, *, place: Path) -> None:
+    """Write to `folder` what will be moved to `place`."""
+    for name, split in conversion.splits.items():
+        write_split(folder / f"{name}.json", split)
+    write_manifest(folder / MANIFEST, conversion.manifest, place)
+    write_json(folder / "conversion.json", asdict(conversion.log))
 
 
 def _report(conversion: Conversion) -> None:

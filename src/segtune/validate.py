@@ -17,6 +17,7 @@ from segtune.dataset.coco import SPLITS, read_manifest, read_split
 from segtune.reports.validation_page import write_validation_page
 
 MAX_PRINTED = 3  # examples per problem; the report has more
+MAX_LENGTH = 300  # characters of an example
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _line(found: Problem) -> str:
-    examples = ", ".join(found.examples[:MAX_PRINTED])
+    examples = ", ".join(example[:MAX_LENGTH] for example in found.examples[:MAX_PRINTED])
     more = found.count - MAX_PRINTED
     places = f"{examples} and {more} more" if more > 0 else examples
     return f"{found.problem} ({places}): {found.fix}"

@@ -1,14 +1,18 @@
 """Files appear complete or not at all."""
 
+import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from array import array
 from pathlib import Path
 
 import pytest
 
 from segtune.core.atomic import atomic_path, write_json, write_records, write_tables
+from segtune.core.errors import ResourceError
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -29,6 +33,43 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+    path, other = tmp_path / "file.txt", tmp_path / ".file.txt.1.bak"
+    other.write_text("the user's")
+    code = "import os, signal, sys\nfrom pathlib import Path\n"
+    code += "from segtune.core.atomic import atomic_path\n"
+    code += "with atomic_path(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    (abandoned,) = set(tmp_path.iterdir()) - {other}
+    with atomic_path(path) as slow:
+        assert not abandoned.exists()
+        slow.write_text("slow")
+        with atomic_path(path) as fast:
+            fast.write_text("fast")
+        assert path.read_text() == "fast"
+    assert path.read_text() == "slow"
+    assert set(tmp_path.iterdir()) == {path, other}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
+def test_a_full_or_read_only_disk_is_named(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with (
+        pytest.raises(ResourceError, match=r"file\.txt: cannot write the file \(.*disk of /"),
+        atomic_path(path) as temporary,
+    ):
+        temporary.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_read_is_not_a_problem_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "file.txt"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/image.png")
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from segtune.core.config import (
     TrainSettings,
     parse_config,
     parse_section,
+    require_divisible,
 )
 from segtune.core.errors import ConfigError
 from segtune.model.weight_files import TINY_WEIGHTS, weights_file
@@ -25,6 +26,30 @@ def test_defaults_are_filled_in_and_sections_are_sorted_json() -> None:
     assert parse_section(TrainSettings, text) == config.train
     for stage in ("convert", "validate", "train", "merge", "predict", "evaluate"):
         assert json.loads(config.section_json(stage))
+
+
+def test_the_order_of_keys_has_no_effect() -> None:
+    lora = {"vision": {"rank": 2}, "text": {"rank": 4}}
+    one, other = (
+        parse_section(TrainSettings, json.dumps({"lora": dict(items)}))
+        for items in (lora.items(), reversed(lora.items()))
+    )
+    # Adapters are drawn in the order of their components.
+    assert list(one.lora) == list(other.lora)
+
+
+@pytest.mark.parametrize(("batch", "processes"), [(3, 2), (4, 3), (1, 2)])
+def test_a_batch_that_cannot_be_divided_is_refused(batch: int, processes: int) -> None:
+    settings = TrainSettings(batch_size=batch, micro_batch_size=1)
+    require_divisible(settings, batch)
+    with pytest.raises(ConfigError, match=rf"\({batch}\).*multiple of {processes}"):
+        require_divisible(settings, processes)
+
+
+@pytest.mark.parametrize(("model", "size"), [("tiny", 100), ("full", 48), ("full", 1000)])
+def test_an_image_size_that_does_not_fit_the_model_is_refused(model: str, size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"image_size \({size}\) is not a multiple of"):
+        parse_config({"export": "x", "model": model, "image_size": size})
 
 
 def test_text_from_the_command_line_becomes_numbers() -> None:

@@ -175,3 +175,18 @@ def test_an_edited_page_discards_no_interrupted_run(command: str) -> None:
     # Unfinished work is continued only where these are as before.
     pages = [item for item in code_fingerprints(command) if item.startswith("segtune/reports/")]
     assert pages == []
+
+
+def test_pipes_links_and_damaged_zips_have_a_fingerprint(tmp_path: Path) -> None:
+    # It is computed before any job starts; what is wrong is the conversion's to report.
+    export = tmp_path / "export"
+    export.mkdir()
+    os.mkfifo(export / "labels.txt")
+    (export / "_annotations.coco.json").symlink_to("nowhere")
+    (export / os.fsdecode(b"caf\xe9.txt")).write_text("0")
+    damaged = tmp_path / "export.zip"
+    damaged.write_bytes(b"PK\x05\x06" + b"\xff" * 18)
+    found = {export_fingerprint(path) for path in (export, damaged, export / "labels.txt")}
+    assert len(found) == 3
+    (export / "labels.txt").unlink()
+    assert export_fingerprint(export) not in found

@@ -262,3 +262,33 @@ def test_an_annotation_in_an_unknown_image_is_refused(tmp_path: Path) -> None:
     (coco / "train.json").write_text(json.dumps(values))
     with pytest.raises(DatasetError, match=r"not a converted dataset \(KeyError\(99\)\)"):
         read_split(coco / "train.json")
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ("images", {"width": "30"}, "width is '30'"),
+        ("images", {"width": True}, "width is True"),
+        ("images", {"width": 10**6, "height": 10**6}, "an image of 1000000 x 1000000 pixels"),
+        ("images", {"file_name": "\ud800"}, "surrogates not allowed"),
+        ("images", {"fields": {"kind": 7}}, "kind is 7"),
+        ("images", {"fields": [1]}, "not a converted dataset"),
+        ("annotations", {"id": 2**63}, "id is 9223372036854775808"),
+        ("annotations", {"image_id": [1]}, r"image_id is \[1\]"),
+        ("annotations", {"bbox": {"a": 1}}, "not a converted dataset"),
+        ("annotations", {"bbox": [1, 1, "2", 2]}, "a number is '2'"),
+        ("annotations", {"area": 10**400}, "a number is 1000"),
+        ("annotations", {"segmentation": "polygon"}, "segmentation is 'polygon'"),
+        ("categories", {"name": None}, "name is None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(
+    tmp_path: Path, table: str, changes: dict[str, Any], message: str
+) -> None:
+    coco = write_converted(tmp_path)
+    values = json.loads((coco / "train.json").read_text())
+    values[table][0] |= changes
+    (coco / "train.json").write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=rf"train\.json: .*{message}") as raised:
+        read_split(coco / "train.json")
+    assert len(str(raised.value)) < 600

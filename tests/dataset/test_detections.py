@@ -1,6 +1,7 @@
 """Detections: their index, their file, and the refusal of records that cannot be scored."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,20 +93,35 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no_image": without("image_id"),
     "no_category": without("category_id"),
     "list_as_image": changed(image_id=[1]),
+    "true_as_image": changed(image_id=True),
+    "number_as_image": changed(image_id=1.0),
+    "null_as_category": changed(category_id=None),
     "no_score": without("score"),
     "score_text": changed(score="high"),
+    "score_true": changed(score=True),
+    "score_negative": changed(score=-0.1),
+    "score_above_one": changed(score=1.5),
+    "score_huge": changed(score=10**400),
     "score_nan": changed(score=float("nan")),
     "score_infinite": changed(score=float("inf")),
     "no_box": without("bbox"),
     "short_box": changed(bbox=[1, 2, 3]),
     "long_box": changed(bbox=[1, 2, 3, 4, 5]),
     "box_text": changed(bbox=[1, 2, 3, "4"]),
+    "box_huge": changed(bbox=[1, 2, 3, 10**400]),
+    "box_far": changed(bbox=[1e300, 2, 3, 4]),
+    "box_negative": changed(bbox=[1, 2, -3, 4]),
+    "box_as_text": changed(bbox="1234"),
     "box_nan": changed(bbox=[1, 2, 3, float("nan")]),
     "no_mask": without("segmentation"),
     "polygon": changed(segmentation=[[1, 2, 9, 2, 9, 9]]),
     "no_size": changed(segmentation={"counts": "0"}),
     "other_size": changed_mask(size=[100, 99]),
     "no_counts": changed(segmentation={"size": [100, 100]}),
+    "endless_run": changed_mask(counts="P" * 100_000),
+    "letters": changed_mask(counts="å"),
+    "list_as_mask": changed(segmentation=[]),
+    "mask_as_text": changed(segmentation="0"),
     "uncompressed": changed_mask(counts=[10_000]),
     "empty_counts": changed_mask(counts=""),
     "bad_counts": changed_mask(counts="zzz"),
@@ -128,7 +144,9 @@ def test_a_record_that_cannot_be_scored_is_refused(
         path.write_text(json.dumps({"categories": categories, "annotations": records}))
     else:
         path.write_text(json.dumps(records))
-    with pytest.raises(DatasetError, match=r"predictions\.json: not COCO results.*predict again"):
+    with pytest.raises(
+        DatasetError, match=r"predictions\.json: detection 2: not COCO results.*predict again"
+    ):
         (read_prompted_detections if prompted else read_detections)(path, SPLIT)
 
 
@@ -138,7 +156,7 @@ def test_a_file_that_is_not_results_is_refused(tmp_path: Path, content: str | No
     if content is not None:
         path.write_text(content)
     for read in (read_detections, read_prompted_detections):
-        with pytest.raises(DatasetError, match="not COCO results"):
+        with pytest.raises(DatasetError, match=r"not COCO results|cannot read the COCO results"):
             read(path, SPLIT)
 
 
@@ -151,5 +169,41 @@ def test_results_of_another_split_are_refused(tmp_path: Path, change: dict[str, 
         read_detections(path, SPLIT)
     values = {"categories": [{"id": 1, "name": "horse"}], "annotations": [records[0] | change]}
     path.write_text(json.dumps(values))
-    with pytest.raises(DatasetError, match=r"not COCO results \(KeyError\(99\)\)"):
+    with pytest.raises(
+        DatasetError, match=r"detection 1: not COCO results \((category|image) 99 is not known"
+    ):
         read_prompted_detections(path, SPLIT)
+
+
+NESTED = "[" * 200_000 + "]" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (NESTED.encode(), "nested too deeply"),
+        (b'[{"image_id": 1, "image_id": 2}]', "'image_id' is a duplicate"),
+        (b"\xff\xfe[\x00]\x00", "not UTF-8"),
+        (b"[" + b"9" * 5000 + b"]", "cannot read the COCO results"),
+    ],
+)
+def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_bytes(content)
+    for read in (read_detections, read_prompted_detections):
+        with pytest.raises(DatasetError, match=message):
+            read(path, SPLIT)
+
+
+@pytest.mark.parametrize("name", ["\ud800", None, 3])
+def test_the_name_of_a_prompt_must_be_text(tmp_path: Path, name: object) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps({"categories": [{"id": 1, "name": name}], "annotations": []}))
+    with pytest.raises(DatasetError, match=r"category 1: not COCO results .* is not text"):
+        read_prompted_detections(path, SPLIT)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "predictions.json")
+    with pytest.raises(DatasetError, match="it is a pipe"):
+        read_detections(tmp_path / "predictions.json", SPLIT)

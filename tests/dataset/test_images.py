@@ -1,11 +1,13 @@
 """Image files: names, damaged files, and the EXIF orientation."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from segtune.core.errors import DatasetError, ExportError
 from segtune.dataset.images import (
@@ -15,6 +17,7 @@ from segtune.dataset.images import (
     upright_rgb,
     upright_size,
 )
+from segtune.dataset.masks import MAX_PIXELS
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
 
@@ -95,3 +98,79 @@ def test_a_huge_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(DatasetError, match=r"a\.png: cannot read the image"):
         upright_rgb(tmp_path / "a.png")
+
+
+def test_a_file_that_would_start_another_program_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: started.append(a))
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 20)).save(path, "EPS")
+    with pytest.raises(DatasetError, match=r"a\.png: .*it is not JPEG, PNG, BMP, WEBP or TIFF"):
+        upright_rgb(path)
+    assert not started
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PPM", "TGA", "ICO", "PDF", "DDS", "SGI", "PCX"])
+def test_other_formats_are_refused(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.jpg", kind)
+    with pytest.raises(DatasetError, match="cannot read the image"):
+        upright_rgb(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "MPO"])
+def test_formats_of_datasets_are_read_whatever_their_suffix(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(NOISE).save(tmp_path / "a.bmp", kind)
+    assert upright_rgb(tmp_path / "a.bmp").size == (60, 40)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bits_become_the_upper_eight(tmp_path: Path, suffix: str, order: str) -> None:
+    gray = np.linspace(0, 65535, 2400).round().astype(order).reshape(40, 60)
+    Image.fromarray(gray).save(tmp_path / f"a.{suffix}")
+    pixels = np.asarray(upright_rgb(tmp_path / f"a.{suffix}"))
+    assert pixels.shape == (40, 60, 3)
+    assert np.array_equal(pixels[..., 0], (gray // 256).astype(np.uint8))
+
+
+def test_black_of_sixteen_bits_stays_black(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / "a.png")
+    assert not np.asarray(upright_rgb(tmp_path / "a.png")).any()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (
+            np.full((4, 5), 4095, np.uint16),
+            "16-bit pixels of at most 4095 of 65535, which is almost black",
+        ),
+        (np.full((4, 5), 70_000, np.int32), "32-bit integer pixels"),
+        (np.full((4, 5), 0.5, np.float32), "32-bit float pixels"),
+    ],
+)
+def test_other_depths_are_refused(
+    tmp_path: Path, pixels: npt.NDArray[np.generic], message: str
+) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match=rf"a\.tif: cannot read the image \({message}"):
+        upright_rgb(tmp_path / "a.tif")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match="it is a pipe"):
+        upright_rgb(tmp_path / "a.png")
+
+
+def test_an_image_beyond_the_limit_is_refused_where_pillow_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    with pytest.raises(DatasetError, match=r"Image size \(2000 pixels\) exceeds limit"):
+        upright_rgb(tmp_path / "a.png")
+    assert MAX_PIXELS == 89_478_485

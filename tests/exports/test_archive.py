@@ -1,5 +1,7 @@
 """Zip files: unpacked whole, or refused before anything is written."""
 
+import errno
+import io
 import json
 import stat
 import warnings
@@ -8,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from segtune.core.errors import ExportError
+from segtune.core.errors import ExportError, ResourceError
 from tests.conversion import read_export
 from tests.export_writer import write_export, zip_export
 
@@ -46,9 +49,32 @@ def twice(archive: zipfile.ZipFile) -> None:
         archive.writestr("readme.dataset.TXT", "two")
 
 
+def bomb(archive: zipfile.ZipFile) -> None:
+    archive.writestr("train/bomb.jpg", b"0" * 10_000_000)
+    archive.filelist[-1].file_size = 2**30
+
+
+def overlap(archive: zipfile.ZipFile) -> None:
+    archive.writestr("train/again.txt", "x" * 99)
+    archive.filelist[-1].header_offset = archive.filelist[0].header_offset
+
+
+def encrypt(archive: zipfile.ZipFile) -> None:
+    archive.writestr("train/secret.txt", "x")
+    archive.filelist[-1].flag_bits |= 1
+
+
 @pytest.mark.parametrize(
     ("corrupt", "message"),
     [
+        (overlap, "overlaps another one"),
+        (encrypt, r"secret\.txt': is encrypted; .* Unpack it yourself"),
+        (lambda z: z.writestr("a.txt", "x", zipfile.ZIP_BZIP2), "neither stored nor packed with"),
+        (lambda z: z.writestr("a.txt", "x", zipfile.ZIP_LZMA), "neither stored nor packed with"),
+        (lambda z: z.writestr("a\x1b[2J.txt", "x"), r"'a\\x1b\[2J.txt': has a name with control"),
+        (lambda z: z.writestr("a" * 256, "x"), "has a name that is too long"),
+        (lambda z: z.writestr("ab/" * 400 + "c", "x"), "has a name that is too long"),
+        (lambda z: z.writestr("README.txt/more", "x"), "lies in another member, which is a file"),
         (lambda z: z.writestr("../outside.txt", "x"), "leaves the folder"),
         (lambda z: z.writestr("train/../../outside.txt", "x"), "leaves the folder"),
         (lambda z: z.writestr("a\\..\\..\\outside.txt", "x"), "leaves the folder"),
@@ -57,7 +83,7 @@ def twice(archive: zipfile.ZipFile) -> None:
         (link, "is a link"),
         (twice, "is a duplicate"),
         (lambda z: z.writestr("./train/_annotations.coco.json", "{}"), "is a duplicate"),
-        (lambda z: z.writestr("train/bomb.jpg", b"0" * 10_000_000), "more than 100 times"),
+        (bomb, "more than 100 times"),
     ],
 )
 def test_a_hostile_zip_file_is_refused_before_anything_is_written(
@@ -65,6 +91,7 @@ def test_a_hostile_zip_file_is_refused_before_anything_is_written(
 ) -> None:
     archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("README.txt", "x")
         corrupt(opened)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ExportError, match=message):
@@ -84,6 +111,81 @@ def test_a_zip_file_that_is_too_large_is_refused(
     assert not (tmp_path / "unpacked").exists()
     monkeypatch.setattr("segtune.exports.archive.MAX_UNPACKED_BYTES", size)
     assert read_export(archive, tmp_path / "unpacked")
+
+
+def test_what_shrinks_honestly_is_unpacked(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    (export / "masks").mkdir()
+    for suffix in ("png", "bmp"):
+        Image.new("L", (5000, 5000)).save(export / "masks" / f"blank.{suffix}")
+    (export / "masks" / "labels.txt").write_text("0 0.5 0.5 0.1 0.1\n" * 500_000)
+    archive = zip_export(export, tmp_path / "export.zip")
+    assert archive.stat().st_size < 200_000
+    root = read_export(archive, tmp_path / "unpacked").root
+    for path in (export / "masks").iterdir():
+        assert (root / "masks" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_whole_archive_is_compared_with_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = write_export(tmp_path / "export")
+    for number in range(9):
+        (export / f"{number}.txt").write_bytes(bytes(10**6))
+    archive = zip_export(export, tmp_path / "export.zip")
+    monkeypatch.setattr("segtune.exports.archive.MAX_PACKED_TIGHTLY", 10**6)
+    with pytest.raises(ExportError, match=r"export.zip: \d+ bytes unpack to \d+, more than 100"):
+        read_export(archive, tmp_path / "unpacked")
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
+    monkeypatch.setattr("segtune.exports.archive._free_bytes", lambda folder: 1000)
+    with pytest.raises(ResourceError, match=r"unpacking .*export\.zip takes") as raised:
+        read_export(archive, tmp_path / "unpacked")
+    assert "ownload" not in str(raised.value)
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zip_export(write_export(tmp_path / "export"), tmp_path / "export.zip")
+
+    class Full(io.BytesIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *a, **k: Full() if a == ("wb",) else real(path, *a, **k)
+    )
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ResourceError, match=r"No space left.* on the disk of /") as raised:
+        read_export(archive, tmp_path / "unpacked")
+    assert "ownload" not in str(raised.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_sizes_of_64_bits_are_read(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for path in export.rglob("*.*"):
+            name = path.relative_to(export).as_posix()
+            with archive.open(name, "w", force_zip64=True) as member:
+                member.write(path.read_bytes())
+    assert len(read_export(tmp_path / "export.zip", tmp_path / "unpacked").splits) == 3
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export")
+    (export / "train" / "café.txt").write_text("x")
+    archive = zip_export(export, tmp_path / "export.zip")
+    archive.write_bytes(archive.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(ExportError, match=r"cannot read the zip file \(not UTF-8 text"):
+        read_export(archive, tmp_path / "unpacked")
 
 
 def test_a_damaged_zip_file_leaves_nothing(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def box_around(mask: npt.NDArray[np.uint8]) -> tuple[float, float, float, float]
     return left, top, float(columns[-1]) + 1 - left, float(rows[-1]) + 1 - top
 
 
-def random_masks(rng: Random, width: int, height: int) -> tuple[Thing, ...]:
+def random_masks(rng: Random, width: int, height: int, fewest: int = 0) -> tuple[Thing, ...]:
     """Rings with holes, each in its own quarter, so that they never touch."""
     things = []
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -64,7 +64,7 @@ def random_masks(rng: Random, width: int, height: int) -> tuple[Thing, ...]:
         mask[top + 1 : top + h - 1, left + 1 : left + w - 1] = 0
         mask[top : top + 2, left : left + 2] = 1
         things.append(Thing(int(rng.integers(3)), box_around(mask), mask=mask))
-    return tuple(things[: rng.integers(0, 5)])
+    return tuple(things[: rng.integers(fewest, 5)])
 
 
 def random_scene(seed: int, kind: str) -> Scene:
@@ -77,7 +77,7 @@ def random_scene(seed: int, kind: str) -> Scene:
             count = int(rng.integers(0, 4)) + (index == 0)
             things: tuple[Thing, ...]
             if kind == "masks":
-                things = random_masks(rng, width, height)
+                things = random_masks(rng, width, height, fewest=int(index == 0))
             else:
                 box_only = [kind == "boxes" or rng.random() < 0.4 for _ in range(count)]
                 things = tuple(
@@ -334,7 +334,7 @@ RING = random_masks(np.random.default_rng(3), 40, 30) or ()
         (
             "semantic",
             lambda e: (e / "train/train_mask.png").unlink(),
-            "train_mask.png: cannot read the image",
+            "the mask train_mask.png is missing",
         ),
     ],
 )

@@ -68,3 +68,14 @@ def test_an_image_that_is_listed_twice_is_refused(
     assert "line 8: train0.jpg is a duplicate" in refused(
         export, tmp_path / "out", capsys, **options
     )
+
+
+@pytest.mark.parametrize("text", ["from\x1b[2J above", "a" * 501])
+def test_a_field_that_cannot_be_a_prompt_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    export = with_table(tmp_path, originals())
+    table = tmp_path / "views.csv"
+    table.write_text(table.read_text().replace("from 0", text))
+    line = refused(export, tmp_path / "out", capsys, template=TEMPLATE, fields="views.csv")
+    assert "the field 'view' of convert.template is '" in line

@@ -1,5 +1,6 @@
 """Finding an export: folders, split names, formats, and what is refused."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from segtune.core.errors import ConfigError, ExportError
 from segtune.exports.reader import read_export as read_with
 from tests.conversion import read_export
 from tests.export_writer import write_export
+from tests.exports.test_fuzzing import scene
+from tests.format_writers import COLUMNS, WRITERS
 
 
 def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
@@ -92,7 +95,10 @@ def test_a_split_without_annotations_is_not_skipped(tmp_path: Path) -> None:
 def test_the_settings_choose_between_two_formats(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export")
     for split in ("train", "valid", "test"):
-        (export / split / "_annotations.createml.json").write_text("[]")
+        (name,) = (path.name for path in (export / split).glob(f"{split}0*.jpg"))
+        box = {"label": "cat", "coordinates": {"x": 9, "y": 9, "width": 4, "height": 4}}
+        entries = [{"image": name, "annotations": [box]}]
+        (export / split / "_annotations.createml.json").write_text(json.dumps(entries))
     with pytest.raises(ConfigError, match=r"coco and createml.*\{format: coco\}"):
         read_export(export, tmp_path / "unpacked")
     found = read_with(export, tmp_path / "unpacked", ConvertSettings(format="createml"))
@@ -135,3 +141,28 @@ def test_ambiguous_ids_are_refused(
     export = write_export(tmp_path / "export", lambda values: values[table].append(record))
     with pytest.raises(ExportError, match=message):
         read_export(export, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty"),
+    [
+        ("coco", lambda f: write_coco(f, [])),
+        ("createml", lambda f: (f / "_annotations.createml.json").write_text("[]")),
+        ("tensorflow", lambda f: (f / "_annotations.csv").write_text(",".join(COLUMNS))),
+        ("yolo", lambda f: [p.write_text("\n") for p in (f / "labels").glob("*.txt")]),
+        ("voc", lambda f: [p.write_text("<annotation/>") for p in f.glob("*.xml")]),
+    ],
+)
+def test_a_split_whose_labels_hold_no_objects_is_refused(
+    tmp_path: Path, kind: str, empty: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "export"
+    WRITERS[kind](folder, scene(kind))
+    empty(folder / "valid")
+    with pytest.raises(ExportError, match="the valid split has 1 images and labels, but no obj"):
+        read_export(folder, tmp_path / "unpacked")
+
+
+def write_coco(folder: Path, annotations: list[object]) -> None:
+    path = folder / "_annotations.coco.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": annotations}))

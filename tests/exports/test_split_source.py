@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from segtune.core.errors import ExportError
-from segtune.exports.split_source import image_files, images_from_files, mentions
+from segtune.exports.files import image_files, mentions
+from segtune.exports.split_source import images_from_files
 
 
 @pytest.mark.parametrize("before", [0, 1, 2**20 - 4, 2**20, 2**21 - 1])

@@ -38,6 +38,9 @@ RENAMED = {
 }
 RENAMED_VALUES = {("missing_test", "carve"): "hold_out"}
 
+# Of the attention in each model; checked here, too, because it needs no torch.
+WINDOW_PIXELS = {"tiny": 48, "full": 336}
+
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
 
@@ -192,6 +195,20 @@ class TrainSettings(Section):
         return self
 
 
+def require_divisible(settings: TrainSettings, processes: int) -> None:
+    """Refuse a batch that cannot be divided equally.
+
+    Raises:
+        ConfigError: in that case.
+    """
+    if settings.batch_size % processes:
+        raise ConfigError(
+            f"train.batch_size ({settings.batch_size}) cannot be divided among {processes} "
+            "processes",
+            fix=f"Choose a multiple of {processes}",
+        )
+
+
 class MergeSettings(Section):
     tolerance: PositiveFloat = Field(
         1e-3, description="largest relative difference between adapted and merged outputs"
@@ -226,6 +243,7 @@ class Config(Section):
 
     export: str
     results: str = "results"
+    keep: int = Field(5, ge=0, description="earlier trainings, and predictions, that are kept")
     model: Literal["tiny", "full"] = "tiny"
     weights: str = "default"
     image_size: PositiveInt | None = Field(
@@ -237,6 +255,16 @@ class Config(Section):
     merge: MergeSettings = MergeSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _image_size_fits(self) -> "Config":
+        window = WINDOW_PIXELS[self.model]
+        if self.image_size and self.image_size % window:
+            raise ValueError(
+                f"image_size ({self.image_size}) is not a multiple of {window}, the side of a "
+                f"window of the {self.model} model in pixels"
+            )
+        return self
 
     def section_json(self, stage: str) -> str:
         """One stage's section as JSON with sorted keys, defaults filled in."""
@@ -257,16 +285,20 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 
 
 def parse_section(kind: type[SectionT], text: str) -> SectionT:
-    """Validate the JSON that a stage was given as `--settings`.
+    """Validate the JSON that a stage was given as `--settings`; the order of keys has no effect.
 
     Raises:
         ConfigError: naming every problem with its dotted path, or the error in the JSON.
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"not JSON: {error}", file="--settings") from None
-    return _validated(kind, values, "--settings")
+    return _validated(kind, _sorted(values), "--settings")
+
+
+def _sorted(values: Any) -> Any:
+    return json.loads(json.dumps(values, sort_keys=True))
 
 
 def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from segtune.core.errors import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -26,7 +28,7 @@ class Advance(Protocol):
 
 def log_line(text: str) -> None:
     """Print one line for the user."""
-    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
+    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(printable(text))
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def progress(title: str, total: int, done: int = 0, visible: bool = True) -> Ite
     elif Console().is_terminal:
         with _bar() as bar:
             task = bar.add_task(title, total=total, completed=done, note="")
-            yield lambda done=1, note="": bar.update(task, advance=done, note=note)
+            yield lambda done=1, note="": bar.update(task, advance=done, note=printable(note))
     else:
         yield _plain_lines(title, total, done)
 
@@ -72,6 +74,7 @@ def _plain_lines(title: str, total: int, already_done: int) -> Advance:
         if now - printed >= SECONDS_BETWEEN_LINES or finished == total:
             printed = now
             left = (now - began) / (finished - already_done) * (total - finished)
-            print(f"{title} {finished}/{total}  {left:.0f} s left  {note}".rstrip(), flush=True)
+            line = f"{title} {finished}/{total}  {left:.0f} s left  {printable(note)}"
+            print(line.rstrip(), flush=True)
 
     return advance

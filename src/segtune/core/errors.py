@@ -5,10 +5,16 @@ command runs under `exit_on_error`, so users see such an error as one line and a
 status; any other exception is a bug in segtune and keeps its traceback.
 """
 
+import reprlib
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Control and format characters, surrogates, and the separators of lines and paragraphs: on a
+# terminal they would do something instead of being shown.
+HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class SegtuneError(Exception):
@@ -35,7 +41,7 @@ class SegtuneError(Exception):
         self.fix = fix
         place = ": ".join(part for part in (self.file, record) if part)
         text = f"{place}: {problem}" if place else problem
-        super().__init__(f"{text}. {fix}" if fix else text)
+        super().__init__(printable(f"{text}. {fix}" if fix else text))
 
 
 class ConfigError(SegtuneError):
@@ -59,11 +65,39 @@ class AdapterError(SegtuneError):
 
 
 class ResourceError(SegtuneError):
-    """A machine that is too small for the settings."""
+    """A machine that is too small for the settings, or whose disk is full."""
 
 
 class TrainingError(SegtuneError):
     """A training run that cannot continue."""
+
+
+class BusyError(SegtuneError):
+    """A place that another process is writing to."""
+
+
+def printable(text: str) -> str:
+    """The text on one line, with everything that a terminal would not show as an escape.
+
+    Names from foreign files may contain sequences that move the cursor or hide text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in HIDDEN else c for c in text)
+
+
+def shown(value: object) -> str:
+    """A value from a foreign file for a message: its `repr`, cut where it is long or deep."""
+    return _SHORT.repr(value)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlevel = 3
 
 
 @contextmanager

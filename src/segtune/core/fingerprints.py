@@ -11,15 +11,21 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from segtune.core.errors import SegtuneError
+from segtune.core.foreign import file_problem
 
 SOURCE = Path(__file__).parents[1]
-# Settings are compared by value; the others affect messages and reruns, but not results.
-WITHOUT_EFFECT = {"core.config", "core.console", "core.errors", "core.fingerprints"}
+# Settings are compared by value; the others affect messages, reruns and where results lie, but
+# not what is in them.
+WITHOUT_EFFECT = {
+    f"core.{name}" for name in ("config", "console", "errors", "fingerprints", "kept", "publishing")
+}
 PAGES = "reports."  # the wing that shows numbers but computes none
 ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}
 
@@ -47,7 +53,7 @@ def export_fingerprint(export: Path) -> str:
     """
     digest = hashlib.sha256()
     for line in _export_lines(export):
-        digest.update(line.encode())
+        digest.update(os.fsencode(line))
     return f"{export}@{digest.hexdigest()[:16]}"
 
 
@@ -69,22 +75,41 @@ def json_digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two fingerprints: `key.subkey: old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{path}: {old} -> {new}"]
+
+
 def _export_lines(export: Path) -> list[str]:
     if export.is_dir():
         files = sorted(
             Path(folder) / name for folder, _, names in os.walk(export) for name in names
         )
         return [_file_line(path, path.relative_to(export)) for path in files]
-    if zipfile.is_zipfile(export):
+    if problem := file_problem(export):
+        return [f"{problem}\n"]
+    try:
         with zipfile.ZipFile(export) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.filename)
-        return [f"{m.filename} {m.file_size} {m.CRC}\n" for m in members]
-    return ["missing\n"]
+    # Foreign bytes: a damaged directory makes zipfile raise errors of many types. What is wrong
+    # is the reader's to report.
+    except Exception:
+        return [f"not a zip {export.stat().st_size}\n"]
+    return [f"{m.filename} {m.file_size} {m.CRC}\n" for m in members]
 
 
 def _file_line(path: Path, name: Path) -> str:
+    if problem := file_problem(path):
+        return f"{name} {problem}\n"
     if path.suffix.lower() in ANNOTATION_SUFFIXES or path.name.endswith("_mask.png"):
-        return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        with path.open("rb") as file:
+            return f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n"
     return f"{name} {path.stat().st_size}\n"
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from segtune.core.errors import ConfigError
+from segtune.core.parent import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def process_group() -> Iterator[Processes]:
     if count == 1:
         yield Processes(rank, count, device)
         return
+    end_with_parent()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(rank, count, device)

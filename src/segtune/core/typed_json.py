@@ -8,6 +8,7 @@ from pydantic_core import to_jsonable_python
 
 from segtune.core.atomic import write_json
 from segtune.core.errors import DatasetError
+from segtune.core.foreign import read_json
 
 T = TypeVar("T")
 
@@ -28,12 +29,11 @@ def read_typed(path: Path, kind: type[T], fix: str) -> T:
     Raises:
         DatasetError: in that case.
     """
+    values = read_json(path, DatasetError, fix, what="file")
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"cannot read the file ({error})", file=path, fix=fix) from None
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        record = ".".join(map(str, first["loc"])) or None
+        record = ".".join(map(str, first["loc"]))[:200] or None
         problem = f"cannot read the file ({first['msg']})"
         raise DatasetError(problem, file=path, record=record, fix=fix) from None

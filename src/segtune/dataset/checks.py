@@ -10,9 +10,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from segtune.core.foreign import file_problem
 from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Annotation, Image, Manifest, Split
-from segtune.dataset.masks import Segmentation, decode_rle_counts, rle_area, segmentation_to_rle
+from segtune.dataset.masks import (
+    Segmentation,
+    require_drawable,
+    rle_area,
+    run_lengths,
+    segmentation_to_rle,
+)
 
 MAX_EXAMPLES = 1000  # in a report, per problem
 ROUNDING = 1e-3  # pixels by which a box may extend beyond its image
@@ -97,10 +104,11 @@ def _errors(splits: Sequence[Split], manifest: Manifest) -> Iterator[_Finding]:
         if split.categories != train.categories:
             yield _Finding("split whose classes differ from train's", CONVERT_AGAIN, split.name)
         yield from _id_errors(split)
+        classes = {category.id for category in split.categories}
         for image in split.images:
             yield from _image_errors(split, image, sizes)
             for annotation in split.annotations[image.id]:
-                yield from _object_errors(split, image, annotation)
+                yield from _object_errors(split, image, annotation, classes)
     if not train.objects:
         yield _Finding("training split without objects", "label some objects", train.name)
     yield from _prompt_errors(train)
@@ -130,17 +138,19 @@ def _id_errors(split: Split) -> Iterator[_Finding]:
 
 def _image_errors(split: Split, image: Image, sizes: dict[str, int]) -> Iterator[_Finding]:
     path = split.image_path(image)
-    if not path.is_file():
+    if file_problem(path):
         yield _Finding("missing image", "restore it, or convert again", str(path))
     elif sizes.get(image.file_name) != path.stat().st_size:
         yield _Finding("image that has changed since conversion", CONVERT_AGAIN, str(path))
 
 
-def _object_errors(split: Split, image: Image, a: Annotation) -> Iterator[_Finding]:
+def _object_errors(
+    split: Split, image: Image, a: Annotation, classes: set[int]
+) -> Iterator[_Finding]:
     place = f"{split.name}: object {a.id} in {image.file_name}"
     if not _is_inside(a, image):
         yield _Finding("empty box, or box beyond its image", CONVERT_AGAIN, place)
-    if a.category_id not in {category.id for category in split.categories}:
+    if a.category_id not in classes:
         yield _Finding("object of an unknown class", CONVERT_AGAIN, place)
     if a.segmentation and not _is_readable(a.segmentation, image):
         problem = "mask that is empty, differs in size from its image or cannot be read"
@@ -158,18 +168,10 @@ def _is_readable(segmentation: Segmentation, image: Image) -> bool:
     height, width = image.height, image.width
     try:
         if isinstance(segmentation, list):
+            require_drawable(segmentation)
             return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
-        # pycocotools trusts run lengths; if they exceed the image, it reads out of bounds.
-        counts = segmentation["counts"]
-        runs = counts if isinstance(counts, list) else decode_rle_counts(counts)
-        return (
-            segmentation["size"] == [height, width]
-            and runs is not None
-            and min(runs, default=-1) >= 0
-            and sum(runs) == height * width
-            and sum(runs[1::2]) > 0
-        )
-    except (TypeError, ValueError, KeyError):
+        return bool(run_lengths(segmentation, height, width)[1::2].sum() > 0)
+    except ValueError:
         return False
 
 

@@ -4,20 +4,22 @@
 names the folder of the images, and the size and SHA-256 of each image.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from segtune.core import foreign
 from segtune.core.atomic import write_json, write_tables
-from segtune.core.errors import DatasetError
-from segtune.dataset.masks import BoxXywh, Segmentation, segmentation_to_rle
+from segtune.core.errors import DatasetError, shown
+from segtune.dataset.masks import MAX_PIXELS, BoxXywh, Segmentation, segmentation_to_rle
 from segtune.dataset.prompts import fill
 
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
+MAX_INTEGER = 2**63 - 1
+MAX_NUMBER = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,8 @@ def read_split(path: Path) -> Split:
     try:
         images = tuple(_image(record) for record in values["images"])
         annotations: dict[int, list[Annotation]] = {image.id: [] for image in images}
-        for record in values["annotations"]:
-            annotations[record["image_id"]].append(_annotation(record))
+        for a in map(_annotation, values["annotations"]):
+            annotations[a.image_id].append(a)
         return Split(
             name=path.stem,
             root=manifest.root,
@@ -127,7 +129,7 @@ def read_split(path: Path) -> Split:
             images=images,
             annotations={key: tuple(found) for key, found in annotations.items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _not_converted(path, error) from None
 
 
@@ -153,10 +155,10 @@ def read_manifest(folder: Path) -> Manifest:
     values = read_json(path)
     try:
         return Manifest(
-            root=_absolute(folder / values["root"]),
-            images=tuple(ManifestEntry(**record) for record in values["images"]),
+            root=_absolute(folder / _text(values, "root")),
+            images=tuple(_entry(record) for record in values["images"]),
         )
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _not_converted(path, error) from None
 
 
@@ -208,12 +210,7 @@ def read_json(path: Path) -> Any:
     Raises:
         DatasetError: when it is missing or not JSON.
     """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"cannot read the dataset ({error})", file=path, fix="Run segtune.convert first"
-        ) from None
+    return foreign.read_json(path, DatasetError, "Run segtune.convert first", what="dataset")
 
 
 def image_record(image: Image) -> dict[str, Any]:
@@ -245,36 +242,72 @@ def _annotation_record(a: Annotation) -> dict[str, Any]:
 
 
 def _image(record: Mapping[str, Any]) -> Image:
+    width, height = _integer(record, "width"), _integer(record, "height")
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise ValueError(f"an image of {width} x {height} pixels")
+    fields = record.get("fields", {})
     return Image(
-        id=record["id"],
-        file_name=record["file_name"],
-        width=record["width"],
-        height=record["height"],
-        fields=record.get("fields", {}),
-        original=record.get("original", ""),
+        id=_integer(record, "id"),
+        file_name=_text(record, "file_name"),
+        width=width,
+        height=height,
+        fields={name: _text(fields, name) for name in fields},
+        original=_text(record, "original") if "original" in record else "",
     )
 
 
 def _category(record: Mapping[str, Any]) -> Category:
     return Category(
-        id=record["id"],
-        name=record["name"],
-        prompt=record["prompt"],
-        supercategory=record["supercategory"],
+        id=_integer(record, "id"),
+        name=_text(record, "name"),
+        prompt=_text(record, "prompt"),
+        supercategory=_text(record, "supercategory"),
     )
 
 
 def _annotation(record: Mapping[str, Any]) -> Annotation:
-    x, y, w, h = record["bbox"]
+    x, y, w, h = map(_number, record["bbox"])
+    segmentation = record["segmentation"]
+    if not isinstance(segmentation, list | dict):
+        raise TypeError(f"segmentation is {shown(segmentation)}")
     return Annotation(
-        id=record["id"],
-        image_id=record["image_id"],
-        category_id=record["category_id"],
+        id=_integer(record, "id"),
+        image_id=_integer(record, "image_id"),
+        category_id=_integer(record, "category_id"),
         bbox_xywh=(x, y, w, h),
-        area=record["area"],
-        segmentation=record["segmentation"] or None,
-        iscrowd=record["iscrowd"],
+        area=_number(record["area"]),
+        segmentation=segmentation or None,
+        iscrowd=_integer(record, "iscrowd"),
     )
+
+
+def _entry(record: Mapping[str, Any]) -> ManifestEntry:
+    return ManifestEntry(
+        path=_text(record, "path"), size=_integer(record, "size"), sha256=_text(record, "sha256")
+    )
+
+
+def _integer(record: Mapping[str, Any], key: str) -> int:
+    value = record[key]
+    if type(value) is not int or abs(value) > MAX_INTEGER:
+        raise TypeError(f"{key} is {shown(value)}")
+    return value
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {shown(value)}")
+    value.encode()  # half a surrogate pair is an error here, and not where it is written
+    return value
+
+
+def _number(value: Any) -> float:
+    # NaN passes: the checks name the object that has it.
+    if type(value) not in (int, float) or abs(value) > MAX_NUMBER:
+        raise TypeError(f"a number is {shown(value)}")
+    number: float = value
+    return number
 
 
 def _with_rle_mask(a: Annotation, image: Image) -> Annotation:
@@ -285,5 +318,5 @@ def _with_rle_mask(a: Annotation, image: Image) -> Annotation:
 
 def _not_converted(path: Path, error: Exception) -> DatasetError:
     return DatasetError(
-        f"not a converted dataset ({error!r})", file=path, fix="Run segtune.convert again"
+        f"not a converted dataset ({shown(error)})", file=path, fix="Run segtune.convert again"
     )

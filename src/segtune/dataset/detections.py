@@ -1,16 +1,18 @@
 """Predictions: one type from the model to the report, and COCO's file format of results."""
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segtune.core.atomic import write_tables
-from segtune.core.errors import DatasetError
+from segtune.core.errors import DatasetError, shown
+from segtune.core.foreign import read_json
 from segtune.dataset.coco import Split, image_record
-from segtune.dataset.masks import BoxXywh, Rle, decode_rle_counts, rle_area
+from segtune.dataset.masks import MAX_COORDINATE, BoxXywh, Rle, rle_area, run_lengths
+
+FIX = "Run segtune.predict again"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +89,20 @@ def read_detections(path: Path, split: Split) -> Detections:
     Raises:
         DatasetError: when the file is not COCO results, or has other images or categories.
     """
-    results = _read(path)
+    records = _read(path)
+    if not isinstance(records, list):
+        raise _unreadable(path, "not a list")
+    pairs = _each(path, records, _pair)
     known = {(i.id, c.id) for i in split.images for c in split.categories}
-    try:
-        if not isinstance(results, list):
-            raise TypeError("not a list")
-        unknown = sum((r["image_id"], r["category_id"]) not in known for r in results)
-        detections = [] if unknown else _checked(results, split)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, error) from None
+    unknown = sum(pair not in known for pair in pairs)
     if unknown:
         raise DatasetError(
-            f"{unknown} of {len(results)} detections have an image or category that the "
+            f"{unknown} of {len(records)} detections have an image or category that the "
             f"{split.name} split lacks",
             file=path,
             fix="Evaluate the split that was predicted on",
         )
-    return Detections(detections)
+    return checked_detections(path, records, split)
 
 
 def read_prompted_detections(path: Path, split: Split) -> PromptedDetections:
@@ -113,14 +112,31 @@ def read_prompted_detections(path: Path, split: Split) -> PromptedDetections:
         DatasetError: when the file is not a COCO dataset with scores, or has other images.
     """
     values = _read(path)
-    try:
-        prompts = {category["id"]: str(category["name"]) for category in values["categories"]}
-        for record in values["annotations"]:
-            if record["category_id"] not in prompts:
-                raise KeyError(record["category_id"])
-        return PromptedDetections(prompts, Detections(_checked(values["annotations"], split)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, error) from None
+    tables = values if isinstance(values, dict) else {}
+    categories, records = tables.get("categories"), tables.get("annotations")
+    if not isinstance(categories, list) or not isinstance(records, list):
+        raise _unreadable(path, "without lists of categories and annotations")
+    prompts = dict(_each(path, categories, _prompt, name="category"))
+    for number, (_, category_id) in enumerate(_each(path, records, _pair), start=1):
+        if category_id not in prompts:
+            problem = f"category {shown(category_id)} is not known"
+            raise _unreadable(path, problem, record=f"detection {number}")
+    return PromptedDetections(prompts, checked_detections(path, records, split))
+
+
+def checked_detections(path: Path, records: Sequence[Any], split: Split) -> Detections:
+    """The detections of a split's images in COCO's results format, from a foreign file.
+
+    Args:
+        path: of the file, for messages.
+        records: whatever the file has.
+        split: the images.
+
+    Raises:
+        DatasetError: naming a record that cannot be scored.
+    """
+    sizes = {image.id: (image.height, image.width) for image in split.images}
+    return Detections(_each(path, records, lambda record: _checked(record, sizes)))
 
 
 def write_prompted_detections(path: Path, split: Split, records: Iterable[dict[str, Any]]) -> None:
@@ -146,33 +162,64 @@ def write_prompted_detections(path: Path, split: Split, records: Iterable[dict[s
 
 
 def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+    return read_json(path, DatasetError, FIX, what="COCO results")
 
 
-def _unreadable(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(f"not COCO results ({error!r})", file=path, fix="Run segtune.predict again")
+def _unreadable(path: Path, problem: str, record: str | None = None) -> DatasetError:
+    return DatasetError(f"not COCO results ({problem})", file=path, record=record, fix=FIX)
 
 
-def _checked(records: Iterable[dict[str, Any]], split: Split) -> list[Detection]:
-    sizes = {image.id: [image.height, image.width] for image in split.images}
-    detections = []
-    for record in records:
-        _require_scorable(record, sizes[record["image_id"]])
-        detections.append(from_record(record))
-    return detections
+def _each(
+    path: Path, records: Sequence[Any], read: Callable[[Any], T], *, name: str = "detection"
+) -> list[T]:
+    """Read every record; an error names its number."""
+    results = []
+    for number, record in enumerate(records, start=1):
+        try:
+            results.append(read(record))
+        except ValueError as error:
+            raise _unreadable(path, str(error), record=f"{name} {number}") from None
+    return results
 
 
-def _require_scorable(record: dict[str, Any], size: list[int]) -> None:
-    numbers = [record["score"], *record["bbox"]]
-    if len(numbers) != 5 or not all(math.isfinite(number) for number in numbers):
-        raise ValueError("score and bbox are not five finite numbers")
-    rle = record["segmentation"]
-    if rle["size"] != size:
-        raise ValueError("the size of a mask is not that of its image")
-    # With damaged runs, pycocotools reads out of bounds or never returns.
-    runs = decode_rle_counts(rle["counts"]) if isinstance(rle["counts"], str) else None
-    if not runs or min(runs) < 0 or sum(runs) != size[0] * size[1]:
-        raise ValueError("a mask is not a compressed RLE of its image")
+def _pair(record: Any) -> tuple[int, int]:
+    return _integer(record, "image_id"), _integer(record, "category_id")
+
+
+def _prompt(record: Any) -> tuple[int, str]:
+    number, name = _integer(record, "id"), record.get("name")
+    if not isinstance(name, str) or any(0xD800 <= ord(character) < 0xE000 for character in name):
+        raise ValueError(f"the name {shown(name)} is not text")
+    return number, name
+
+
+def _integer(record: Any, key: str) -> int:
+    value = record.get(key) if isinstance(record, dict) else None
+    if type(value) is not int:  # True is one, too, for isinstance
+        raise ValueError(f"{key} is {shown(value)}, not an integer")
+    return value
+
+
+def _checked(record: dict[str, Any], sizes: Mapping[int, tuple[int, int]]) -> Detection:
+    image_id, _ = _pair(record)
+    if image_id not in sizes:
+        raise ValueError(f"image {shown(image_id)} is not known")
+    score: Any = record.get("score")
+    box: Any = record.get("bbox")
+    rle: Any = record.get("segmentation")
+    # Written so that NaN fails too.
+    if type(score) not in (int, float) or not 0 <= score <= 1:
+        raise ValueError(f"the score {shown(score)} is not from 0 to 1")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
+        raise ValueError(f"bbox {shown(box)} is not x, y, width and height in pixels")
+    if min(box[2:]) < 0:
+        raise ValueError(f"bbox {shown(box)} has a negative size")
+    size = sizes[image_id]
+    run_lengths(rle, *size)
+    if not isinstance(rle["counts"], str):
+        raise ValueError("a mask is not a compressed RLE")
+    return from_record({**record, "segmentation": {"size": [*size], "counts": rle["counts"]}})
+
+
+def _is_coordinate(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= MAX_COORDINATE

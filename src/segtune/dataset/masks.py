@@ -1,5 +1,11 @@
-"""Masks as COCO represents them: polygons, RLE and arrays, rasterized by pycocotools."""
+"""Masks as COCO represents them: polygons, RLE and arrays, rasterized by pycocotools.
 
+pycocotools trusts what it gets: with damaged run lengths it reads out of bounds, and it
+allocates by the length of an outline. `run_lengths` and `require_drawable` come first wherever
+a mask is from a file.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +16,18 @@ BoxXywh = tuple[float, float, float, float]
 Rle = dict[str, Any]  # size: [height, width] in pixels; counts
 Segmentation = list[Any] | Rle  # polygons, each x0, y0, x1, y1, …; or an RLE
 
+MAX_PIXELS = 89_478_485  # of an image; beyond this, Pillow warns of a decompression bomb
+MAX_COORDINATE = 1e6  # pixels
+MAX_OUTLINE = 2e6  # pixels around all polygons of an object; pycocotools takes 120 bytes for each
+MIN_POLYGON_NUMBERS = 6  # three points
+MAX_CHARACTERS = 7  # of one run length; more do not fit 32 bits
+MERGED_AT_ONCE = 32  # polygons
+
 
 def segmentation_to_rle(segmentation: Segmentation, height: int, width: int) -> Rle:
     """Polygons or an RLE, compressed or not, as a compressed RLE with its counts as text."""
     if isinstance(segmentation, list):
-        rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        rle = _united(mask_utils.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
         rle = mask_utils.frPyObjects(segmentation, height, width)
     else:
@@ -49,39 +62,125 @@ def rle_bbox_xywh(rle: Rle) -> BoxXywh:
     return x, y, w, h
 
 
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+def run_lengths(rle: Any, height: int, width: int) -> npt.NDArray[np.int64]:
+    """The run lengths of an RLE from a file, once it is certain that pycocotools can use it.
 
+    Takes time in proportion to the counts.
 
-def decode_rle_counts(counts: str) -> list[int] | None:
-    """The run lengths of a compressed RLE, or None where it is damaged.
+    Args:
+        rle: whatever the file has; compressed or not.
+        height: of its image, in pixels.
+        width: of its image, in pixels.
 
-    COCO's text form: each character is six bits, counted from "0" on. Five bits are data, the
-    sixth is set where more follow. From the fourth run on, a number is the difference from
-    the run two before. pycocotools does not check this and may access memory out of bounds.
+    Returns:
+        (n,) pixels, column by column, of background and object in turns.
+
+    Raises:
+        ValueError: when it is not an RLE of an image of this size, saying why.
     """
-    runs: list[int] = []
-    position = 0
-    while position < len(counts):
-        value = shift = 0
-        more = True
-        while more:
-            if position == len(counts):
-                return None
-            bits = ord(counts[position]) - 48
-            if not 0 <= bits < 64:
-                return None
-            value |= (bits & 31) << shift
-            shift += 5
-            position += 1
-            more = bool(bits & 32)
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    size = rle.get("size") if isinstance(rle, dict) else None
+    if not isinstance(size, list) or size != [height, width]:
+        text = "without a size" if size is None else f"of size {str(size)[:40]}"
+        raise ValueError(f"RLE {text}, but the image's is {[height, width]} (height, width)")
+    counts = rle.get("counts")
+    runs = _decoded(counts) if isinstance(counts, str) else _plain_runs(counts)
+    if runs is None or not len(runs) or runs.min() < 0 or runs.max() > height * width:
+        raise ValueError("RLE whose counts are not run lengths")
+    if runs.sum() != height * width:
+        raise ValueError(f"RLE of {runs.sum()} pixels, but the image has {height * width}")
     return runs
+
+
+def require_drawable(polygons: Any) -> None:
+    """Check that pycocotools can draw polygons from a file, in bounded time and memory.
+
+    Args:
+        polygons: whatever the file has; lists or arrays of x0, y0, x1, y1, … in pixels.
+
+    Raises:
+        ValueError: when they are not polygons, or their outlines are absurdly long.
+    """
+    parts = [_finite(part) for part in polygons]
+    if any(len(values) < MIN_POLYGON_NUMBERS or len(values) % 2 for values in parts):
+        raise ValueError("a polygon has fewer than three points or an odd number of values")
+    # No step is longer than the polygon is wide or high: quicker to find, and mostly enough.
+    if sum((values.max() - values.min()) * len(values) for values in parts) <= MAX_OUTLINE:
+        return
+    outline = sum(map(_outline, parts))
+    if outline > MAX_OUTLINE:
+        raise ValueError(f"polygons with an outline of {outline:.3g} pixels")
 
 
 def box_to_polygon(box_xywh: BoxXywh) -> list[float]:
     """The four corners of a box, as a polygon x0, y0, x1, y1, …."""
     x, y, w, h = box_xywh
     return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def _united(rles: list[Any]) -> Any:
+    # In groups: pycocotools goes through everything united so far for each polygon.
+    while len(rles) > MERGED_AT_ONCE:
+        groups = range(0, len(rles), MERGED_AT_ONCE)
+        rles = [mask_utils.merge(rles[start : start + MERGED_AT_ONCE]) for start in groups]
+    return mask_utils.merge(rles)
+
+
+def _text(counts: bytes | str) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def _decoded(counts: str) -> npt.NDArray[np.int64] | None:
+    """The numbers of COCO's text form, or None where it is damaged.
+
+    Each character is six bits, counted from "0" on. Five bits are data, the sixth is set where
+    more follow; a number's last character has its sign. From the fourth run on, a number is the
+    difference from the run two before.
+    """
+    try:
+        bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    if not len(bits) or bits.min() < 0 or bits.max() > 63 or bits[-1] & 32:
+        return None
+    starts = np.flatnonzero(np.r_[0, bits[:-1] & 32] == 0)
+    lengths = np.diff(np.r_[starts, len(bits)])
+    if lengths.max() > MAX_CHARACTERS:
+        return None
+    shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((bits & 31) << shifts, starts)
+    negative = bits[starts + lengths - 1] & 16 > 0
+    numbers -= np.where(negative, np.left_shift(1, 5 * lengths), 0)
+    # The first three are runs themselves; sums along each color undo the differences.
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _plain_runs(counts: Any) -> npt.NDArray[np.int64] | None:
+    if not isinstance(counts, list) or any(type(run) is not int for run in counts):
+        return None
+    try:
+        return np.array(counts, np.int64)
+    except OverflowError:  # an integer beyond 64 bits
+        return None
+
+
+def _outline(values: npt.NDArray[np.float64]) -> float:
+    """The length of an outline as pycocotools walks it: the longer axis of each step."""
+    points = values.reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(1).sum())
+
+
+def _finite(part: Any) -> npt.NDArray[np.float64]:
+    if isinstance(part, str | bytes | dict) or not isinstance(part, Sequence):
+        raise ValueError("a polygon is not a list of numbers")
+    if isinstance(part, list) and any(type(number) not in (int, float) for number in part):
+        raise ValueError("a polygon is not a list of numbers")
+    try:
+        values = np.asarray(part, np.float64)
+    except (OverflowError, TypeError):
+        raise ValueError("a polygon is not a list of numbers") from None
+    # Written so that NaN fails too.
+    if not (len(values) and max(values.max(), -values.min()) <= MAX_COORDINATE):
+        raise ValueError(f"a polygon has coordinates beyond {MAX_COORDINATE:g}")
+    return values

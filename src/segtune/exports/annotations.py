@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 import shapely
 
+from segtune.core.errors import shown
 from segtune.dataset.masks import (
+    MAX_COORDINATE,
+    MIN_POLYGON_NUMBERS,
     BoxXywh,
     Rle,
     Segmentation,
-    decode_rle_counts,
+    require_drawable,
     rle_area,
     rle_bbox_xywh,
+    run_lengths,
     segmentation_to_rle,
 )
 from segtune.exports.repairs import Repairs
 from segtune.exports.split_source import EXPORT_AGAIN, Place, SourceAnnotation, SourceImage
 
-MAX_COORDINATE = 1e6  # pixels; pycocotools crashes far beyond the image
 MAX_BOX_OFFSET = 1.0  # pixels between a recorded box and its mask's
-MIN_POLYGON_NUMBERS = 6  # three points
 CORRECT_IT = "Correct it, or remove the annotation"
 RULE_EMPTY_BOX = "box with no area dropped"
 RULE_BOX_OUTSIDE = "box outside the image dropped"
@@ -53,7 +55,7 @@ def normalize_annotation(
     segmentation = _segmentation(annotation, image, repairs)
     iscrowd = annotation.iscrowd or 0
     if iscrowd not in (0, 1):
-        raise annotation.place.error(f"iscrowd is {iscrowd!r} instead of 0 or 1", CORRECT_IT)
+        raise annotation.place.error(f"iscrowd is {shown(iscrowd)} instead of 0 or 1", CORRECT_IT)
     if segmentation is not None:
         rle = segmentation_to_rle(segmentation, image.height, image.width)
         area = rle_area(rle)
@@ -81,12 +83,12 @@ def parse_number(value: Any, place: Place, repairs: Repairs | None = None) -> fl
         try:
             value = float(value)
         except ValueError:
-            raise place.error(f"{value!r} is not a number", CORRECT_IT) from None
+            raise place.error(f"{shown(value)} is not a number", CORRECT_IT) from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise place.error(f"{value!r} is not a number", CORRECT_IT)
+        raise place.error(f"{shown(value)} is not a number", CORRECT_IT)
     # Written so that NaN fails too, and before float() meets an endless integer.
     if not abs(value) <= MAX_COORDINATE:
-        raise place.error(f"{value} is not a valid coordinate", CORRECT_IT)
+        raise place.error(f"{shown(value)} is not a valid coordinate", CORRECT_IT)
     return float(value)
 
 
@@ -95,7 +97,7 @@ def _numbers(values: Any, place: Place, repairs: Repairs) -> Sequence[float]:
     if isinstance(values, array) and np.abs(values).max(initial=0) <= MAX_COORDINATE:
         return values
     if not isinstance(values, list | array):
-        raise place.error(f"{values!r} is not a list of numbers", CORRECT_IT)
+        raise place.error(f"{shown(values)} is not a list of numbers", CORRECT_IT)
     return [parse_number(value, place, repairs) for value in values]
 
 
@@ -151,27 +153,20 @@ def _polygons(parts: list[Any], place: Place, repairs: Repairs) -> list[Sequence
         if not shapely.linearrings(points.reshape(-1, 2)).is_simple:
             rule = "self-intersecting polygon filled as pycocotools does"
             repairs.log(rule, place, list(part))
+    try:
+        require_drawable(valid)
+    except ValueError as error:
+        raise place.error(str(error), CORRECT_IT) from None
     if not valid:
         repairs.log("object without a valid polygon kept as a box", place, [list(p) for p in parts])
     return valid or None
 
 
 def _rle(value: Rle, image: SourceImage, place: Place, repairs: Repairs) -> Rle:
-    size = [image.height, image.width]
-    if value.get("size") != size:
-        raise place.error(
-            f"RLE of size {value.get('size')}, but the image's is {size} (height, width)",
-            EXPORT_AGAIN,
-        )
-    counts = value.get("counts")
-    runs = decode_rle_counts(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or any(not isinstance(run, int) or run < 0 for run in runs):
-        raise place.error("RLE whose counts are not run lengths", EXPORT_AGAIN)
-    if sum(runs) != image.height * image.width:
-        raise place.error(
-            f"RLE of {sum(runs)} pixels, but the image has {image.height * image.width}",
-            EXPORT_AGAIN,
-        )
-    if isinstance(counts, list):
+    try:
+        runs = run_lengths(value, image.height, image.width)
+    except ValueError as error:
+        raise place.error(str(error), EXPORT_AGAIN) from None
+    if isinstance(value["counts"], list):
         repairs.log("uncompressed RLE compressed", place, {"runs": len(runs)})
-    return segmentation_to_rle({"size": size, "counts": counts}, image.height, image.width)
+    return segmentation_to_rle(value, image.height, image.width)

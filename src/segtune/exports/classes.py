@@ -1,5 +1,6 @@
 """One table of classes for all splits of an export."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -51,15 +52,17 @@ def _kept(
     source: SplitSource, annotated: set[int], used: set[str], *, repairs: Repairs, merge: bool
 ) -> list[SourceCategory]:
     """The categories of one split, without placeholders and unannotated duplicates."""
-    kept: list[SourceCategory] = []
+    placeholders = _placeholders(source.categories, used)
+    kept: dict[int, SourceCategory] = {}
+    twins: dict[str, SourceCategory] = {}  # the first of each name
     for category in source.categories:
         key = _key(category.name, merge)
-        twin = next((other for other in kept if _key(other.name, merge) == key), None)
+        twin = twins.get(key)
         rule = None
         if category.id not in annotated:
-            rule = _reason_to_drop(category, twin, source.categories, used)
+            rule = placeholders.get(category.id, RULE_DUPLICATE if twin else None)
         elif twin and twin.id not in annotated:
-            kept.remove(twin)
+            del kept[twin.id], twins[key]
             repairs.log(RULE_DUPLICATE, _place(source, twin), asdict(twin))
         elif twin and merge:
             repairs.log(RULE_MERGED, _place(source, category), asdict(category))
@@ -68,22 +71,24 @@ def _kept(
         if rule:
             repairs.log(rule, _place(source, category), asdict(category))
         else:
-            kept.append(category)
-    return kept
+            kept[category.id] = category
+            twins.setdefault(key, category)
+    return list(kept.values())
 
 
-def _reason_to_drop(
-    unannotated: SourceCategory,
-    twin: SourceCategory | None,
-    categories: Sequence[SourceCategory],
-    used: set[str],
-) -> str | None:
-    name = unannotated.name
-    if any(c is not unannotated and c.supercategory == name for c in categories):
-        # By id: a real class of the same name is another category.
-        is_only_one = sum(c.name == name for c in categories) == 1
-        return None if name in used and is_only_one else RULE_PLACEHOLDER
-    return RULE_DUPLICATE if twin else None
+def _placeholders(categories: Sequence[SourceCategory], used: set[str]) -> dict[int, str | None]:
+    """Of each category that is another one's supercategory, why it is dropped where unannotated."""
+    names = Counter(c.name for c in categories)
+    above = Counter(c.supercategory for c in categories if c.supercategory != c.name)
+    itself = Counter(c.name for c in categories if c.supercategory == c.name)
+    found: dict[int, str | None] = {}
+    for c in categories:
+        is_own = c.supercategory == c.name
+        if above[c.name] + itself[c.name] - is_own:
+            # By id: a real class of the same name is another category.
+            is_only_one = names[c.name] == 1
+            found[c.id] = None if c.name in used and is_only_one else RULE_PLACEHOLDER
+    return found
 
 
 def _key(name: str, merge: bool) -> str:
@@ -125,6 +130,7 @@ def _log_missing(
     repairs: Repairs,
 ) -> None:
     for name, source in sources.items():
-        missing = [key for key, c in table.items() if c.id not in ids[name].values()]
+        present = set(ids[name].values())
+        missing = [key for key, c in table.items() if c.id not in present]
         if missing:
             repairs.log(RULE_MISSING, Place(source.path, name), missing)

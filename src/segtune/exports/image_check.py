@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segtune.core.errors import ExportError
-from segtune.dataset.images import EXIF_ORIENTATION, opened_image
+from segtune.core.foreign import read_bytes
+from segtune.dataset.images import EXIF_ORIENTATION, eight_bits, opened_image
 from segtune.exports.split_source import EXPORT_AGAIN, EXPORT_IMAGES, SourceImage
 
 UPRIGHT = (None, 0, 1)  # EXIF orientations
@@ -36,7 +37,7 @@ def check_images(images: Iterable[SourceImage]) -> list[CheckedImage]:
 
 def _check(image: SourceImage) -> CheckedImage:
     path = image.path
-    content = path.read_bytes()
+    content = read_bytes(path, ExportError, EXPORT_AGAIN, what="image")
     if not content:
         raise ExportError("the image file is empty", file=path, fix=EXPORT_AGAIN)
     if content.startswith(b"version https://git-lfs"):
@@ -60,6 +61,7 @@ def _decoded_size(path: Path, content: bytes) -> tuple[int, int]:
         # A JPEG is decoded at an eighth of its size: every byte is read all the same.
         image.draft(None, (width // 8, height // 8))
         image.load()
+        eight_bits(image)
     if orientation not in UPRIGHT:
         raise ExportError(
             f"rotated by its EXIF orientation ({orientation}), so the orientation of its labels "

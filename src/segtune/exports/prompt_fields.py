@@ -1,13 +1,14 @@
 """The template fields of each image: from its record, or from a CSV beside the export."""
 
-import csv
-import io
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from segtune.core.errors import ConfigError
+from segtune.core.errors import ConfigError, shown
+from segtune.core.foreign import file_problem
 from segtune.exports.missing_splits import original_name
-from segtune.exports.split_source import SourceImage, SplitSource, read_text
+from segtune.exports.parsing import read_table
+from segtune.exports.split_source import SourceImage, SplitSource, name_problem
 
 KEY = "file_name"
 Fields = Mapping[str, str]
@@ -42,29 +43,31 @@ def read_rows(table: str, export: Path) -> dict[str, Fields]:
 
     Raises:
         ConfigError: when there is no such file or column, or an image is a duplicate.
+        ExportError: when the file is not a CSV.
     """
     path = _locate(table, export)
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    if KEY not in (reader.fieldnames or ()):
+    columns, lines = read_table(path)
+    if KEY not in columns:
         raise ConfigError(
             f"convert.fields has no column {KEY}", file=path, fix="Add it, with the images' names"
         )
     rows: dict[str, Fields] = {}
-    for line, row in enumerate(reader, start=2):
-        if row[KEY] in rows:
+    for line, row in lines:
+        name = row.get(KEY, "")
+        if name in rows:
             raise ConfigError(
-                f"{row[KEY]} is a duplicate",
+                f"{name} is a duplicate",
                 file=path,
                 record=f"line {line}",
                 fix="Keep one line for each image",
             )
-        rows[row[KEY]] = {k: v.strip() for k, v in row.items() if k and isinstance(v, str)}
+        rows[name] = {column: text.strip() for column, text in row.items() if column}
     return rows
 
 
 def _locate(table: str, export: Path) -> Path:
     places = [export / table, export.parent / table, Path(table)]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if not file_problem(place)), None)
     if found is None:
         raise ConfigError(
             "convert.fields: no such file, neither in the export nor beside it",
@@ -87,7 +90,16 @@ def _fields(
             record=f"image {image.file_name}",
             fix="Add it to the CSV that convert.fields names, or remove it from the template",
         )
-    return {field: str(known[field]).strip() for field in sorted(wanted)}
+    fields = {field: str(known[field]).strip() for field in sorted(wanted)}
+    for field, text in fields.items():
+        if problem := name_problem(text):
+            raise ConfigError(
+                f"the field {field!r} of convert.template is {shown(text)}, which {problem}",
+                file=file,
+                record=f"image {image.file_name}",
+                fix="Correct it",
+            )
+    return fields
 
 
 def _names(image: SourceImage) -> Iterable[str]:
@@ -101,4 +113,6 @@ def _names(image: SourceImage) -> Iterable[str]:
 
 
 def _is_text(value: object) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, str | int | float) and bool(str(value).strip())

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError, ExportError
+from segtune.core.foreign import file_problem, reason
 from segtune.exports.archive import is_junk, unpack
 from segtune.exports.formats import coco, createml, sam2, semantic, tensorflow, voc, yolo
 from segtune.exports.split_source import Reader, SplitSource
@@ -38,6 +39,7 @@ FORMATS: Mapping[str, Format] = {
     "semantic": semantic,
 }
 SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+MAX_DEPTH = 20  # folders around an export
 EXPORT_IT = "Export the dataset from Roboflow, preferably as COCO Segmentation"
 
 
@@ -63,9 +65,33 @@ def read_export(export: Path, unpacked: Path, settings: ConvertSettings) -> Expo
             safe.
         ConfigError: when the settings must decide something first.
     """
-    if not export.exists():
-        raise ExportError("no such file or folder", file=export, fix="Check `export`")
-    root = _descend(unpack(export, unpacked) if export.is_file() else export.resolve())
+    root = _descend(_opened(export, unpacked))
+    try:
+        return _read_splits(root, export, settings)
+    except OSError as error:
+        raise ExportError(
+            f"cannot be read ({reason(error)})",
+            file=error.filename or export,
+            fix="Check the files of the export and their permissions",
+        ) from None
+
+
+def _opened(export: Path, unpacked: Path) -> Path:
+    """The folder of an export, once it is unpacked."""
+    try:
+        is_folder = export.is_dir()
+        problem = None if is_folder else file_problem(export)
+        if is_folder:
+            return export.resolve()
+    except OSError as error:  # a path that is too long
+        problem = reason(error)
+    if problem:
+        text = "no such file or folder" if not export.exists() else problem
+        raise ExportError(text, file=export, fix="Check `export`")
+    return unpack(export, unpacked)
+
+
+def _read_splits(root: Path, export: Path, settings: ConvertSettings) -> Export:
     folders = _split_folders(root, export)
     name, readers = _choose_format(root, folders, settings.format, export)
     for split, folder in folders.items():
@@ -78,15 +104,31 @@ def read_export(export: Path, unpacked: Path, settings: ConvertSettings) -> Expo
             )
     if "train" not in folders:
         raise ExportError("contains no train split", file=root, fix=EXPORT_IT)
-    return Export(root, name, {split: readers[split](settings) for split in folders})
+    splits = {split: readers[split](settings) for split in folders}
+    for split, source in splits.items():
+        _require_objects(split, source)
+    return Export(root, name, splits)
+
+
+def _require_objects(split: str, source: SplitSource) -> None:
+    """Labels of which nothing is read were written in a way that the reader does not see."""
+    has_labels = source.path.is_file() or any(source.path.iterdir())
+    if source.images and has_labels and not source.annotations:
+        raise ExportError(
+            f"the {split} split has {len(source.images)} images and labels, but no objects",
+            file=source.path,
+            fix="Check that the labels are of this format, or remove the split",
+        )
 
 
 def _descend(root: Path) -> Path:
     # A zip file made by hand often contains one folder with the export in it.
-    inside = [path for path in root.iterdir() if not is_junk(PurePosixPath(path.name))]
     names = {name for names in SPLIT_FOLDERS.values() for name in names}
-    if len(inside) == 1 and inside[0].is_dir() and inside[0].name not in names:
-        return _descend(inside[0])
+    for _ in range(MAX_DEPTH):
+        inside = [path for path in root.iterdir() if not is_junk(PurePosixPath(path.name))]
+        if len(inside) != 1 or not inside[0].is_dir() or inside[0].name in names:
+            break
+        root = inside[0]
     return root
 
 

@@ -3,17 +3,22 @@
 Readers take the numbers of boxes and masks as they stand; `annotations` checks them all.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from segtune.core.config import ConvertSettings
-from segtune.core.errors import ExportError
-from segtune.dataset.images import is_image_name, opened_image
+from segtune.core.errors import ExportError, shown
+from segtune.dataset.images import opened_image
+from segtune.dataset.masks import MAX_PIXELS
 
 EXPORT_AGAIN = "Export the dataset again"
 EXPORT_IMAGES = "Export the dataset again, with its images"
+MAX_NAME = 500  # characters, of a class or an image
+MAX_INTEGER = 2**63 - 1
+UNUSABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, and separators of lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,35 +96,76 @@ def category_name(name: object, place: Place) -> str:
     """The name of a category.
 
     Raises:
-        ExportError: when it is not text, or empty.
+        ExportError: when it is not text, empty, too long, or has characters that nobody sees.
     """
     if not isinstance(name, str) or not name.strip():
         raise place.error("the category has no name", "Name the class in Roboflow")
+    if problem := name_problem(name):
+        raise place.error(f"the category's name {shown(name)} {problem}", "Rename the class")
     return name
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, by name.
+def name_problem(name: str) -> str | None:
+    """Why a name cannot be used; None where it can be."""
+    if len(name) > MAX_NAME:
+        return f"is longer than {MAX_NAME} characters"
+    return "has control characters" if has_control_characters(name) else None
+
+
+def has_control_characters(name: str) -> bool:
+    """Whether a name would do something to a terminal, or cannot be written at all."""
+    return any(unicodedata.category(character) in UNUSABLE for character in name)
+
+
+def integer(value: object, what: str, place: Place) -> int:
+    """An integer that fits 64 bits.
 
     Raises:
-        ExportError: when two differ only in their suffix: labels are matched by the stem.
+        ExportError: for anything else.
     """
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if is_image_name(path):
-            twin = found.setdefault(path.stem, path)
-            if twin is not path:
-                raise ExportError(
-                    f"{twin.name} and {path.name} differ only in their suffix",
-                    file=folder,
-                    fix="Rename or remove one of them",
-                )
-    return list(found.values())
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_INTEGER:
+        raise place.error(f"{what} {shown(value)} is not an integer")
+    return value
 
 
-def other_jsons(folder: Path) -> list[Path]:
-    """The JSON files of a folder, without those named as Roboflow names a split's annotations."""
-    return [p for p in sorted(folder.glob("*.json")) if not p.name.startswith(("._", "_anno"))]
+def image_size(width: float, height: float, place: Place) -> tuple[int, int]:
+    """(width, height) in pixels, as a record states them.
+
+    Raises:
+        ExportError: when they are not integers above 0, or too large for an image.
+    """
+    if any(side < 1 or side != int(side) for side in (width, height)) or (
+        width * height > MAX_PIXELS
+    ):
+        raise place.error(f"invalid size of {width:g} x {height:g} pixels")
+    return int(width), int(height)
+
+
+def require_size(stated: tuple[float, float], image: SourceImage, place: Place) -> None:
+    """Compare the (width, height) that a record states with the image's header.
+
+    Raises:
+        ExportError: when they differ, since the record's pixels are then of another image.
+    """
+    if stated != (image.width, image.height):
+        raise place.error(
+            f"{image.file_name} has {image.width} x {image.height} pixels, but its record says "
+            f"{stated[0]:g} x {stated[1]:g}",
+            EXPORT_IMAGES,
+        )
+
+
+def image_name(name: str, file: Path) -> str:
+    """The name of an image.
+
+    Raises:
+        ExportError: when it has characters that cannot be shown or written.
+    """
+    if problem := name_problem(name):
+        raise ExportError(
+            f"the image's name {shown(name)} {problem}", file=file, fix="Rename the image"
+        )
+    return name
 
 
 def images_from_files(paths: Iterable[Path]) -> tuple[SourceImage, ...]:
@@ -132,30 +178,5 @@ def images_from_files(paths: Iterable[Path]) -> tuple[SourceImage, ...]:
     for number, path in enumerate(paths):
         with opened_image(path, ExportError, EXPORT_AGAIN) as opened:
             width, height = opened.size
-        images.append(SourceImage(number, path.name, path, width, height))
+        images.append(SourceImage(number, image_name(path.name, path), path, width, height))
     return tuple(images)
-
-
-def read_text(path: Path) -> str:
-    """A file of labels as text.
-
-    Raises:
-        ExportError: when it cannot be read, or is not text.
-    """
-    try:
-        return path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ExportError(f"cannot read the text ({error})", file=path, fix=EXPORT_AGAIN) from None
-
-
-def mentions(path: Path, *words: bytes) -> bool:
-    """Whether a file contains one of some words, without reading it into memory."""
-    overlap = max(map(len, words)) - 1
-    with path.open("rb") as file:
-        tail = b""
-        while block := file.read(2**20):
-            text = tail + block
-            if any(word in text for word in words):
-                return True
-            tail = text[-overlap:]
-    return False

@@ -1,6 +1,5 @@
 """COCO and COCO segmentation: one JSON for each split."""
 
-import json
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from segtune.core.config import ConvertSettings
-from segtune.core.errors import ExportError
+from segtune.core.errors import ExportError, shown
+from segtune.core.foreign import file_problem
 from segtune.exports.annotations import parse_number
 from segtune.exports.archive import path_danger
+from segtune.exports.files import file_named, mentions, other_jsons
+from segtune.exports.parsing import read_json
 from segtune.exports.split_source import (
-    EXPORT_AGAIN,
     EXPORT_IMAGES,
     Place,
     Reader,
@@ -21,8 +22,9 @@ from segtune.exports.split_source import (
     SourceImage,
     SplitSource,
     category_name,
-    mentions,
-    other_jsons,
+    image_name,
+    image_size,
+    integer,
 )
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -38,8 +40,8 @@ def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
 
 
 def _annotation_file(folder: Path) -> Path | None:
-    if (folder / ANNOTATIONS).is_file():
-        return folder / ANNOTATIONS
+    if named := file_named(folder, ANNOTATIONS):
+        return named
     # Formats with one JSON per image have no tables of these names.
     found = [path for path in other_jsons(folder) if mentions(path, b'"images"', b'"categories"')]
     if len(found) > 1:
@@ -67,10 +69,7 @@ def _read(path: Path, settings: ConvertSettings) -> SplitSource:
 
 
 def _tables(path: Path) -> dict[str, list[Record]]:
-    try:
-        values = json.loads(path.read_text("utf-8"), object_hook=_compact)
-    except (OSError, ValueError) as error:
-        raise ExportError(f"cannot read the JSON ({error})", file=path, fix=EXPORT_AGAIN) from None
+    values = read_json(path, _compact)
     for table in TABLES:
         records = values.get(table) if isinstance(values, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
@@ -103,14 +102,16 @@ def _as_array(part: Any) -> Any:
 def _categories(records: Sequence[Record], path: Path) -> tuple[SourceCategory, ...]:
     found: dict[int, SourceCategory] = {}
     for record in records:
-        place = Place(path, f"category {record.get('id')}")
+        place = Place(path, f"category {shown(record.get('id'))}")
         key, name = _integer(record, "id", place), category_name(record.get("name"), place)
         if key in found:
             raise place.error(
                 f"{found[key].name!r} and {name!r} have the same id, so their objects cannot be "
                 "told apart"
             )
-        found[key] = SourceCategory(key, name, str(record.get("supercategory") or ""))
+        above = record.get("supercategory")
+        text = str(above) if isinstance(above, str | int) and above else ""
+        found[key] = SourceCategory(key, name, text)
     return tuple(found.values())
 
 
@@ -126,20 +127,19 @@ def _images(records: Sequence[Record], path: Path) -> tuple[SourceImage, ...]:
 
 
 def _image(record: Record, path: Path) -> SourceImage:
-    place = Place(path, f"image {record.get('id')}")
+    place = Place(path, f"image {shown(record.get('id'))}")
     name = record.get("file_name")
     image_path = _image_path(name, place)
-    width, height = (parse_number(record.get(side), place) for side in ("width", "height"))
-    if any(side < 1 or side != int(side) for side in (width, height)):
-        raise place.error(f"invalid size of {width:g} x {height:g} pixels")
+    stated = [parse_number(record.get(side), place) for side in ("width", "height")]
+    width, height = image_size(stated[0], stated[1], place)
     extra = record.get("extra")
     extra = extra if isinstance(extra, dict) else {}
     return SourceImage(
         id=_integer(record, "id", place),
         file_name=str(name),
         path=image_path,
-        width=int(width),
-        height=int(height),
+        width=width,
+        height=height,
         original=str(extra.get("name") or ""),
         fields={**record, **extra} if extra else record,
     )
@@ -147,10 +147,11 @@ def _image(record: Record, path: Path) -> SourceImage:
 
 def _image_path(name: object, place: Place) -> Path:
     if not isinstance(name, str) or path_danger(name):
-        raise place.error(f"file_name {name!r} is not a path inside the split")
+        raise place.error(f"file_name {shown(name)} is not a path inside the split")
+    image_name(name, place.file)
     folder = place.file.parent
     for path in (folder / name, folder / "images" / name):
-        if path.is_file():
+        if not file_problem(path):
             return path
     raise place.error(f"{name} is neither in the same folder nor in images/", EXPORT_IMAGES)
 
@@ -160,7 +161,7 @@ def _annotations(
 ) -> tuple[SourceAnnotation, ...]:
     found = []
     for record in records:
-        place = Place(path, f"annotation {record.get('id')}")
+        place = Place(path, f"annotation {shown(record.get('id'))}")
         annotation = SourceAnnotation(
             image_id=_integer(record, "image_id", place),
             category_id=_integer(record, "category_id", place),
@@ -178,7 +179,4 @@ def _annotations(
 
 
 def _integer(record: Record, key: str, place: Place) -> int:
-    value = record.get(key)
-    if not isinstance(value, int):
-        raise place.error(f"{key} {value!r} is not an integer")
-    return value
+    return integer(record.get(key), key, place)

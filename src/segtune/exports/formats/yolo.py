@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from segtune.core.config import ConvertSettings
-from segtune.core.errors import ExportError
+from segtune.core.errors import ExportError, shown
+from segtune.exports.files import file_named, files_by_stem, image_files, is_folder
+from segtune.exports.parsing import read_text, read_yaml
 from segtune.exports.split_source import (
     EXPORT_AGAIN,
     EXPORT_IMAGES,
@@ -24,23 +24,22 @@ from segtune.exports.split_source import (
     SourceImage,
     SplitSource,
     categories_from_names,
-    image_files,
     images_from_files,
-    read_text,
 )
 
 CONFIG = "data.yaml"
 KEYS = {"train": "train", "valid": "val", "test": "test"}  # split -> key in data.yaml
+MAX_FOLDERS = 20  # of a path in data.yaml
 MAX_FRACTION = 2.0  # what lies further out was never divided by the image's size
 CORRECT_LINE = "Correct the line"
 
 
 def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
     """The readers of the splits that have this format."""
-    path = root / CONFIG
-    if not path.is_file():
+    path = file_named(root, CONFIG)
+    if path is None:
         return {}
-    config = _config(path)
+    config = read_yaml(path)
     readers: dict[str, Reader] = {}
     for split, folder in folders.items():
         images = _image_folder(config.get(KEYS[split]), root, folder)
@@ -57,13 +56,16 @@ def _read(
     if not folder.is_dir():
         raise ExportError("the folder of the images is missing", file=folder, fix=EXPORT_IMAGES)
     paths, labels = image_files(folder), folder.parent / "labels"
-    _require_images(labels, {path.stem for path in paths})
+    texts = files_by_stem(labels, {".txt"})
+    _require_images(texts, {path.stem for path in paths})
     images = images_from_files(paths)
     annotations = tuple(
         annotation
         for image in images
+        # Without a file of labels, an image has no objects.
+        if (path := texts.get(image.path.stem))
         for annotation in _annotations(
-            image, labels, classes=len(names), oriented=settings.oriented_boxes
+            image, path, classes=len(names), oriented=settings.oriented_boxes
         )
     )
     return SplitSource(labels, categories_from_names(names, config_path), images, annotations)
@@ -75,63 +77,50 @@ def _image_folder(stated: object, root: Path, folder: Path) -> Path:
     Of a path that does not exist here, the longest ending that exists beside data.yaml.
     """
     parts = PurePosixPath(stated.replace("\\", "/")).parts if isinstance(stated, str) else ()
-    inside = [part for part in parts if part not in ("..", "/", ".")]
+    inside = [part for part in parts if part not in ("..", "/", ".")][-MAX_FOLDERS:]
     for start in range(len(inside)):
         place = root.joinpath(*inside[start:])
-        if place.is_dir():
+        if is_folder(place):
             return place
     return folder / "images"
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        reason = str(error).partition("\n")[0]
-        raise ExportError(f"cannot read the YAML ({reason})", file=path, fix=EXPORT_AGAIN) from None
-    if not isinstance(values, dict):
-        raise ExportError("not a map of settings", file=path, fix=EXPORT_AGAIN)
-    return values
 
 
 def _names(config: Mapping[str, Any], path: Path) -> list[str]:
     """The classes in the order of their index; from a list, or a map from the index."""
     names = config.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        indices = {str(index): index for index in range(len(names))}
+        if names.keys() != indices.keys():
             raise ExportError(
-                f"names has the indices {sorted(map(str, names))} instead of 0 to {len(names) - 1}",
+                f"names has the indices {shown(sorted(names))} instead of 0 to {len(names) - 1}",
                 file=path,
                 fix="Number the classes from 0",
             )
-        names = [names[index] for index in range(len(names))]
+        names = [names[index] for index in indices]
     if not isinstance(names, list) or not names:
         raise ExportError("has no list of names", file=path, fix=EXPORT_AGAIN)
-    count = config.get("nc", len(names))
-    if count != len(names):
+    count = config.get("nc", str(len(names)))
+    if count != str(len(names)):
         raise ExportError(
-            f"nc is {count}, but there are {len(names)} names",
+            f"nc is {count[:20] if isinstance(count, str) else shown(count)}, but there are "
+            f"{len(names)} names",
             file=path,
             fix="Correct the one that is wrong",
         )
-    return [str(name) for name in names]
+    return names
 
 
-def _require_images(labels: Path, stems: set[str]) -> None:
-    for path in sorted(labels.glob("*.txt")):
-        if path.stem not in stems and not path.name.startswith("._"):
+def _require_images(labels: Mapping[str, Path], stems: set[str]) -> None:
+    for stem, path in labels.items():
+        if stem not in stems:
             raise ExportError(
                 "labels of an image that does not exist", file=path, fix=EXPORT_IMAGES
             )
 
 
 def _annotations(
-    image: SourceImage, labels: Path, *, classes: int, oriented: bool
+    image: SourceImage, path: Path, *, classes: int, oriented: bool
 ) -> Iterator[SourceAnnotation]:
-    """The objects of one image; without a file of labels it has none."""
-    path = labels / f"{image.path.stem}.txt"
-    if not path.is_file():
-        return
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue

@@ -1,0 +1,28 @@
+"""Processes that end with the process that started them, however that one ends."""
+
+import ctypes
+import os
+import signal
+import sys
+
+PARENT = "SEGTUNE_PARENT"  # the environment variable that names the parent
+PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
+
+
+def name_parent() -> None:
+    """Name this process as the one without which those that it starts must end."""
+    os.environ[PARENT] = str(os.getpid())
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the named parent dies; elsewhere than on Linux, no-op.
+
+    A parent that is killed cannot end its processes itself. They would wait for each other, hold
+    the locks of the run, and keep a GPU busy.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before this
+        os.kill(os.getpid(), signal.SIGKILL)
