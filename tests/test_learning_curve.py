@@ -161,7 +161,7 @@ def test_a_recipe_that_cannot_be_read_is_one_line(
         learning_curve.main([*command, "--out", str(tmp_path / "out")])
     assert raised.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "recipe.json: not the recipe of a training run" in line
+    assert "recipe.json: settings: cannot read the file" in line
 
 
 @pytest.mark.parametrize("text", [None, "[]", '{"points": []}'])

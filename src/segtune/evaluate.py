@@ -18,6 +18,7 @@ from segtune.core.atomic import atomic_path
 from segtune.core.config import EvaluateSettings, parse_section
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
+from segtune.core.publishing import published
 from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import Split, read_split, with_rle_masks
 from segtune.dataset.detections import Detections, read_detections, read_prompted_detections
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "--valid, --base-valid and --tuned-valid go together, "
                 "and so do --base-ood and --tuned-ood"
             )
-    with exit_on_error("evaluate"):
+    with exit_on_error("evaluate"), published(arguments.out) as folder:
         settings = parse_section(EvaluateSettings, arguments.settings)
         split = with_rle_masks(read_split(arguments.coco))
         if not split.images or not split.categories:
@@ -80,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 fix="Check the export that this split was converted from",
             )
         metrics = _evaluate(arguments, split, settings)
-        _write_per_class(arguments.out / "per_class.csv", metrics)
-        write_typed(arguments.out / "metrics.json", metrics)
-        log_line(metrics.verdict.sentence)
+        _write_per_class(folder / "per_class.csv", metrics)
+        write_typed(folder / "metrics.json", metrics)
+    log_line(metrics.verdict.sentence)
 
 
 def _evaluate(arguments: argparse.Namespace, split: Split, settings: EvaluateSettings) -> Metrics:

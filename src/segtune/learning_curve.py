@@ -5,12 +5,15 @@ Each run's score is that of its best checkpoint on the valid split.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import FiniteFloat
+
 from segtune.core.console import log_line
-from segtune.core.errors import ConfigError, DatasetError, exit_on_error
-from segtune.core.typed_json import write_typed
-from segtune.dataset.coco import read_json, read_split
+from segtune.core.errors import ConfigError, exit_on_error
+from segtune.core.typed_json import read_typed, write_typed
+from segtune.dataset.coco import read_split
 from segtune.evaluation.learning_curve import fit_learning_curve
 
 
@@ -47,17 +50,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _best_score(recipe: Path) -> tuple[str, float]:
+@dataclass(frozen=True)
+class _Settings:
+    select_by: str
+
+
+@dataclass(frozen=True)
+class _Result:
+    best_score: FiniteFloat
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """The part of a training run's `recipe.json` that the curve needs."""
+
+    settings: _Settings
+    result: _Result
+
+
+def _best_score(path: Path) -> tuple[str, float]:
     """Name and value of a training run's best score on valid."""
-    values = read_json(recipe)
-    try:
-        return str(values["settings"]["select_by"]), float(values["result"]["best_score"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"not the recipe of a training run ({error!r})",
-            file=recipe,
-            fix="Run segtune.train again",
-        ) from None
+    recipe = read_typed(path, _Recipe, fix="Run segtune.train again")
+    return recipe.settings.select_by, recipe.result.best_score
 
 
 if __name__ == "__main__":

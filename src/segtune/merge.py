@@ -6,24 +6,36 @@ identical to those of the merged model.
 """
 
 import argparse
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
 
 from segtune.core.atomic import atomic_path, write_json
 from segtune.core.config import MergeSettings, parse_section
 from segtune.core.console import log_line
-from segtune.core.errors import AdapterError, exit_on_error
-from segtune.lora.adapter import attach_adapter
+from segtune.core.errors import AdapterError, WeightsError, exit_on_error, printable, shown
+from segtune.core.fingerprints import file_digest
+from segtune.core.publishing import published
+from segtune.lora.adapter import RECIPE, attach_adapter, read_recipe
 from segtune.lora.inject import merge_lora
 from segtune.model.architecture import ARCHITECTURES
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
-from segtune.model.official_format import load_strictly, read_official, write_official
+from segtune.model.official_format import (
+    OfficialWeights,
+    is_finite,
+    load_strictly,
+    read_official,
+    write_official,
+)
 from segtune.model.sam3_package import Sam3Image
+from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model, official_file
 
 COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
@@ -33,29 +45,43 @@ Outputs = dict[str, Tensor]
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `sam3.pt`, `parity.json` and the model card, on the CPU."""
     arguments = _parser().parse_args(argv)
-    with exit_on_error("merge"):
+    with exit_on_error("merge"), published(arguments.out) as folder:
         settings = parse_section(MergeSettings, arguments.settings)
-        model = load_base_model(arguments.model, arguments.weights)
-        recipe = attach_adapter(model, arguments.adapter)
+        recipe = _read_recipe(arguments.adapter)
         _require_same_base(recipe, arguments)
-        image_size = ARCHITECTURES[arguments.model].image_size
-        adapted = outputs_on_random_input(model, image_size)
-        merge_lora(model)
-        merged = outputs_on_random_input(model, image_size)
-        parity: dict[str, Any] = {
-            "tolerance": settings.tolerance,
-            "adapted_vs_merged": _compare(adapted, merged),
-        }
-        _require_parity(parity["adapted_vs_merged"], settings.tolerance)
-        with atomic_path(arguments.out / "sam3.pt") as temporary:
-            keys = _write(temporary, model, arguments)
-            reloaded = outputs_on_random_input(model, image_size)
-            parity |= {"reloaded_vs_merged": _compare(merged, reloaded), "keys": keys}
-            _require_parity(parity["reloaded_vs_merged"], 0.0)
-        write_json(arguments.out / "parity.json", parity)
-        _write_model_card(arguments.out / "MODEL_CARD.md", arguments, recipe)
-        worst = max(item["relative"] for item in parity["adapted_vs_merged"].values())
-        log_line(f"merged; adapted and merged outputs differ by at most {worst:.1e} (relative)")
+        model = load_base_model(arguments.model, arguments.weights)
+        attach_adapter(model, arguments.adapter)
+        parity = _merge(model, folder / "sam3.pt", arguments, tolerance=settings.tolerance)
+        write_json(folder / "parity.json", parity)
+        # The license reaches its place first: files are moved there by name, capitals first.
+        _write_model_card(folder / "MODEL_CARD.md", arguments, recipe)
+    worst = max(item["relative"] for item in parity["adapted_vs_merged"].values())
+    log_line(f"merged; adapted and merged outputs differ by at most {worst:.1e} (relative)")
+
+
+def _merge(
+    model: Sam3Image, path: Path, arguments: argparse.Namespace, *, tolerance: float
+) -> dict[str, Any]:
+    """Merge the adapters and write the weights; returns what was compared."""
+    image_size = ARCHITECTURES[arguments.model].image_size
+    adapted = outputs_on_random_input(model, image_size)
+    merge_lora(model)
+    _require_finite(model, arguments.adapter)
+    merged = outputs_on_random_input(model, image_size)
+    adapted_vs_merged = _compare(adapted, merged)
+    _require_parity(adapted_vs_merged, tolerance)
+    keys = _write(path, model, arguments)
+    reloaded_vs_merged = _compare(merged, outputs_on_random_input(model, image_size))
+    _require_parity(reloaded_vs_merged, 0.0)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "tolerance": tolerance,
+        "adapted_vs_merged": adapted_vs_merged,
+        "reloaded_vs_merged": reloaded_vs_merged,
+        "keys": keys,
+        "sha256": sha256,
+    }
 
 
 def outputs_on_random_input(model: Sam3Image, image_size: int) -> Outputs:
@@ -84,17 +110,74 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _require_same_base(recipe: dict[str, Any] | None, arguments: argparse.Namespace) -> None:
-    if recipe is None:  # PEFT's own files do not name a base that could be compared
-        return
-    trained_on = (recipe["model"], recipe["weights"])
-    if trained_on != (arguments.model, arguments.weights):
+@dataclass(frozen=True)
+class _Result:
+    best_score: FiniteFloat
+    best_epoch: int
+    base_score: FiniteFloat
+
+
+@dataclass(frozen=True)
+class _TrainSettings:
+    select_by: str
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """The part of `recipe.json` that concerns the base and the model card."""
+
+    segtune: str
+    model: str
+    weights: str
+    image_size: int | None
+    settings: _TrainSettings
+    result: _Result
+    adapted: dict[str, Any]
+    weights_sha256: str | None = None  # of a file
+
+
+def _read_recipe(adapter: Path) -> _Recipe | None:
+    """The recipe of an adapter; None for an adapter of PEFT, which names no base to compare."""
+    values = read_recipe(adapter)
+    try:
+        return None if values is None else TypeAdapter(_Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise AdapterError(
-            f"trained on model {trained_on[0]!r} with weights {trained_on[1]!r}, but merged into "
-            f"{arguments.model!r} with {arguments.weights!r}",
+            f"not the recipe of an adapter ({first['msg']})",
+            file=adapter / RECIPE,
+            record=".".join(map(str, first["loc"])) or None,
+            fix="Run the training again",
+        ) from None
+
+
+def _require_same_base(recipe: _Recipe | None, arguments: argparse.Namespace) -> None:
+    if recipe is None:
+        return
+    same = (recipe.model, recipe.weights) == (arguments.model, arguments.weights)
+    file = weights_file(arguments.model, arguments.weights)
+    if recipe.weights_sha256 and file:
+        # The content counts: a file may have been moved, or another one put in its place.
+        digest = file_digest(file, WeightsError, "Check `weights`")
+        same = (recipe.model, recipe.weights_sha256) == (arguments.model, digest)
+    if not same:
+        raise AdapterError(
+            f"trained on model {shown(recipe.model)} with weights {shown(recipe.weights)}, but "
+            f"merged into {arguments.model!r} with {arguments.weights!r}"
+            + (", whose content is another" if recipe.weights == arguments.weights else ""),
             file=arguments.adapter,
             fix="Set `model` and `weights` to those that the adapter was trained with",
         )
+
+
+def _require_finite(model: Sam3Image, adapter: Path) -> None:
+    for name, tensor in model.state_dict().items():
+        if not is_finite(tensor):
+            raise AdapterError(
+                f"after merging, {name} has NaN or infinity",
+                file=adapter,
+                fix="Run the training again",
+            )
 
 
 def _compare(one: Outputs, other: Outputs) -> dict[str, dict[str, float]]:
@@ -124,8 +207,9 @@ def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
     """Write the merged weights and load them back strictly; returns the number of keys."""
     base = official_file(arguments.model, arguments.weights)
     # segtune does not use the tensors of the video tracker, but other users of the file may.
-    rest = read_official(base).rest if base else {}
-    write_official(path, model.state_dict(), rest)
+    original = read_official(base) if base else OfficialWeights({}, {})
+    rest = original.rest
+    write_official(path, _with_originals(model.state_dict(), original.detector), rest)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()  # so that a key that is not loaded shows in the outputs
@@ -134,15 +218,26 @@ def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
     return len(detector) + len(rest)
 
 
-def _history_of(recipe: dict[str, Any] | None) -> str:
+def _with_originals(
+    merged: Mapping[str, Tensor], original: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors that merging has changed, and the others as the base's file has them."""
+    return {
+        key: original[key]
+        if key in original and torch.equal(original[key].to(value.dtype), value)
+        else value
+        for key, value in merged.items()
+    }
+
+
+def _history_of(recipe: _Recipe | None) -> str:
     if recipe is None:
         return "- LoRA adapters trained with PEFT, merged\n"
-    result, image_size = recipe["result"], recipe["image_size"]
-    score = recipe["settings"]["select_by"]
+    result, image_size = recipe.result, recipe.image_size
     return (
-        f"- {score} on the valid split: {result['best_score']:.4f} after epoch "
-        f"{result['best_epoch']}; {result['base_score']:.4f} before training\n"
-        f"- LoRA on {len(recipe['adapted'])} modules, merged; segtune {recipe['segtune']}\n"
+        f"- {printable(recipe.settings.select_by)} on the valid split: {result.best_score:.4f} "
+        f"after epoch {result.best_epoch}; {result.base_score:.4f} before training\n"
+        f"- LoRA on {len(recipe.adapted)} modules, merged; segtune {printable(recipe.segtune)}\n"
         + (f"- Trained on images of {image_size} pixels, not 1008\n" if image_size else "")
     )
 
@@ -153,9 +248,7 @@ def _how_to_load(model: str) -> str:
     return '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
 
 
-def _write_model_card(
-    path: Path, arguments: argparse.Namespace, recipe: dict[str, Any] | None
-) -> None:
+def _write_model_card(path: Path, arguments: argparse.Namespace, recipe: _Recipe | None) -> None:
     license = distribution("sam3").read_text("licenses/LICENSE")
     with atomic_path(path) as temporary:
         temporary.write_text(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -107,7 +108,7 @@ def test_other_methods_than_plain_lora_are_refused(
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
-    with pytest.raises(AdapterError, match="plain: the model has no such module"):
+    with pytest.raises(AdapterError, match=r"safetensors: plain: the model has no such module"):
         attach_adapter(nn.Sequential(nn.Linear(2, 2)), tmp_path)
 
 
@@ -117,3 +118,78 @@ def test_an_adapted_module_cannot_be_adapted_again(tmp_path: Path) -> None:
     attach_adapter(model, tmp_path)
     with pytest.raises(AdapterError, match="already adapted"):
         attach_adapter(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_alpha": -1},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": True},
+        {"lora_alpha": "7"},
+        {"lora_alpha": None},
+        {"lora_dropout": 2},
+        {"lora_dropout": True},
+        {"use_rslora": "yes"},
+        {"alpha_pattern": []},
+        {"alpha_pattern": {"plain": "7"}},
+        {"alpha_pattern": {str(number): 1 for number in range(20_000)}},
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    edit_config(tmp_path, **change)
+    with pytest.raises(AdapterError, match=r"config\.json: not the config of an adapter") as raised:
+        attach_adapter(net(), tmp_path)
+    assert next(iter(change)) in str(raised.value)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("pattern", ["(p+)+lain", ".*", "plain|qkv", "pl[a]in", "^plain", ""])
+def test_no_regular_expression_of_a_file_is_run(tmp_path: Path, pattern: str) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    edit_config(tmp_path, alpha_pattern={pattern: 2})
+    with pytest.raises(AdapterError, match="is not the name of a module"):
+        attach_adapter(net(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "alpha"), [("plain", 2), (r"0\.plain", 2), ("0.plain", 2), ("qkv", 7)]
+)
+def test_a_pattern_is_the_end_of_a_name(tmp_path: Path, pattern: str, alpha: int) -> None:
+    config = {"r": 3, "lora_alpha": 7, "alpha_pattern": {pattern: 2}}
+    targets = ["plain", "qkv"]
+    theirs = trained_by_peft(tmp_path, nn.Sequential(net()), target_modules=targets, **config)
+    ours = nn.Sequential(net())
+    attach_adapter(ours, tmp_path)
+    assert ours.get_submodule("0.plain").lora.scale == alpha / 3
+    x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    assert_close(ours(x), theirs(x), **EXACT)
+
+
+def test_a_part_of_a_name_does_not_match(tmp_path: Path) -> None:
+    trained_by_peft(tmp_path, net(), r=3, lora_alpha=7, target_modules=["plain"])
+    edit_config(tmp_path, alpha_pattern={"lain": 2})
+    ours = net()
+    attach_adapter(ours, tmp_path)
+    assert ours.get_submodule("plain").lora.scale == 7 / 3
+
+
+def test_a_file_without_adapters_is_refused(tmp_path: Path) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="no adapters in this file"):
+        attach_adapter(net(), tmp_path)
+
+
+def test_shapes_without_values_take_no_memory(tmp_path: Path) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
+    path = tmp_path / "adapter_model.safetensors"
+    down, up = (f"base_model.model.plain.lora_{name}.weight" for name in "AB")
+    save_file({down: torch.zeros(10**12, 0), up: torch.zeros(0, 10**12)}, path)
+    with pytest.raises(AdapterError, match="2 of another shape"):
+        attach_adapter(net(), tmp_path)

@@ -1,5 +1,6 @@
 """Official weight files: loaded strictly, readable by stock code, and never executed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,5 +99,47 @@ def test_a_damaged_or_missing_file_is_an_error(official: Path, tmp_path: Path) -
     official.write_bytes(official.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot read tensors"):
         load_base_model("tiny", str(official))
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(WeightsError, match=r"nothing\.pt: cannot read tensors \(No such file"):
         load_base_model("tiny", str(tmp_path / "nothing.pt"))
+
+
+@pytest.mark.parametrize("values", [7, [1], {"model": [1]}, {"model": {1: 2}}, {3: 4}, {}])
+def test_anything_but_a_table_of_tensors_is_refused(tmp_path: Path, values: object) -> None:
+    torch.save(values, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"a\.pt: (not a table of tensors|no key begins with)"):
+        read_official(tmp_path / "a.pt")
+
+
+KEY = "dot_prod_scoring.prompt_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.fill_(float("nan")), f"1 with NaN or infinity: {KEY}"),
+        (lambda t: t.index_fill_(0, torch.tensor([63]), -float("inf")), "1 with NaN or infinity"),
+        (lambda t: t.double().fill_(1e300), "1 with NaN or infinity"),
+        (lambda t: t.int(), f"1 of another type: {KEY} torch.int32 instead of torch.float32"),
+        (lambda t: t.to(torch.complex64), "1 of another type"),
+        (lambda t: t.bool(), "1 of another type"),
+    ],
+)
+def test_unusable_values_are_an_error(
+    official: Path, edit: Callable[[Tensor], Tensor], message: str
+) -> None:
+    values = torch.load(official, weights_only=True)["model"]
+    values[f"detector.{KEY}"] = edit(values[f"detector.{KEY}"])
+    torch.save({"model": values}, official)
+    with pytest.raises(WeightsError, match=message):
+        load_base_model("tiny", str(official))
+
+
+def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
+    base = torch.arange(12.0)
+    whole = {"a": base.clone(), "b": torch.ones(2, 3), "c": base[:4].clone()}
+    # Views, shared memory, other layouts and another order.
+    parts = {"c": base[:4], "b": torch.ones(3, 2).T, "a": torch.nn.Parameter(base)}
+    write_official(tmp_path / "one.pt", whole, {"tracker.d": torch.zeros(1)})
+    (tmp_path / "other").mkdir()
+    write_official(tmp_path / "other" / "two.pt", parts, {"tracker.d": torch.zeros(2)[:1]})
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other" / "two.pt").read_bytes()

@@ -22,9 +22,10 @@ def test_random_weights_follow_the_seed() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_seed_that_is_not_an_integer_is_refused() -> None:
-    with pytest.raises(WeightsError, match="the seed in 'random:x' is not an integer"):
-        load_base_model("tiny", "random:x")
+@pytest.mark.parametrize("seed", ["x", "", "-", "1.5", "²", "9" * 19, "9" * 5000])
+def test_a_seed_that_is_not_an_integer_is_refused(seed: str) -> None:
+    with pytest.raises(WeightsError, match=r"the seed in 'random:.*' is not an integer"):
+        load_base_model("tiny", f"random:{seed}")
 
 
 class Hub(BaseHTTPRequestHandler):

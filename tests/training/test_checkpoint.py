@@ -1,5 +1,7 @@
 """Unfinished runs: one at a time, never resumed by another, and removed when finished."""
 
+import hashlib
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +65,52 @@ def test_a_damaged_state_is_skipped(tmp_path: Path, damage: Callable[[Path], Non
     (tmp_path / ".state-00000009-x.pt.abc").write_text("left by a killed process")
     remove_damaged(tmp_path, [last, before])
     assert not list(tmp_path.iterdir())
+
+
+def disguise(folder: Path, content: bytes) -> Path:
+    """A state with the checksum of its content, whatever that is."""
+    path = folder / f"state-00000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    path.write_bytes(content)
+    return path
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", saved([1]), saved(Path("/")), saved({"a": 1})[:-30]]
+)
+def test_a_state_that_segtune_did_not_write_is_refused_and_not_removed(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = disguise(tmp_path, content)
+    with pytest.raises(TrainingError, match="Remove this file") as raised:
+        load_state(tmp_path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "weights_only" not in str(raised.value)
+    assert path.exists()
+
+
+def test_files_of_other_names_are_not_states(tmp_path: Path) -> None:
+    for name in ("state-x.pt", "state-00000001.pt", "state--1-0123456789abcdef.pt"):
+        (tmp_path / name).write_bytes(b"")
+    assert load_state(tmp_path) == (None, [])
+    save_state(tmp_path, {"number": 1})
+    assert load_state(tmp_path) == ({"number": 1}, [])
+
+
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b"\xff"])
+def test_a_damaged_fingerprint_of_another_run_does_not_stop_this_one(
+    tmp_path: Path, content: bytes
+) -> None:
+    folder = run_folder(tmp_path, OLD)
+    save_state(folder, {})
+    (folder / "fingerprint.json").write_bytes(content)
+    changes = changes_since(tmp_path, NEW)
+    assert changes == {folder.name: ["its fingerprint.json is damaged"]}
 
 
 def test_the_differences_of_another_run_are_listed(tmp_path: Path) -> None:

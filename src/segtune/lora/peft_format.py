@@ -5,17 +5,22 @@ input projection and the output projection, whose update it adds twice, both in 
 pass and when merging. An adapter is read so that it computes what PEFT computes.
 """
 
-import re
+import string
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from torch import Tensor, nn
 
-from segtune.core.errors import AdapterError
+from segtune.core.errors import AdapterError, shown
+from segtune.lora.adapter_shapes import stacked_blocks
 from segtune.lora.layers import FUSED, LoraSpec
 from segtune.lora.state import peft_keys, peft_modules, peft_out_proj
+
+PLAIN = {*string.ascii_letters, *string.digits, *"_.-"}
 
 # Features that change the function beyond B A x.
 UNSUPPORTED = (
@@ -25,6 +30,17 @@ UNSUPPORTED = (
 )
 
 
+class _Settings(BaseModel):
+    """What is read of PEFT's config."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    lora_alpha: PositiveFloat
+    alpha_pattern: dict[str, PositiveFloat] | None = Field(None, max_length=10_000)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    use_rslora: bool | None = None
+
+
 def peft_config(specs: Mapping[str, LoraSpec], base_model: str) -> dict[str, Any]:
     """The `adapter_config.json` with which PEFT reads the output of `lora_state_dict`.
 
@@ -32,7 +48,7 @@ def peft_config(specs: Mapping[str, LoraSpec], base_model: str) -> dict[str, Any
         specs: as returned by `inject_lora`.
         base_model: name of the model that was adapted.
     """
-    ranks = {name: spec.rank * _stacked_blocks(spec) for name, spec in specs.items()}
+    ranks = {name: spec.rank * stacked_blocks(spec) for name, spec in specs.items()}
     # PEFT scales by alpha / rank, with the stacked rank.
     alphas = {name: spec.scale * ranks[name] for name, spec in specs.items()}
     first = next(iter(specs))
@@ -52,69 +68,105 @@ def peft_config(specs: Mapping[str, LoraSpec], base_model: str) -> dict[str, Any
     }
 
 
+def peft_ranks(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The rank of each module that a file of PEFT's tensors adapts, by module name."""
+    first = {name: shapes.get(peft_keys(name)[0], ()) for name in peft_modules(shapes)}
+    return {name: max(1, shape[0]) if shape else 1 for name, shape in first.items()}
+
+
 def from_peft(
-    model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tensor]
+    model: nn.Module, config: Mapping[str, Any], *, state: Mapping[str, Tensor], file: Path
 ) -> tuple[dict[str, LoraSpec], dict[str, Tensor]]:
     """An adapter trained with PEFT, for `inject_lora` and `load_lora_state_dict`.
 
     Args:
-        model: the base model.
+        model: the base model, which has the adapted modules.
         config: PEFT's `adapter_config.json`.
         state: PEFT's `adapter_model.safetensors`.
+        file: of the config, for messages.
 
     Returns:
         Specs by exact module name, and the adapters in the stacked layout.
 
     Raises:
-        AdapterError: for unsupported features of PEFT, or a module that the model lacks.
+        AdapterError: for unsupported features of PEFT, or a config that is damaged.
     """
-    _require_plain_lora(config)
+    _require_plain_lora(config, file)
+    settings = _settings(config, file)
     specs: dict[str, LoraSpec] = {}
     converted = dict(state)
     for name in peft_modules(state):
-        specs[name] = spec = _spec(config, name, state)
-        if isinstance(_module(model, name), nn.MultiheadAttention):
+        rank = len(state[peft_keys(name)[0]])
+        specs[name] = spec = _spec(settings, name, rank)
+        if isinstance(model.get_submodule(name), nn.MultiheadAttention):
             specs[name] = replace(spec, projections=(*FUSED, "out"))
             converted |= _attention(name, state)
     return specs, converted
 
 
-def _require_plain_lora(config: Mapping[str, Any]) -> None:
+def _require_plain_lora(config: Mapping[str, Any], file: Path) -> None:
     found = [name for name in UNSUPPORTED if config.get(name)]
     found += ["bias"] if config.get("bias", "none") != "none" else []
     if config.get("peft_type") != "LORA" or found:
-        kind = " with ".join([str(config.get("peft_type")), *([", ".join(found)] if found else [])])
+        kind = str(config.get("peft_type"))[:40]
         raise AdapterError(
-            f"an adapter of type {kind} is not supported",
-            file="adapter_config.json",
+            f"an adapter of type {' with '.join([kind, *([', '.join(found)] if found else [])])} "
+            "is not supported",
+            file=file,
             fix="Use plain LoRA on linear layers and attention",
         )
 
 
-def _spec(config: Mapping[str, Any], name: str, state: Mapping[str, Tensor]) -> LoraSpec:
-    alpha = float(config["lora_alpha"])
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):  # as PEFT looks it up
-            alpha = float(value)
-            break
-    down, _ = peft_keys(name)
-    return LoraSpec(
-        rank=len(state[down]),
-        alpha=alpha,
-        dropout=float(config.get("lora_dropout", 0.0)),
-        rank_stabilized=bool(config.get("use_rslora")),
+def _settings(config: Mapping[str, Any], file: Path) -> _Settings:
+    try:
+        settings = _Settings.model_validate(config)
+        for pattern in settings.alpha_pattern or {}:
+            _literal(pattern)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{shown(first['loc'])}: {first['msg']}"
+    except ValueError as error:
+        problem = str(error)
+    else:
+        return settings
+    raise AdapterError(
+        f"not the config of an adapter ({problem})",
+        file=file,
+        fix="Correct it, or save the adapter with PEFT again",
     )
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        raise AdapterError(
-            "the model has no such module",
-            record=name,
-            fix="Choose the base model that the adapter was trained on",
-        ) from None
+def _spec(settings: _Settings, name: str, rank: int) -> LoraSpec:
+    alpha = settings.lora_alpha
+    for pattern, value in (settings.alpha_pattern or {}).items():
+        if _is_named(name, _literal(pattern)):
+            alpha = value
+            break
+    return LoraSpec(
+        rank=rank,
+        alpha=alpha,
+        dropout=settings.lora_dropout,
+        rank_stabilized=bool(settings.use_rslora),
+    )
+
+
+def _literal(pattern: str) -> str:
+    """A pattern without its escapes, where it has no other sign than dots.
+
+    No regular expression of a file is run: some take forever.
+
+    Raises:
+        ValueError: for any other pattern.
+    """
+    plain = pattern.replace(r"\.", ".")
+    if not plain or not set(plain) <= PLAIN:
+        raise ValueError(f"alpha_pattern {shown(pattern)} is not the name of a module")
+    return plain
+
+
+def _is_named(name: str, plain: str) -> bool:
+    """Whether PEFT finds a module by this pattern: at its end, after a dot or the beginning."""
+    return name == plain or name.endswith(f".{plain}")
 
 
 def _attention(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,7 +185,3 @@ def _padded(matrix: Tensor, times: int, *, dim: int) -> Tensor:
     """Grown to `times` its size with zeros."""
     rest = torch.zeros_like(torch.cat([matrix] * (times - 1), dim))
     return torch.cat([matrix, rest], dim)
-
-
-def _stacked_blocks(spec: LoraSpec) -> int:
-    return max(1, len(set(spec.projections) & set(FUSED)))

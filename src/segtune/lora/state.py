@@ -23,7 +23,7 @@ def peft_out_proj(attention: str) -> str:
     return attention + _OUT_PROJ
 
 
-def peft_modules(state: Mapping[str, Tensor]) -> list[str]:
+def peft_modules(state: Mapping[str, object]) -> list[str]:
     """The adapted modules of a state dict, sorted; output projections belong to attention."""
     names = {key.partition(".lora_")[0].removeprefix(_PREFIX) for key in state}
     return sorted(name for name in names if not name.endswith(_OUT_PROJ))

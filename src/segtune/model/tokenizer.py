@@ -1,10 +1,15 @@
 """SAM 3's text tokens: the vocabulary, and the length of a prompt."""
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segtune.core.errors import WeightsError
+
+if TYPE_CHECKING:
+    from segtune.model.sam3_package import SimpleTokenizer
 
 MAX_TOKENS = 32  # read by SAM 3's text encoder, including a start and an end
 BPE_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
@@ -15,10 +20,15 @@ def count_tokens(text: str) -> int:
     bound = len(text.encode()) + 2  # a token is at least one byte
     if bound <= MAX_TOKENS:
         return bound
+    return len(_tokenizer().encode(text)) + 2
+
+
+@cache
+def _tokenizer() -> "SimpleTokenizer":
     # Importing the package takes seconds, which short prompts need not wait for.
     from segtune.model.sam3_package import SimpleTokenizer
 
-    return len(SimpleTokenizer(bpe_path=str(bpe_vocabulary())).encode(text)) + 2
+    return SimpleTokenizer(bpe_path=str(bpe_vocabulary()))
 
 
 def bpe_vocabulary() -> Path:

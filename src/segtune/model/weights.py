@@ -10,13 +10,14 @@ from huggingface_hub.errors import (
 )
 from safetensors.torch import load_file
 
-from segtune.core.errors import WeightsError
+from segtune.core.errors import WeightsError, shown
 from segtune.model.architecture import build_model
 from segtune.model.official_format import load_strictly, read_official
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import HUB_MODEL, TINY_WEIGHTS, weights_file
 
 HUB_FILE = "sam3.pt"
+MAX_SEED_DIGITS = 18  # torch takes 64 bits
 
 
 def load_base_model(architecture: str, weights: str) -> Sam3Image:
@@ -85,9 +86,11 @@ def _shipped_model() -> Sam3Image:
 
 
 def _seed(weights: str) -> int:
-    try:
-        return int(weights.removeprefix("random:"))
-    except ValueError:
+    text = weights.removeprefix("random:")
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_SEED_DIGITS):
         raise WeightsError(
-            f"the seed in {weights!r} is not an integer", fix="Write random:0, for example"
-        ) from None
+            f"the seed in {shown(weights)} is not an integer of up to {MAX_SEED_DIGITS} digits",
+            fix="Write random:0, for example",
+        )
+    return int(text)

@@ -9,7 +9,7 @@ Nothing here is a declared output of the workflow, which would delete it when th
 import fcntl
 import hashlib
 import io
-import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +20,14 @@ import torch
 
 from segtune.core.atomic import atomic_path, write_json
 from segtune.core.errors import TrainingError
-from segtune.core.fingerprints import json_digest
+from segtune.core.fingerprints import differences, json_digest
+from segtune.core.foreign import read_bytes, read_json
+from segtune.model.torch_files import read_torch_file
 
 MAX_STATES = 2
 FINGERPRINT = "fingerprint.json"
+NAME = re.compile(r"state-[0-9]{8}-[0-9a-f]{16}\.pt")
+FIX = "Remove this file; the run is then resumed from an earlier one, or starts over"
 
 
 @contextmanager
@@ -70,14 +74,17 @@ def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
 
     Returns:
         The state is None where there is none.
+
+    Raises:
+        TrainingError: when an undamaged file cannot be read, because segtune did not write it.
     """
     damaged: list[Path] = []
     for path in reversed(_states(folder)):
-        content = path.read_bytes()
+        content = read_bytes(path, TrainingError, FIX)
         if path.stem.rpartition("-")[2] == _digest(content):
-            state: dict[str, Any] = torch.load(
-                io.BytesIO(content), map_location="cpu", weights_only=True
-            )
+            state = read_torch_file(path, TrainingError, FIX)
+            if not isinstance(state, dict):
+                raise TrainingError("not the state of a training run", file=path, fix=FIX)
             return state, damaged
         damaged.append(path)
     return None, damaged
@@ -97,15 +104,22 @@ def remove_run(folder: Path) -> None:
 def changes_since(parent: Path, fingerprint: Mapping[str, Any]) -> dict[str, list[str]]:
     """Per other interrupted run in `parent`, why it cannot be resumed: what has changed."""
     return {
-        path.parent.name: _differences(json.loads(path.read_text("utf-8")), fingerprint)
+        path.parent.name: _changes(path, fingerprint)
         for path in sorted(parent.glob(f"*/{FINGERPRINT}"))
         if path.parent.name != json_digest(fingerprint) and _states(path.parent)
     }
 
 
+def _changes(path: Path, fingerprint: Mapping[str, Any]) -> list[str]:
+    try:
+        return differences(read_json(path, TrainingError, FIX), fingerprint)
+    except TrainingError:  # it would not be resumed anyway
+        return [f"its {FINGERPRINT} is damaged"]
+
+
 def _states(folder: Path) -> list[Path]:
     """The states in a folder, oldest first."""
-    return sorted(folder.glob("state-*.pt"))
+    return sorted(path for path in folder.glob("state-*.pt") if NAME.fullmatch(path.name))
 
 
 def _number(path: Path) -> int:
@@ -114,13 +128,3 @@ def _number(path: Path) -> int:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            line
-            for key in sorted({*old, *new})
-            for line in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if old == new else [f"{path}: {old} -> {new}"]
