@@ -31,7 +31,8 @@ rule all:
     """Everything: from the export to the merged weights and their evaluation."""
     default_target: True
     input:
-        "<results>/validate/report.html",
-        "<results>/train/summary.html",
-        "<results>/merge/sam3.pt",
-        "<results>/evaluate/report.html",
+        rules.validate_page.output,
+        rules.train_page.output,
+        rules.merge.output,
+        rules.evaluate.output,
+        rules.evaluate_page.output,

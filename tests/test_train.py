@@ -15,13 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from segtune.core.config import PredictSettings
-from segtune.core.errors import ConfigError
 from segtune.dataset.coco import read_split
 from segtune.dataset.detections import read_detections, to_record
 from segtune.lora.adapter import attach_adapter
 from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
-from segtune.train import _require_divisible
 from tests.converted import write_converted
 from tests.train_runs import Process, finish, history, refused, start
 
@@ -273,11 +271,6 @@ def test_an_invalid_dataset_is_not_trained_on(
     assert "the dataset has validation errors: 1" in refused(coco, tmp_path / "out", capsys)
     (tmp_path / "report.json").unlink()
     assert "cannot read the validation report" in refused(coco, tmp_path / "out", capsys)
-
-
-def test_a_batch_that_cannot_be_divided_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"train\.batch_size \(4\).*multiple of 3"):
-        _require_divisible(4, 3)
 
 
 def test_a_misspelled_setting_is_an_error(

@@ -1,11 +1,14 @@
 """What Snakemake plans after an edit, on top of one finished run of the whole pipeline."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -256,7 +259,7 @@ def test_a_moved_checkout_has_nothing_to_do(moved: Path) -> None:
 
 def test_a_moved_checkout_finds_its_images_and_weights(moved: Path) -> None:
     for rule in ("evaluate_page", "predict_model"):
-        targets = ["results/predict/base.json"] if rule == "predict_model" else [rule]
+        targets = ["results/predict/finished/base.json"] if rule == "predict_model" else [rule]
         answer = snakemake(moved, "--cores", "2", "--forcerun", rule, "--", *targets)
         assert answer.returncode == 0, answer.stdout
     manifest = json.loads((moved / "results" / "coco" / "manifest.json").read_text("utf-8"))
@@ -326,6 +329,138 @@ def test_a_mistyped_path_is_not_up_to_date(finished: Path, setting: str) -> None
     answer = snakemake(finished, "--dry-run", "--config", f"{setting}=nowhere")
     assert answer.returncode != 0
     assert f"config: {setting}: nowhere does not exist" in answer.stdout
+
+
+def test_what_cannot_be_divided_is_refused_before_any_job(finished: Path) -> None:
+    batch = ("--config", "train={batch_size: 3, micro_batch_size: 3}")
+    answer = snakemake(finished, "--cores", "2", *batch)
+    assert answer.returncode != 0
+    assert "train.batch_size (3) cannot be divided among 2 processes" in answer.stdout
+    assert (finished / "results/train/finished/history.jsonl").exists()
+    assert plan(finished, "--resources", "gpu=1", *batch)[0] == FROM_TRAIN
+    four = snakemake(finished, "-n", "--resources", "gpu=9", "--set-resources", "train:gpu=3")
+    assert "train.batch_size (4) cannot be divided among 3 processes" in four.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("image_size=100",), "image_size (100) is not a multiple of 48"),
+        (("model=full", "image_size=48"), "image_size (48) is not a multiple of 336"),
+        (("train={lora: {text: {targets: [qkv]}}}",), "train.lora.text.targets.0: "),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_any_job(
+    finished: Path, changes: tuple[str, ...], message: str
+) -> None:
+    answer = snakemake(finished, "--dry-run", "--config", *changes)
+    assert answer.returncode != 0
+    assert message in answer.stdout
+
+
+def test_a_disk_that_is_too_small_is_refused_before_any_job(checkout: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "sam3.pt"
+    weights.touch()
+    os.truncate(weights, 8 * 10**12)  # takes no space itself
+    answer = snakemake(
+        checkout,
+        *("--cores", "1", "--config", "model=full", f"weights={weights}", "results=elsewhere"),
+    )
+    assert answer.returncode != 0
+    assert "elsewhere: 8000.0 GB are needed on this disk, and" in answer.stdout
+    assert not (checkout / "elsewhere").exists()
+
+
+def test_keeping_more_or_less_and_the_order_of_settings_replan_nothing(finished: Path) -> None:
+    assert plan(finished, "--config", "keep=0")[0] == NOTHING
+    config = finished / "config.yaml"
+    before = config.read_text("utf-8")
+    values = yaml.safe_load(before)
+    values["train"]["lora"] = dict(reversed(values["train"]["lora"].items()))
+    values["train"] = dict(reversed(values["train"].items()))
+    config.write_text(yaml.safe_dump(dict(reversed(values.items())), sort_keys=False), "utf-8")
+    try:
+        assert plan(finished)[0] == NOTHING
+    finally:
+        config.write_text(before, "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "planned"),
+    [
+        ("coco/valid.json", EVERYTHING),
+        ("validate/report.json", {"validate": 1, "validate_page": 1, **FROM_TRAIN}),
+        ("train/adapter/adapter_model.safetensors", FROM_TRAIN),
+        ("merge/sam3.pt", FROM_MERGE),
+        ("predict/tuned.json", {"predict_model": 1, **EVALUATE}),
+        ("evaluate/per_class.csv", EVALUATE),
+        ("evaluate/report.html", {"evaluate_page": 1}),
+    ],
+)
+def test_a_deleted_result_is_planned_again(
+    finished: Path, file: str, planned: dict[str, int]
+) -> None:
+    # So is one that Snakemake has deleted, because its job has failed.
+    copy = finished.with_name("copy")
+    shutil.copytree(finished, copy, symlinks=True)
+    try:
+        (copy / "results" / file).unlink()
+        jobs, text = plan(copy)
+        assert jobs == planned
+        assert "Missing output files" in text
+    finally:
+        shutil.rmtree(copy)
+
+
+def test_a_failed_training_leaves_the_adapter_and_runs_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    results = copy / "results"
+    before = {path: path.read_bytes() for path in results.glob("train/adapter/*")}
+    with (results / "train/checkpoints/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        answer = snakemake(
+            copy, "--resources", "gpu=1", "--config", "train={seed: 1}", "--", "train"
+        )
+    assert answer.returncode != 0
+    assert "another training run is writing here" in answer.stdout
+    assert {path: path.read_bytes() for path in results.glob("train/adapter/*")} == before
+    # What failed is not taken for finished, whatever the settings are now.
+    assert plan(copy, "--config", "train={seed: 1}")[0] == FROM_TRAIN
+    assert plan(copy)[0] == FROM_TRAIN
+    again = snakemake(copy, "--resources", "gpu=1", "--", "train")
+    assert again.returncode == 0, again.stdout
+    assert "not training again: found the training of" in again.stdout
+    assert plan(copy)[0] == {rule: count for rule, count in FROM_TRAIN.items() if rule != "train"}
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_training_through_snakemake(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    weights = copy / "results/train/adapter/adapter_model.safetensors"
+    uninterrupted = weights.read_bytes()
+    shutil.rmtree(copy / "results/train")
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--", "train"]
+    with (tmp_path / "log").open("w") as log:
+        # Not a group of its own: only Snakemake gets the signal.
+        process = subprocess.Popen(command, cwd=copy, stdout=log, stderr=log)
+        while not any('"train"' in p.read_text() for p in copy.glob(HISTORIES)):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) != 0
+    output = (tmp_path / "log").read_text()
+    assert "the same command resumes the run" in output
+    assert list(copy.glob("results/train/checkpoints/*/state-*.pt"))
+    answer = snakemake(copy, "--cores", "2", "--", "train")
+    assert "resuming after step" in answer.stdout
+    assert weights.read_bytes() == uninterrupted
+
+
+HISTORIES = "results/train/checkpoints/*/history.jsonl"
 
 
 @pytest.mark.parametrize(

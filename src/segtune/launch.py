@@ -3,8 +3,8 @@
 `python -m segtune.launch --devices N -- COMMAND ...` leases N CUDA devices for the lifetime
 of COMMAND, so that two jobs of one workflow never use the same GPU. With `--torchrun`,
 COMMAND is the part after `python`; torchrun runs it in N processes that divide the job's
-threads among them (a single process runs directly). Without CUDA, nothing is leased and the
-same number of processes runs on the CPU.
+threads among them (a single process runs directly), and none of them outlives this one. Without
+CUDA, nothing is leased and the same number of processes runs on the CPU.
 """
 
 import argparse
@@ -18,8 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segtune.core.errors import ConfigError, exit_on_error
+from segtune.core.parent import name_parent
 
 POLL_SECONDS = 2.0
+# Snakemake sets all of them to the threads of a job. A library that has a variable of its own
+# does not look at OMP_NUM_THREADS, so dividing only that would leave too many threads.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(devices, wanted))
         processes = wanted if arguments.torchrun else 1
-        os.environ["OMP_NUM_THREADS"] = str(threads_per_process(processes))
+        os.environ |= divided_threads(processes)
     sys.stdout.flush()
     if not arguments.torchrun:
         os.execvp(arguments.command[0], arguments.command)
@@ -51,6 +62,7 @@ def _torchrun(processes: int, command: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    name_parent()
     try:
         torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
     except ChildFailedError as error:
@@ -59,10 +71,15 @@ def _torchrun(processes: int, command: list[str]) -> None:
         raise SystemExit(128 + error.sigval.value) from None
 
 
-def threads_per_process(processes: int) -> int:
-    """An equal part of this job's threads, at least one."""
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    return max(1, threads // processes)
+def divided_threads(processes: int) -> dict[str, str]:
+    """The variables that set numbers of threads, with an equal part for each process.
+
+    Of those that are not set, only `OMP_NUM_THREADS` is added: the others follow it.
+    """
+    found = {name: os.environ.get(name, "") for name in THREAD_VARIABLES}
+    numbers = {name: int(value) for name, value in found.items() if value.isdecimal()}
+    threads = {"OMP_NUM_THREADS": os.cpu_count() or 1, **numbers}
+    return {name: str(max(1, number // processes)) for name, number in threads.items()}
 
 
 def visible_devices() -> list[str]:

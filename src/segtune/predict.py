@@ -10,7 +10,7 @@ are kept beside the output, and the same command resumes it.
 import argparse
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,14 @@ from segtune.core.config import PredictSettings, parse_section
 from segtune.core.console import log_line, progress
 from segtune.core.errors import ConfigError, DatasetError, WeightsError, exit_on_error
 from segtune.core.fingerprints import code_fingerprints, file_digest, json_digest
+from segtune.core.kept import (
+    find_kept,
+    just_kept,
+    kept_result,
+    place_file,
+    remove_oldest,
+    store_of,
+)
 from segtune.core.partial_results import (
     add_image,
     finished_images,
@@ -28,6 +36,7 @@ from segtune.core.partial_results import (
     partial_folder,
 )
 from segtune.core.processes import Processes, process_group
+from segtune.core.publishing import exclusive
 from segtune.dataset.coco import Category, Image, Split, image_record, read_split
 from segtune.dataset.detections import to_record, write_prompted_detections
 from segtune.dataset.images import is_image_name, opened_image, upright_size
@@ -46,10 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--images needs --prompt")
     with exit_on_error("predict"), process_group() as processes:
         settings = parse_section(PredictSettings, arguments.settings)
-        split = _split(arguments)
-        _predict_missing(arguments, settings, split, processes)
-        if processes.is_main:
-            _write(arguments.out, split, as_dataset=bool(arguments.prompt))
+        with exclusive(arguments.out) if processes.is_main else nullcontext():
+            _predict(arguments, settings, _split(arguments), processes)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="default", help="see config.yaml; or a merged sam3.pt")
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
     parser.add_argument("--settings", default="{}", help="the predict section, as JSON")
+    parser.add_argument("--keep", type=int, default=0, help="earlier predictions to keep")
     return parser
 
 
@@ -111,11 +119,42 @@ def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
     return tuple(Category(n, prompt, prompt) for n, prompt in enumerate(prompts, start=1))
 
 
-def _predict_missing(
+def _predict(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split, processes: Processes
 ) -> None:
+    # It hashes files of many GB, so only one process does.
+    fingerprint = _fingerprint(arguments, settings, split) if processes.is_main else {}
+    found, *_ = processes.gather(processes.is_main and _place_kept(arguments.out, fingerprint))
+    if not found:
+        missing = _missing(arguments.out, fingerprint, split, processes)
+        _predict_missing(arguments, settings, split, missing=missing, processes=processes)
+    if processes.is_main:
+        if not found:
+            _write(arguments, fingerprint, split)
+        shutil.rmtree(partial_folder(arguments.out), ignore_errors=True)
+        if arguments.keep:
+            store = store_of(arguments.out)
+            remove_oldest(store, arguments.out.parent, limit=arguments.keep)
+
+
+def _place_kept(out: Path, fingerprint: dict[str, Any]) -> bool:
+    """Put earlier predictions with this fingerprint in place, if they are kept."""
+    kept = find_kept(store_of(out), fingerprint)
+    if kept:
+        place_file(kept, out)
+        log_line(f"not predicting again: found the predictions of {kept.finished}: {out}")
+    return bool(kept)
+
+
+def _predict_missing(
+    arguments: argparse.Namespace,
+    settings: PredictSettings,
+    split: Split,
+    *,
+    missing: list[Image],
+    processes: Processes,
+) -> None:
     """Predict on the images that are missing, each process on some of them."""
-    missing = _missing(arguments, settings, split, processes)
     images = missing[processes.rank :: processes.count]
     if images:
         model = load_base_model(arguments.model, arguments.weights)
@@ -139,13 +178,12 @@ def _predict_missing(
 
 
 def _missing(
-    arguments: argparse.Namespace, settings: PredictSettings, split: Split, processes: Processes
+    out: Path, fingerprint: dict[str, Any], split: Split, processes: Processes
 ) -> list[Image]:
     # Only one process looks, because others might see lines that are being written.
     done: set[int] = set()
     if processes.is_main:
-        fingerprint = _fingerprint(arguments, settings, split)
-        done = finished_images(partial_folder(arguments.out), fingerprint)
+        done = finished_images(partial_folder(out), fingerprint)
         if done:
             log_line(f"resuming: {len(done)} of {len(split.images)} images are finished")
     done = processes.gather(done)[0]
@@ -163,6 +201,7 @@ def _fingerprint(
         "image_size": arguments.image_size,
         "weights": arguments.weights,
         "weights_sha256": weights and file_digest(weights, WeightsError, "Check --weights"),
+        "as_dataset": bool(arguments.prompt),
         "classes": json_digest([[c.id, c.name, c.prompt] for c in split.categories]),
         "images": json_digest([_identity(split, image) for image in split.images]),
         "code": code_fingerprints("predict"),
@@ -178,15 +217,25 @@ def _identity(split: Split, image: Image) -> list[Any]:
     return [image_record(image), found.st_size, found.st_mtime_ns]
 
 
-def _write(out: Path, split: Split, as_dataset: bool) -> None:
+def _write(arguments: argparse.Namespace, fingerprint: dict[str, Any], split: Split) -> None:
+    out: Path = arguments.out
     folder = partial_folder(out)
+    summary = f"{len(split.images)} images, {len(split.categories)} prompts"
+    if arguments.keep:
+        with kept_result(store_of(out), fingerprint, summary) as new:
+            _write_records(new / out.name, folder, split, as_dataset=bool(arguments.prompt))
+        place_file(just_kept(store_of(out), fingerprint), out)
+    else:
+        _write_records(out, folder, split, as_dataset=bool(arguments.prompt))
+    log_line(f"{summary}: {out}")
+
+
+def _write_records(out: Path, folder: Path, split: Split, *, as_dataset: bool) -> None:
     records = gathered_records(folder, [image.id for image in split.images])
     if as_dataset:
         write_prompted_detections(out, split, records)
     else:
         write_records(out, records)
-    shutil.rmtree(folder)
-    log_line(f"{len(split.images)} images, {len(split.categories)} prompts: {out}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 Runs as a single process or under torchrun. On SIGINT or SIGTERM it finishes its optimizer
 step, saves its state and exits; if it is killed, the last checkpoint remains. The same command
-then resumes the run, and ends with a bitwise identical adapter.
+then resumes the run, and ends with a bitwise identical adapter. The results in place change
+only when the new ones are complete, all together; earlier ones are kept and found again.
 """
 
 import argparse
-import json
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from segtune import __version__
-from segtune.core.atomic import atomic_path, write_records
-from segtune.core.config import TrainSettings, parse_section
+from segtune.core.atomic import write_records
+from segtune.core.config import Config, TrainSettings, parse_section, require_divisible
 from segtune.core.console import log_line
-from segtune.core.errors import ConfigError, DatasetError, TrainingError, exit_on_error
+from segtune.core.errors import DatasetError, TrainingError, exit_on_error
+from segtune.core.foreign import read_json
+from segtune.core.kept import STORE, find_kept, just_kept, kept_result, place, remove_oldest
 from segtune.core.processes import Processes, process_group
+from segtune.core.publishing import finish_publishing
 from segtune.dataset.detections import to_record
 from segtune.lora.adapter import save_adapter
 from segtune.lora.inject import count_parameters
@@ -67,10 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = parse_section(TrainSettings, arguments.settings)
         _require_validated(arguments.report)
         with process_group() as processes:
-            _require_divisible(settings.batch_size, processes.count)
+            require_divisible(settings, processes.count)
             parent = inputs.out / "checkpoints"
             with locked(parent) if processes.is_main else nullcontext():
                 _train(inputs, settings, processes=processes, parent=parent)
+                if processes.is_main:
+                    remove_oldest(inputs.out / STORE, inputs.out, limit=arguments.keep)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,29 +89,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
     parser.add_argument("--settings", default="{}", help="the train section, as JSON")
     parser.add_argument("--workers", type=int, default=0, help="data loaders per process")
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=Config.model_fields["keep"].default,
+        help="earlier trainings to keep (default: %(default)s)",
+    )
     return parser
 
 
 def _require_validated(report: Path) -> None:
-    try:
-        errors = json.loads(report.read_text("utf-8"))["errors"]
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(
-            f"cannot read the validation report ({error})",
-            file=report,
-            fix="Run segtune.validate first",
-        ) from None
+    fix = "Run segtune.validate first"
+    values = read_json(report, DatasetError, fix, what="validation report")
+    errors = values.get("errors") if isinstance(values, dict) else None
+    if not isinstance(errors, list):
+        raise DatasetError("this is not a validation report", file=report, fix=fix)
     if errors:
         raise DatasetError(
             f"the dataset has validation errors: {len(errors)}", file=report, fix="Fix them first"
-        )
-
-
-def _require_divisible(batch_size: int, processes: int) -> None:
-    if batch_size % processes:
-        raise ConfigError(
-            f"train.batch_size ({batch_size}) cannot be divided among {processes} processes",
-            fix=f"Choose a multiple of {processes}",
         )
 
 
@@ -115,8 +116,33 @@ def _train(inputs: Inputs, settings: TrainSettings, *, processes: Processes, par
         run_fingerprint(inputs, settings) if processes.is_main else None
     )
     folder = run_folder(parent, fingerprint)
+    found, *_ = processes.gather(processes.is_main and _place_kept(inputs.out, fingerprint))
+    if not found:
+        _run(inputs, settings, processes=processes, fingerprint=fingerprint, folder=folder)
     if processes.is_main:
-        for name, changes in changes_since(parent, fingerprint).items():
+        remove_run(folder)
+
+
+def _place_kept(out: Path, fingerprint: Mapping[str, Any]) -> bool:
+    """Put the result of an earlier training with this fingerprint in place, if it is kept."""
+    finish_publishing(out)
+    kept = find_kept(out / STORE, fingerprint)
+    if kept:
+        place(kept, out)
+        log_line(f"not training again: found the training of {kept.finished} ({kept.summary})")
+    return bool(kept)
+
+
+def _run(
+    inputs: Inputs,
+    settings: TrainSettings,
+    *,
+    processes: Processes,
+    fingerprint: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    if processes.is_main:
+        for name, changes in changes_since(folder.parent, fingerprint).items():
             log_line(f"not resuming the interrupted run {name}: {'; '.join(changes)}")
     stop = StopSignal()
     run = prepare_run(inputs, settings, processes=processes, folder=folder)
@@ -133,16 +159,27 @@ def _train(inputs: Inputs, settings: TrainSettings, *, processes: Processes, par
         if run.history:
             run.history.close()
     if processes.is_main:
-        _write_results(run, inputs, fingerprint)
+        _keep_results(run, inputs, fingerprint)
         _report(run.position, settings)
-        remove_run(folder)
 
 
-def _write_results(run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> None:
+def _keep_results(run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> None:
+    """Write all results to the store, then put them in place together."""
+    store = inputs.out / STORE
+    summary = f"{run.settings.select_by} {run.position.best_score:.4f} on valid"
+    with kept_result(store, fingerprint, summary) as folder:
+        _write_adapter(folder / "adapter", run, inputs, fingerprint)
+        shutil.copyfile(run.folder / "history.jsonl", folder / "history.jsonl")
+        write_records(folder / "valid_base.json", map(to_record, run.base_detections))
+        write_records(folder / "valid_best.json", map(to_record, run.best_detections))
+    place(just_kept(store, fingerprint), inputs.out)
+
+
+def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> None:
     load_adapter_values(run.model, run.best_adapter)
     counts = count_parameters(run.model, component_of)
     save_adapter(
-        inputs.out / "adapter",
+        folder,
         lora_state_dict(run.model),
         specs=run.adapted,
         base_model="segtune/tiny" if inputs.model == "tiny" else HUB_MODEL,
@@ -153,10 +190,6 @@ def _write_results(run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> 
             "parameters": {component: asdict(count) for component, count in counts.items()},
         },
     )
-    with atomic_path(inputs.out / "history.jsonl") as temporary:
-        temporary.write_bytes((run.folder / "history.jsonl").read_bytes())
-    write_records(inputs.out / "valid_base.json", map(to_record, run.base_detections))
-    write_records(inputs.out / "valid_best.json", map(to_record, run.best_detections))
 
 
 def _report(position: Position, settings: TrainSettings) -> None:

@@ -3,9 +3,12 @@
 
 import os
 import shlex
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from snakemake.exceptions import WorkflowError
 
 SOURCE = str(Path(workflow.basedir) / "src")
@@ -24,13 +27,14 @@ sys.path.insert(0, SOURCE)
 prepend("PYTHONPATH", SOURCE)
 prepend("PATH", str(Path(sys.executable).parent))
 
-from segtune.core.config import parse_config
+from segtune.core.config import parse_config, require_divisible
 from segtune.core.errors import SegtuneError, WeightsError
 from segtune.core.fingerprints import (
     code_fingerprints,
     export_fingerprint,
     file_digest,
 )
+from segtune.core.publishing import require_space
 from segtune.download import is_remote, parse_address
 from segtune.model.weight_files import TINY_WEIGHTS, weights_file
 
@@ -51,6 +55,12 @@ try:
 except SegtuneError as error:
     raise WorkflowError(str(error)) from None
 
+# Snakemake deletes the declared outputs of a job before it starts and when it fails. What took
+# hours must survive that, so declared are links. <results>/merge/finished/sam3.pt, for instance,
+# leads to <results>/merge/sam3.pt. A failed job loses only its links, and runs again; a file
+# that was deleted by hand leaves a link to nothing, which is a missing output.
+LINK_SCRIPT = f"{workflow.basedir}/workflow/scripts/finished.sh"
+
 # The user's own weights are an input like any other; those from the hub cannot be.
 WEIGHTS_INPUT = [str(WEIGHTS)] if WEIGHTS and not SHIPPED else []
 
@@ -59,7 +69,11 @@ IMAGE_SIZE = f"--image-size {CONFIG.image_size}" if CONFIG.image_size else ""
 
 # Out-of-distribution prompts; without any, nothing is predicted for them.
 OOD_PROMPTS = " ".join(["--prompt", *map(shlex.quote, CONFIG.evaluate.ood_prompts)])
-OOD = ["<results>/predict/{model}_ood.json"] if CONFIG.evaluate.ood_prompts else []
+OOD = (
+    ["<results>/predict/finished/{model}_ood.json"]
+    if CONFIG.evaluate.ood_prompts
+    else []
+)
 
 # Snakemake considers existing results up to date when one of their inputs is missing, so a
 # mistyped path would seem to work.
@@ -68,6 +82,63 @@ for setting, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items()
     for path in paths:
         if not Path(path).exists():
             raise WorkflowError(f"config: {setting}: {path} does not exist")
+
+
+FULL_BYTES = 3_400_000_000  # of a file with the full model, about
+TRAIN_GPUS = 2  # unless Snakemake allows fewer, or --set-resources says otherwise
+
+
+def processes_of(name):
+    """How many processes a training rule will start, as far as that is a plain number."""
+    limits = workflow.resource_settings.overwrite_resources.get(name, {})
+    requested, allowed = limits.get("gpu"), workflow.global_resources.get("gpu")
+    numbers = [limit.value for limit in (requested, allowed) if limit is not None]
+    if requested is None:
+        numbers.append(TRAIN_GPUS)
+    return max(1, min(number for number in numbers if isinstance(number, int)))
+
+
+def require_space_to_merge():
+    """Refuse to begin what would end on a full disk."""
+    if any(job.rule.name == "merge" for job in workflow.dag.needrun_jobs()):
+        size = WEIGHTS.stat().st_size if WEIGHTS else FULL_BYTES
+        try:
+            require_space(Path(CONFIG.results), size if CONFIG.model == "full" else 0)
+        except SegtuneError as error:
+            raise WorkflowError(str(error)) from None
+
+
+def stop_stages_on_sigterm():
+    """Pass SIGTERM on to the stages, so that they can save what they have done.
+
+    Snakemake itself would wait until its jobs end on their own. Their shells wait for the
+    stages; `tee` gets no signal, because it still has to write what a stage says.
+    """
+    wait_for_jobs = signal.getsignal(signal.SIGTERM)
+
+    def stop_stages(number, frame):
+        for shell in psutil.Process().children():
+            with suppress(psutil.Error):  # it has just ended
+                for process in shell.children():
+                    if process.name() != "tee":
+                        process.terminate()
+        wait_for_jobs(number, frame)
+
+    signal.signal(signal.SIGTERM, stop_stages)
+
+
+# What cannot work is refused here, before any job starts.
+if workflow.is_main_process:
+    for name in ("train", "train_fraction"):
+        try:
+            require_divisible(CONFIG.train, processes_of(name))
+        except SegtuneError as error:
+            raise WorkflowError(str(error)) from None
+
+
+onstart:
+    require_space_to_merge()
+    stop_stages_on_sigterm()
 
 
 pathvars:
@@ -100,6 +171,28 @@ def fraction_settings(wildcards):
     }
     train = CONFIG.train.model_copy(update=changes)
     return CONFIG.model_copy(update={"train": train}).section_json("train")
+
+
+def forget_unless_whole(inputs, outputs):
+    """Remove the links that are a job's outputs, if one of them or of its inputs is missing.
+
+    Snakemake looks for missing files only among those that a target needs, and takes a result
+    for up to date although an input of it is gone, such as an output of a job that has failed.
+    So what failed would not run again where what follows it is still there.
+    """
+    if workflow.is_main_process and not all(map(os.path.exists, [*inputs, *outputs])):
+        for path in outputs:
+            Path(path).unlink(missing_ok=True)
+
+
+# Params that depend on input or output are not compared, and these must not be: a result stays
+# up to date when the checkout moves, or more of the earlier results are to be kept.
+def link_script(wildcards, output):
+    return LINK_SCRIPT
+
+
+def keep(wildcards, output):
+    return CONFIG.keep
 
 
 def code(stage):

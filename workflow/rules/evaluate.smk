@@ -6,7 +6,7 @@
 #   <results>/predict/{base,tuned}_valid.json
 #   <results>/predict/{base,tuned}_ood.json        if there are `ood_prompts`
 #
-# OUTPUTS
+# OUTPUTS, of which Snakemake sees links in <results>/evaluate/finished/ (see common.smk)
 #   <results>/evaluate/metrics.json
 #   <results>/evaluate/per_class.csv
 #   <results>/evaluate/report.html                 the page, made by its own rule
@@ -16,20 +16,20 @@ rule evaluate:
     """Compare zero-shot and fine-tuned predictions."""
     input:
         coco=rules.convert.output.test,
-        base="<results>/predict/base.json",
-        tuned="<results>/predict/tuned.json",
+        base="<results>/predict/finished/base.json",
+        tuned="<results>/predict/finished/tuned.json",
         valid=rules.convert.output.valid,
-        base_valid="<results>/predict/base_valid.json",
-        tuned_valid="<results>/predict/tuned_valid.json",
+        base_valid="<results>/predict/finished/base_valid.json",
+        tuned_valid="<results>/predict/finished/tuned_valid.json",
         ood=expand(OOD, model=["base", "tuned"]),
     output:
         metrics=report(
-            "<results>/evaluate/metrics.json",
+            "<results>/evaluate/finished/metrics.json",
             caption="../report/metrics.rst",
             category="Evaluation",
         ),
         per_class=report(
-            "<results>/evaluate/per_class.csv",
+            "<results>/evaluate/finished/per_class.csv",
             caption="../report/per_class.rst",
             category="Evaluation",
         ),
@@ -40,10 +40,11 @@ rule evaluate:
     conda:
         "../envs/segtune.yaml"
     params:
-        out=subpath(output.metrics, parent=True),
+        out=subpath(output.metrics, ancestor=2),
         ood=ood_arguments,
         settings=settings("evaluate"),
         code=code("evaluate"),
+        link_script=link_script,
     message:
         "Evaluating {input.base} and {input.tuned}"
     shell:
@@ -53,6 +54,7 @@ rule evaluate:
             --base-valid {input.base_valid:q} --tuned-valid {input.tuned_valid:q} \
             {params.ood} --out {params.out:q} --settings {params.settings:q} \
             2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
 
 
@@ -62,11 +64,11 @@ rule evaluate_page:
         metrics=rules.evaluate.output.metrics,
         coco=rules.convert.output.test,
         valid=rules.convert.output.valid,
-        base="<results>/predict/base.json",
-        tuned="<results>/predict/tuned.json",
+        base="<results>/predict/finished/base.json",
+        tuned="<results>/predict/finished/tuned.json",
     output:
         report(
-            "<results>/evaluate/report.html",
+            "<results>/evaluate/finished/report.html",
             caption="../report/evaluate.rst",
             category="Evaluation",
         ),
@@ -75,12 +77,27 @@ rule evaluate_page:
     conda:
         "../envs/segtune.yaml"
     params:
+        out=subpath(output[0], ancestor=2),
         code=page_code("evaluate_page"),
+        link_script=link_script,
     message:
         "Writing {output}"
     shell:
         """
         python3 -m segtune.evaluate_page --metrics {input.metrics:q} --coco {input.coco:q} \
             --valid {input.valid:q} --base {input.base:q} --tuned {input.tuned:q} \
-            --out {output:q} 2>&1 | tee -i {log:q}
+            --out {params.out:q}/report.html 2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
+
+
+PREDICTIONS = expand(
+    [
+        *rules.predict_model.output,
+        *rules.predict_valid.output,
+        *(rules.predict_ood.output if OOD else []),
+    ],
+    model=["base", "tuned"],
+)
+forget_unless_whole([*rules.convert.output, *PREDICTIONS], rules.evaluate.output)
+forget_unless_whole(rules.evaluate.output, rules.evaluate_page.output)

@@ -48,12 +48,12 @@ use rule train as train_fraction with:
         manifest=rules.learning_curve_subset.output.manifest,
         report=rules.validate.output,
     output:
-        config="<results>/learning_curve/{fraction}/train/adapter/adapter_config.json",
-        tensors="<results>/learning_curve/{fraction}/train/adapter/adapter_model.safetensors",
-        recipe="<results>/learning_curve/{fraction}/train/adapter/recipe.json",
-        history="<results>/learning_curve/{fraction}/train/history.jsonl",
-        base="<results>/learning_curve/{fraction}/train/valid_base.json",
-        best="<results>/learning_curve/{fraction}/train/valid_best.json",
+        config="<results>/learning_curve/{fraction}/train/finished/adapter/adapter_config.json",
+        tensors="<results>/learning_curve/{fraction}/train/finished/adapter/adapter_model.safetensors",
+        recipe="<results>/learning_curve/{fraction}/train/finished/adapter/recipe.json",
+        history="<results>/learning_curve/{fraction}/train/finished/history.jsonl",
+        base="<results>/learning_curve/{fraction}/train/finished/valid_base.json",
+        best="<results>/learning_curve/{fraction}/train/finished/valid_best.json",
     log:
         "<logs>/train_{fraction}.log",
     benchmark:
@@ -72,7 +72,7 @@ use rule train_page as train_fraction_page with:
         valid=rules.learning_curve_subset.output.valid,
         history=rules.train_fraction.output.history,
     output:
-        "<results>/learning_curve/{fraction}/train/summary.html",
+        "<results>/learning_curve/{fraction}/train/finished/summary.html",
     log:
         "<logs>/train_page_{fraction}.log",
 
@@ -87,13 +87,13 @@ rule learning_curve:
         ),
         fraction_recipe=expand(rules.train_fraction.output.recipe, fraction=FRACTIONS),
     output:
-        "<results>/learning_curve/learning_curve.json",
+        "<results>/learning_curve/finished/learning_curve.json",
     log:
         "<logs>/learning_curve.log",
     conda:
         "../envs/segtune.yaml"
     params:
-        out=subpath(output[0], parent=True),
+        out=subpath(output[0], ancestor=2),
         runs=lambda wildcards, input: [
             f"--run {shlex.quote(str(Path(coco).parent))} {shlex.quote(str(Path(recipe).parent))}"
             for coco, recipe in zip(
@@ -102,12 +102,14 @@ rule learning_curve:
             )
         ],
         code=code("learning_curve"),
+        link_script=link_script,
     message:
         "Estimating what more data would bring"
     shell:
         """
         python3 -m segtune.learning_curve {params.runs} --out {params.out:q} \
             2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
 
 
@@ -118,7 +120,7 @@ rule learning_curve_page:
         curve=rules.learning_curve.output,
     output:
         report(
-            "<results>/learning_curve/learning_curve.html",
+            "<results>/learning_curve/finished/learning_curve.html",
             caption="../report/learning_curve.rst",
             category="Training",
         ),
@@ -127,11 +129,33 @@ rule learning_curve_page:
     conda:
         "../envs/segtune.yaml"
     params:
+        out=subpath(output[0], ancestor=2),
         code=page_code("learning_curve_page"),
+        link_script=link_script,
     message:
         "Writing {output}"
     shell:
         """
-        python3 -m segtune.learning_curve_page --curve {input.curve:q} --out {output:q} \
-            2>&1 | tee -i {log:q}
+        python3 -m segtune.learning_curve_page --curve {input.curve:q} \
+            --out {params.out:q}/learning_curve.html 2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
+
+
+# The subset is not a link, but made in a second.
+for fraction in FRACTIONS:
+    subset = expand(rules.learning_curve_subset.output, fraction=fraction)
+    trained = expand(rules.train_fraction.output, fraction=fraction)
+    page = expand(rules.train_fraction_page.output, fraction=fraction)
+    forget_unless_whole(rules.convert.output, subset)
+    forget_unless_whole([*subset, *rules.validate.output], trained)
+    forget_unless_whole(trained, page)
+
+forget_unless_whole(
+    [
+        *rules.train.output,
+        *expand(rules.train_fraction.output, fraction=FRACTIONS),
+    ],
+    rules.learning_curve.output,
+)
+forget_unless_whole(rules.learning_curve.output, rules.learning_curve_page.output)

@@ -5,7 +5,7 @@
 #                                     recipe.json
 #   base weights                      config key `weights`
 #
-# OUTPUTS
+# OUTPUTS, of which Snakemake sees links in <results>/merge/finished/ (see common.smk)
 #   <results>/merge/sam3.pt           loads with the stock sam3 loader
 #   <results>/merge/parity.json       adapted against merged outputs
 #   <results>/merge/MODEL_CARD.md     carries the license of SAM 3
@@ -19,9 +19,9 @@ rule merge:
         WEIGHTS_INPUT,
         config=rules.train.output.config,
     output:
-        weights="<results>/merge/sam3.pt",
-        parity="<results>/merge/parity.json",
-        card="<results>/merge/MODEL_CARD.md",
+        weights="<results>/merge/finished/sam3.pt",
+        parity="<results>/merge/finished/parity.json",
+        card="<results>/merge/finished/MODEL_CARD.md",
     log:
         "<logs>/merge.log",
     benchmark:
@@ -30,18 +30,23 @@ rule merge:
         "../envs/segtune.yaml"
     threads: 8
     params:
-        adapter=subpath(input.config, parent=True),
-        out=subpath(output.weights, parent=True),
+        train=subpath(input.config, ancestor=3),
+        out=subpath(output.weights, ancestor=2),
         model=CONFIG.model,
         weights=CONFIG.weights,
         weights_digest=WEIGHTS_DIGEST,
         settings=settings("merge"),
         code=code("merge"),
+        link_script=link_script,
     message:
         "Merging the adapters into {output.weights}"
     shell:
         """
-        python3 -m segtune.merge --adapter {params.adapter:q} --out {params.out:q} \
+        python3 -m segtune.merge --adapter {params.train:q}/adapter --out {params.out:q} \
             --model {params.model:q} --weights {params.weights:q} \
             --settings {params.settings:q} 2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
+
+
+forget_unless_whole(rules.train.output, rules.merge.output)

@@ -7,7 +7,9 @@
 #   base weights                              config key `weights`, for {model} = base
 #   <results>/merge/sam3.pt                   for {model} = tuned
 #
-# OUTPUTS
+# Undeclared: <results>/predict/kept/, the earlier predictions.
+#
+# OUTPUTS, of which Snakemake sees links in <results>/predict/finished/ (see common.smk)
 #   <results>/predict/{model}.json            COCO results on the test split
 #   <results>/predict/{model}_valid.json      COCO results on the valid split
 #   <results>/predict/{model}_ood.json        config key `evaluate: ood_prompts`, on test
@@ -20,7 +22,7 @@ rule predict_model:
         coco=rules.convert.output.test,
         weights=predicting_weights,
     output:
-        "<results>/predict/{model}.json",
+        "<results>/predict/finished/{model}.json",
     log:
         "<logs>/predict_{model}.log",
     benchmark:
@@ -32,9 +34,13 @@ rule predict_model:
     resources:
         gpu=1,
     params:
+        folder=subpath(output[0], ancestor=2),
+        name=subpath(output[0], basename=True),
         model=CONFIG.model,
         weights=lambda wildcards, input: (
-            input.weights if wildcards.model == "tuned" else CONFIG.weights
+            str(Path(input.weights).parents[1] / "sam3.pt")
+            if wildcards.model == "tuned"
+            else CONFIG.weights
         ),
         weights_digest=lambda wildcards: (
             "" if wildcards.model == "tuned" else WEIGHTS_DIGEST
@@ -43,15 +49,20 @@ rule predict_model:
         prompts="",
         settings=settings("predict"),
         code=code("predict"),
+        keep=keep,
+        link_script=link_script,
     message:
         "Predicting {output} with the {wildcards.model} model"
-    # The number of processes is not a param, because it does not change the result.
+    # The number of processes is not a param, because it does not change the result; nor is
+    # the number of earlier predictions to keep.
     shell:
         """
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
-            -m segtune.predict --coco {input.coco:q} {params.prompts} --out {output:q} \
-            --model {params.model:q} --weights {params.weights:q} {params.image_size} \
-            --settings {params.settings:q} 2>&1 | tee -i {log:q}
+            -m segtune.predict --coco {input.coco:q} {params.prompts} \
+            --out {params.folder:q}/{params.name:q} --model {params.model:q} --weights {params.weights:q} \
+            {params.image_size} --settings {params.settings:q} --keep {params.keep} \
+            2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
 
 
@@ -61,7 +72,7 @@ use rule predict_model as predict_valid with:
         coco=rules.convert.output.valid,
         weights=predicting_weights,
     output:
-        "<results>/predict/{model}_valid.json",
+        "<results>/predict/finished/{model}_valid.json",
     log:
         "<logs>/predict_{model}_valid.log",
     benchmark:
@@ -70,7 +81,7 @@ use rule predict_model as predict_valid with:
 
 use rule predict_model as predict_ood with:
     output:
-        "<results>/predict/{model}_ood.json",
+        "<results>/predict/finished/{model}_ood.json",
     log:
         "<logs>/predict_{model}_ood.log",
     benchmark:
@@ -87,3 +98,11 @@ rule predict:
             rules.predict_model.output + rules.predict_valid.output + OOD,
             model=["base", "tuned"],
         ),
+
+
+for model, weights in {"base": [], "tuned": rules.merge.output}.items():
+    for name in ("predict_model", "predict_valid", "predict_ood"):
+        forget_unless_whole(
+            [*rules.convert.output, *weights],
+            expand(getattr(rules, name).output, model=model),
+        )

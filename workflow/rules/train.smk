@@ -14,8 +14,9 @@
 #                                             training and at the best epoch
 #   <results>/train/summary.html      the page of all this, made by its own rule
 #
-# Undeclared, so that Snakemake does not delete them when a run is interrupted:
-# <results>/train/checkpoints/, from which the next run resumes,
+# Snakemake sees links to these files in <results>/train/finished/ (see common.smk). Undeclared, so
+# that Snakemake does not delete them: <results>/train/kept/, the earlier trainings,
+# <results>/train/checkpoints/, from which an interrupted run resumes,
 # <results>/train/valid_images/ and <results>/train/tensorboard/.
 
 
@@ -30,12 +31,12 @@ rule train:
         # the job that makes this file runs as well.
         report=rules.validate.output,
     output:
-        config="<results>/train/adapter/adapter_config.json",
-        tensors="<results>/train/adapter/adapter_model.safetensors",
-        recipe="<results>/train/adapter/recipe.json",
-        history="<results>/train/history.jsonl",
-        base="<results>/train/valid_base.json",
-        best="<results>/train/valid_best.json",
+        config="<results>/train/finished/adapter/adapter_config.json",
+        tensors="<results>/train/finished/adapter/adapter_model.safetensors",
+        recipe="<results>/train/finished/adapter/recipe.json",
+        history="<results>/train/finished/history.jsonl",
+        base="<results>/train/finished/valid_base.json",
+        best="<results>/train/finished/valid_best.json",
     log:
         "<logs>/train.log",
     benchmark:
@@ -45,28 +46,31 @@ rule train:
     # More than a workstation has: Snakemake lowers it to --cores.
     threads: 64
     resources:
-        gpu=2,
+        gpu=TRAIN_GPUS,
     params:
         coco=subpath(input.manifest, parent=True),
-        out=subpath(output.history, parent=True),
+        out=subpath(output.history, ancestor=2),
         model=CONFIG.model,
         weights=CONFIG.weights,
         weights_digest=WEIGHTS_DIGEST,
         image_size=IMAGE_SIZE,
         settings=settings("train"),
         code=code("train"),
+        keep=keep,
+        link_script=link_script,
     message:
         "Training {params.model} on {resources.gpu} GPU(s), or on the CPU if there are none"
     # The number of processes and readers is not a param, because training must not be
-    # repeated when only the number of GPUs has changed. With two processes, half of the
-    # cores read images.
+    # repeated when only the number of GPUs has changed; nor is the number of earlier
+    # trainings to keep. With two processes, half of the cores read images.
     shell:
         """
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
             --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
             {params.image_size} --settings {params.settings:q} --workers $(({threads} / 4)) \
-            2>&1 | tee -i {log:q}
+            --keep {params.keep} 2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
 
 
@@ -80,7 +84,7 @@ rule train_page:
         history=rules.train.output.history,
     output:
         report(
-            "<results>/train/summary.html",
+            "<results>/train/finished/summary.html",
             caption="../report/train.rst",
             category="Training",
         ),
@@ -90,11 +94,18 @@ rule train_page:
         "../envs/segtune.yaml"
     params:
         train=subpath(input.history, parent=True),
+        out=subpath(output[0], ancestor=2),
         code=page_code("train_page"),
+        link_script=link_script,
     message:
         "Writing {output}"
     shell:
         """
         python3 -m segtune.train_page --coco {input.valid:q} --train {params.train:q} \
-            --out {output:q} 2>&1 | tee -i {log:q}
+            --out {params.out:q}/summary.html 2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
+
+
+forget_unless_whole([*rules.convert.output, *rules.validate.output], rules.train.output)
+forget_unless_whole(rules.train.output, rules.train_page.output)

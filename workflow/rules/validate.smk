@@ -4,7 +4,7 @@
 #   <results>/coco/{train,valid,test}.json
 #   <results>/coco/manifest.json
 #
-# OUTPUTS
+# OUTPUTS, of which Snakemake sees links in <results>/validate/finished/ (see common.smk)
 #   <results>/validate/report.json    the gate, which train requires
 #   <results>/validate/report.html    its page, made by its own rule
 #
@@ -20,7 +20,7 @@ rule validate:
         rules.convert.output.test,
         manifest=rules.convert.output.manifest,
     output:
-        "<results>/validate/report.json",
+        "<results>/validate/finished/report.json",
     log:
         "<logs>/validate.log",
     benchmark:
@@ -31,14 +31,16 @@ rule validate:
         "../envs/segtune.yaml"
     params:
         coco=subpath(input.manifest, parent=True),
-        out=subpath(output[0], parent=True),
+        out=subpath(output[0], ancestor=2),
         code=code("validate"),
+        link_script=link_script,
     message:
         "Validating {params.coco}"
     shell:
         """
         python3 -m segtune.validate --coco {params.coco:q} --out {params.out:q} \
             2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
 
 
@@ -48,7 +50,7 @@ rule validate_page:
         rules.validate.output,
     output:
         report(
-            "<results>/validate/report.html",
+            "<results>/validate/finished/report.html",
             caption="../report/validate.rst",
             category="Dataset",
         ),
@@ -60,10 +62,17 @@ rule validate_page:
         # `max_examples` limits a list on the page: it must not replan what the gate guards.
         settings=settings("validate"),
         code=page_code("validate_page"),
+        out=subpath(output[0], ancestor=2),
+        link_script=link_script,
     message:
         "Writing {output}"
     shell:
         """
-        python3 -m segtune.validate_page --report {input:q} --out {output:q} \
+        python3 -m segtune.validate_page --report {input:q} --out {params.out:q}/report.html \
             --settings {params.settings:q} 2>&1 | tee -i {log:q}
+        sh {params.link_script:q} {output:q}
         """
+
+
+forget_unless_whole(rules.convert.output, rules.validate.output)
+forget_unless_whole(rules.validate.output, rules.validate_page.output)

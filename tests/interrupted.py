@@ -1,0 +1,38 @@
+"""A training run that was interrupted after one optimizer step, with its state on disk."""
+
+from pathlib import Path
+
+import torch
+
+from segtune.core.config import TrainSettings
+from segtune.core.processes import process_group
+from segtune.training.ema import adapter_values
+from segtune.training.run import Run, save
+from segtune.training.setup import Inputs, prepare_run
+from tests.converted import write_converted
+from tests.train_runs import SETTINGS
+
+
+def interrupted_run(folder: Path) -> Run:
+    """The run; its state is the only one in its folder."""
+    inputs = Inputs(
+        coco=write_converted(folder),
+        out=folder / "out",
+        model="tiny",
+        weights="default",
+        image_size=None,
+        workers=0,
+    )
+    settings = TrainSettings.model_validate({**SETTINGS, "ema_decay": 0.9})
+    with process_group() as processes:
+        run = prepare_run(inputs, settings, processes=processes, folder=folder)
+    for group in run.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    run.optimizer.step()
+    run.position.step = 1
+    run.best_adapter = adapter_values(run.model)
+    save(run)
+    assert run.history
+    run.history.close()
+    return run
