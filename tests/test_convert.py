@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from segtune.core.publishing import exclusive
 from segtune.dataset.masks import segmentation_to_mask
 from tests.conversion import convert, refused, rules
 from tests.export_writer import (
@@ -46,6 +47,17 @@ def test_an_export_becomes_one_exact_dataset(tmp_path: Path) -> None:
     assert all((root / i["file_name"]).is_file() for i in values["train"]["images"])
     assert rules(values) == {"placeholder category dropped": 3}
     assert {p: p.read_bytes() for p in before} == before
+
+
+def test_two_conversions_into_one_folder_do_not_disturb_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = write_export(tmp_path / "export")
+    with exclusive(tmp_path / "out"):  # as the first conversion holds it
+        message = refused(export, tmp_path / "out", capsys)
+        assert "BusyError" in message and "another segtune process is writing here" in message
+        assert convert(export, tmp_path / "elsewhere")
+    assert convert(export, tmp_path / "out") == convert(export, tmp_path / "out")
 
 
 def duplicate(table: str, key: str) -> Callable[[Values], object]:
