@@ -404,6 +404,50 @@ def test_an_unusable_prompt_is_one_line(
     require_one_line(arguments, tmp_path / "x.json", capsys, "is empty or has more than 32 tokens")
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (["--images", ".", "--prompt", "disc", "\udcff"], r"--prompt '\udcff' is not UTF-8 text"),
+        (["--images", "x" * 5000, "--prompt", "disc"], "cannot read the folder (File name too"),
+        (["--images", "nothing/" * 1000, "--prompt", "disc"], "cannot read the folder (File name"),
+        (["--coco", "x" * 5000], "File name too long"),
+        (["--images", ".", "--prompt", "a", "--settings", "[" * 20_000], "nested too deeply"),
+    ],
+    ids=["surrogate", "folder", "folders", "split", "settings"],
+)
+def test_hostile_arguments_are_one_line(
+    photos: Path, capsys: pytest.CaptureFixture[str], source: list[str], message: str
+) -> None:
+    require_one_line(source, photos / "x.json", capsys, message)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "proc", "nothing"])
+def test_only_a_file_is_written_and_this_is_known_first(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(predict_command, "load_base_model", lambda *_: pytest.fail("too late"))
+    out = {"proc": "/proc/x.json", "nothing": ""}.get(kind, f"{photos}/x.json")
+    if kind == "pipe":
+        os.mkfifo(out)
+    elif kind == "folder":
+        Path(out).mkdir()
+    before = set(photos.iterdir())
+    with pytest.raises(SystemExit):
+        main(["--images", ".", "--prompt", "disc", "--out", out])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("segtune predict: ResourceError: ")
+    assert "cannot write the file (" in line
+    assert set(photos.iterdir()) == before
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with an image."""
+    PilImage.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def test_a_huge_image_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segtune.core.atomic import write_records
+from segtune.core.atomic import require_writable, write_records
 from segtune.core.config import PredictSettings, parse_section
 from segtune.core.console import log_line, progress
 from segtune.core.errors import ConfigError, DatasetError, WeightsError, exit_on_error
 from segtune.core.fingerprints import code_fingerprints, file_digest, json_digest
+from segtune.core.foreign import reason
 from segtune.core.kept import (
     find_kept,
     just_kept,
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--images needs --prompt")
     with exit_on_error("predict"), process_group() as processes:
         settings = parse_section(PredictSettings, arguments.settings)
+        if processes.is_main:
+            require_writable(arguments.out)
         with exclusive(arguments.out) if processes.is_main else nullcontext():
             _predict(arguments, settings, _split(arguments), processes)
 
@@ -89,7 +92,11 @@ def split_of_folder(folder: Path, prompts: Sequence[str]) -> Split:
     Raises:
         DatasetError: when there are no images, or one cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
+    try:
+        paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
+    except OSError as error:
+        problem = f"cannot read the folder ({reason(error)})"
+        raise DatasetError(problem, file=folder, fix="Check --images") from None
     if not paths:
         raise DatasetError("no images in this folder", file=folder, fix="Check --images")
     images = tuple(_image(number, path, folder) for number, path in enumerate(paths, start=1))
@@ -111,6 +118,10 @@ def _image(number: int, path: Path, folder: Path) -> Image:
 
 def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
     for prompt in prompts:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ConfigError(
+                f"--prompt {prompt!r} is not UTF-8 text", fix="Check the encoding of the terminal"
+            )
         if not prompt.strip() or count_tokens(prompt) > MAX_TOKENS:
             raise ConfigError(
                 f"--prompt {prompt!r} is empty or has more than {MAX_TOKENS} tokens",

@@ -13,7 +13,7 @@ from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.typed_json import write_typed
 from segtune.dataset.checks import MAX_EXAMPLES, Problem, check_dataset
-from segtune.dataset.coco import SPLITS, read_manifest, read_split
+from segtune.dataset.coco import SPLITS, read_manifest, read_unchecked_split
 from segtune.reports.validation_page import write_validation_page
 
 MAX_PRINTED = 3  # examples per problem; the report has more
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write `report.json`; if there are errors, write `errors.html` and fail."""
     arguments = _parser().parse_args(argv)
     with exit_on_error("validate"):
-        splits = [read_split(arguments.coco / f"{name}.json") for name in SPLITS]
+        splits = [read_unchecked_split(arguments.coco / f"{name}.json") for name in SPLITS]
         report = check_dataset(splits, read_manifest(arguments.coco))
         write_typed(arguments.out / "report.json", report)
         for warning in report.warnings:

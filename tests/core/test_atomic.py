@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from segtune.core.atomic import atomic_path, write_json, write_records, write_tables
+from segtune.core.atomic import (
+    atomic_path,
+    require_writable,
+    write_json,
+    write_records,
+    write_tables,
+)
 from segtune.core.errors import ResourceError
 
 
@@ -70,6 +76,50 @@ def test_a_full_or_read_only_disk_is_named(tmp_path: Path, number: int) -> None:
 def test_a_file_that_cannot_be_read_is_not_a_problem_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), atomic_path(tmp_path / "file.txt"):
         raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/image.png")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
+def test_only_a_file_is_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file.txt"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:  # by a link, as /dev/stdout is one
+        path.symlink_to("/dev/null")
+    before = path.lstat()
+    for refusing in (lambda: require_writable(path), lambda: write_json(path, {})):
+        with pytest.raises(ResourceError, match=rf"file\.txt: cannot write .*it is {kind}"):
+            refusing()
+    assert os.path.samestat(path.lstat(), before)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["file.txt", "new/file.txt", "self/file.txt"])
+def test_a_file_system_without_files_of_users_is_named(name: str) -> None:
+    path = Path("/proc", name)
+    for refusing in (lambda: require_writable(path), lambda: write_json(path, {})):
+        with pytest.raises(ResourceError, match=r"cannot write the file .*on the disk of /proc"):
+            refusing()
+
+
+def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 5000), tmp_path / ("x/" * 5000)):
+        with pytest.raises(ResourceError, match=r"cannot write the file .*too long"):
+            require_writable(path)
+
+
+def test_what_can_be_written_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    require_writable(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_input_is_not_a_problem_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file.txt"):
+        (tmp_path / "input.png").read_bytes()
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -91,6 +91,45 @@ def test_text_that_is_not_json_is_refused() -> None:
         parse_section(TrainSettings, "{epochs: 3}")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 20_000, "not JSON: nested too deeply"),
+        ('{"seed":' * 20_000, "not JSON: nested too deeply"),
+        ('{"seed": 1, "seed": 2}', r"not JSON: a key of \['seed'\] is given twice"),
+        ('{"lora": {"text": {}, "text": {}}}', "given twice"),
+        ("9" * 5000, "not JSON: Exceeds the limit"),
+        ("[]", "settings: "),
+        ('{"' + "x" * 5000 + '": 1}', "x: Extra inputs"),
+        (r'{"\ud800": 1}', "--settings: "),
+        ('{"seed": 1e400}', "seed: "),
+    ],
+)
+def test_hostile_json_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        parse_section(TrainSettings, text)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks", "block"), [("tiny", "1-3", 3), ("tiny", "0,999", 999), ("full", "32", 32)]
+)
+def test_a_block_that_the_model_lacks_is_refused(model: str, blocks: str, block: int) -> None:
+    values = {"export": "x", "model": model}
+    message = rf"train\.lora\.vision\.blocks: the {model} model has no block {block}, only 0 to"
+    with pytest.raises(ConfigError, match=message):
+        parse_config({**values, "train": {"lora": {"vision": {"blocks": blocks}}}})
+    last = {"tiny": "0-2", "full": "0-31"}[model]
+    parse_config({**values, "train": {"lora": {"vision": {"blocks": last}}}})
+    parse_config({**values, "train": {"lora": {"text": {}}}})
+
+
+def test_a_range_of_blocks_takes_no_memory() -> None:
+    with pytest.raises(ConfigError, match="neither a block number nor a range"):
+        parse_section(TrainSettings, '{"lora": {"vision": {"blocks": "0-99999999999"}}}')
+
+
 def test_only_paths_are_files() -> None:
     others = [weights_file("full", w) for w in ("default", "facebook/sam3", "random:3")]
     assert others == [None] * 3

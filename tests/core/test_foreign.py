@@ -1,6 +1,7 @@
 """Files from outside: read, or one error that names the file; never a wait, never a traceback."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,30 @@ def test_a_byte_order_mark_is_not_content(tmp_path: Path) -> None:
     path.write_text('{"ä": [1]}', "utf-8-sig")
     assert read_json(path, DatasetError, "Fix it") == {"ä": [1]}
     assert read_text(path, DatasetError, "Fix it") == '{"ä": [1]}'
+
+
+@pytest.mark.timeout(20)
+def test_a_late_duplicate_among_many_keys_takes_linear_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{" + ",".join(f'"{n}": 1' for n in [*range(100_000), 99_999]) + "}")
+    began = time.monotonic()
+    with pytest.raises(DatasetError, match="the key '99999' is a duplicate"):
+        read_json(path, DatasetError, "Fix it")
+    assert time.monotonic() - began < 5
+
+
+class Endless(bytes):
+    def decode(self, *arguments: object) -> str:
+        raise MemoryError
+
+
+def test_a_text_that_does_not_fit_the_memory_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.json").touch()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: Endless())
+    with pytest.raises(DatasetError, match=r"a\.json: .* \(too large for the memory\)"):
+        read_json(tmp_path / "a.json", DatasetError, "Fix it")
 
 
 def pipe(path: Path) -> None:

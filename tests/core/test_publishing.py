@@ -135,3 +135,9 @@ def test_a_disk_that_is_too_small_is_refused(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "there", 1000)
     with pytest.raises(ResourceError, match=r"1000000000\.0 GB are needed on this disk"):
         require_space(tmp_path / "not" / "there", 10**18)
+
+
+def test_a_place_where_nothing_can_be_written_is_named() -> None:
+    place = Path("/proc/results")
+    with pytest.raises(ResourceError, match="on the disk of /proc"), published(place):
+        pass

@@ -49,6 +49,9 @@ def set_rle(size: list[int], counts: list[int] | str | None) -> Callable[[dict[s
             "mask that is empty",
         ),
         ("train", lambda v: first(v).update(segmentation={"size": [1, 1]}), "mask that is empty"),
+        ("train", lambda v: first(v).update(segmentation=[["a"] * 6]), "mask that is empty"),
+        ("train", lambda v: first(v).update(iscrowd=7), "area or iscrowd is not valid"),
+        ("train", lambda v: first(v).update(area=float("nan")), "area or iscrowd is not valid"),
         # As many pixels, in another shape.
         ("train", set_rle([WIDTH, HEIGHT], [9, WIDTH * HEIGHT - 9]), "differs in size from its"),
         ("train", set_rle([HEIGHT, WIDTH], [WIDTH * HEIGHT]), "mask that is empty"),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from segtune.dataset.coco import (
     has_masks,
     read_manifest,
     read_split,
+    read_unchecked_split,
     with_rle_masks,
     write_manifest,
     write_split,
@@ -262,6 +264,48 @@ def test_an_annotation_in_an_unknown_image_is_refused(tmp_path: Path) -> None:
     (coco / "train.json").write_text(json.dumps(values))
     with pytest.raises(DatasetError, match=r"not a converted dataset \(KeyError\(99\)\)"):
         read_split(coco / "train.json")
+
+
+FAR = [0.0, 0.0, 1e6, 0.0, 0.0, 1e6]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("table", "changes", "message"),
+    [
+        ("annotations", {"segmentation": [["a"] * 6]}, "a polygon is not a list of numbers"),
+        ("annotations", {"segmentation": [FAR] * 99}, "polygons with an outline of"),
+        ("annotations", {"segmentation": [[1, 1, 5, 5]]}, "a polygon has fewer than three"),
+        ("annotations", {"segmentation": [[1e999] * 6]}, "a polygon has coordinates beyond"),
+        (
+            "annotations",
+            {"segmentation": {"size": [SIDE, SIDE], "counts": [2**32]}},
+            "RLE whose counts are not run lengths",
+        ),
+        ("annotations", {"segmentation": {"size": [9**9, 9**9], "counts": "0"}}, "RLE of size"),
+        ("annotations", {"bbox": [float("nan"), 1, 1, 1]}, "a box or an area that is not finite"),
+        ("annotations", {"area": float("nan")}, "a box or an area that is not finite"),
+        ("annotations", {"category_id": 99}, "category_id 99 does not exist"),
+        ("annotations", {"iscrowd": 7}, "iscrowd is 7 instead of 0 or 1"),
+        ("annotations", {"id": 2}, "id 2 is a duplicate"),
+        ("categories", {"id": 2}, "id 2 is a duplicate"),
+        ("images", {"id": 2}, "id 2 is a duplicate"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named(
+    tmp_path: Path, table: str, changes: dict[str, Any], message: str
+) -> None:
+    coco = write_converted(tmp_path)
+    values = json.loads((coco / "train.json").read_text())
+    values[table][0] |= changes
+    if table == "images":
+        values["annotations"] = [a for a in values["annotations"] if a["image_id"] != 1]
+    (coco / "train.json").write_text(json.dumps(values))
+    with pytest.raises(DatasetError, match=message) as raised:
+        read_split(coco / "train.json")
+    assert raised.value.file == str(coco / "train.json")
+    assert re.fullmatch(r"(annotation|category|image) \d+", raised.value.record or "")
+    read_unchecked_split(coco / "train.json")
 
 
 @pytest.mark.parametrize(

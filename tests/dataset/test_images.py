@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,38 @@ def test_sixteen_bits_become_the_upper_eight(tmp_path: Path, suffix: str, order:
 def test_black_of_sixteen_bits_stays_black(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 5), np.uint16)).save(tmp_path / "a.png")
     assert not np.asarray(upright_rgb(tmp_path / "a.png")).any()
+
+
+def deep_png(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits for each of 3 channels or, with opacity, 4; Pillow cannot write one."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_color_of_twelve_bits_is_refused_and_of_sixteen_is_not(
+    tmp_path: Path, channels: int
+) -> None:
+    pixels = np.full((4, 5, channels), 4095, np.uint16)
+    pixels[..., 3:] = 65535  # opacity
+    (tmp_path / "a.png").write_bytes(deep_png(pixels))
+    with pytest.raises(DatasetError, match="16-bit pixels of at most 4095 of 65535"):
+        upright_rgb(tmp_path / "a.png")
+    pixels[0, 0, 0] = 4096
+    (tmp_path / "a.png").write_bytes(deep_png(pixels))
+    assert np.asarray(upright_rgb(tmp_path / "a.png")).max() == 16
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG"])
+def test_a_dark_image_of_eight_bits_is_read(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (6, 4), (9, 9, 9)).save(tmp_path / "a", kind)
+    assert np.asarray(upright_rgb(tmp_path / "a")).max() == 9
 
 
 @pytest.mark.parametrize(

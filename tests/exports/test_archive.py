@@ -7,12 +7,13 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from PIL import Image
 
 from segtune.core.errors import ExportError, ResourceError
+from segtune.exports.archive import is_junk, unpack
 from tests.conversion import read_export
 from tests.export_writer import write_export, zip_export
 
@@ -216,3 +217,18 @@ def test_the_files_of_an_earlier_zip_file_are_replaced(tmp_path: Path) -> None:
     root = read_export(zip_export(export, tmp_path / "2.zip"), tmp_path / "unpacked").root
     assert json.loads((root / "train" / "_annotations.coco.json").read_text())
     assert not (root / "train" / "notes.txt").exists()
+
+
+def test_the_icon_of_a_folder_on_macos_is_ignored(tmp_path: Path) -> None:
+    folder = write_export(tmp_path / "export")
+    for place in (folder, folder / "train"):
+        (place / "Icon\r").write_text("")
+    archive = zip_export(folder, tmp_path / "export.zip", prefix="my export/")
+    root = unpack(archive, tmp_path / "out")
+    assert (root / "my export" / "train").is_dir()
+    assert not list(root.rglob("Icon*"))
+    assert is_junk(PurePosixPath("train/Icon\r"))
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("a\r/Icon\r", "")
+    with pytest.raises(ExportError, match="control characters"):
+        unpack(archive, tmp_path / "other")

@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
 
-from segtune.dataset.masks import mask_to_rle
 from segtune.exports.classes import class_table
-from segtune.exports.formats.semantic import CONNECTIVITY, component_rles
 from segtune.exports.repairs import Repairs
 from segtune.exports.split_source import SourceCategory, SplitSource
-from tests.conversion import convert, refused
+from tests.conversion import convert, refused, rules
 from tests.export_writer import HEIGHT, SQUARE, WIDTH, Values, first, set_first, write_export
 from tests.exports.test_fuzzing import scene
 from tests.format_writers import OPTIONS, WRITERS
@@ -42,6 +39,16 @@ def set_name(name: object) -> Change:
         (set_name("a\ud800"), r"category 1: the category's name 'a\ud800' has control"),
         (set_name("a\nb"), "has control characters"),
         (set_name("a" * 501), "is longer than 500 characters"),
+        (
+            lambda v: v["categories"][1].update(supercategory="a\ud800"),
+            r"category 1: supercategory 'a\ud800' has control characters",
+        ),
+        (
+            lambda v: v["categories"][1].update(supercategory="a" * 10**6),
+            "category 1: supercategory 'aaa",
+        ),
+        (set_image(extra={"name": "a\x1b[2J"}), r"image 0: extra.name 'a\x1b[2J' has control"),
+        (set_image(extra={"name": "a" * 501}), "is longer than 500 characters"),
         (set_name(True), "category 1: the category has no name"),
         (set_name(None), "category 1: the category has no name"),
         (set_image(file_name="a\x1b[2J.jpg"), r"'a\x1b[2J.jpg' is not a path inside"),
@@ -263,10 +270,34 @@ def test_specks_of_a_mask_are_bounded(tmp_path: Path, capsys: pytest.CaptureFixt
     assert time.monotonic() - began < 5
 
 
-def test_the_rles_of_components_are_those_of_their_masks() -> None:
+@pytest.mark.timeout(60)
+def test_many_classes_all_over_a_mask_take_linear_time(tmp_path: Path) -> None:
+    WRITERS["semantic"](tmp_path / "export", scene("semantic"))
+    train = tmp_path / "export" / "train"
+    table = "".join(f"{value},kind n{value}\n" for value in range(1, 256))
+    for split in ("train", "valid", "test"):
+        path = tmp_path / "export" / split / "_classes.csv"
+        path.write_text(f"Pixel Value,Class\n0,background\n{table}")
     rng = np.random.default_rng(0)
-    for density in (0.0, 0.3, 0.5, 1.0):
-        mask = rng.random((23, 31)) < density
-        components, count = ndimage.label(mask, CONNECTIVITY)
-        expected = [mask_to_rle(components == number) for number in range(1, count + 1)]
-        assert list(component_rles(components, count)) == expected
+    tiles = rng.integers(1, 256, (60, 60), dtype=np.uint8)
+    Image.fromarray(tiles.repeat(50, 0).repeat(50, 1)).save(train / "train0_mask.png")
+    Image.new("RGB", (3000, 3000)).save(train / "train0.jpg")
+    began = time.monotonic()
+    values = convert(tmp_path / "export", tmp_path / "out", connected_components=True)
+    assert len(values["train"]["annotations"]) > 3000
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.timeout(60)
+def test_a_long_polygon_is_not_tested_for_crossings(tmp_path: Path) -> None:
+    # Rays from the middle: a box around each of their edges meets all the others.
+    angles = np.arange(15_000) / 15_000 * 2 * np.pi
+    radii = np.where(np.arange(15_000) % 2, 14, 1)
+    points = np.stack([20 + radii * np.cos(angles), 15 + radii * np.sin(angles)], 1)
+    export = write_export(tmp_path / "export", set_first(segmentation=[points.ravel().tolist()]))
+    began = time.monotonic()
+    values = convert(export, tmp_path / "out")
+    assert time.monotonic() - began < 5
+    rule = "polygon of more than 10000 points not tested for self-intersection"
+    assert rules(values)[rule] == 1
+    assert len(values["train"]["annotations"][0]["segmentation"][0]) == 30_000

@@ -30,7 +30,7 @@ XML_LAUGHS = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;">]><annotation>&c;<
         (read_yaml, 'a: "\\UFFFFFFFF"', "cannot read the YAML"),
         (read_yaml, "a: 1\n---\nb: 2", "cannot read the YAML"),
         (read_yaml, "a: \x1b", "cannot read the YAML"),
-        (read_yaml, "a" * (2**20 + 1), "larger than 1048576 bytes"),
+        (read_yaml, "a: [" + "b, " * 44_000 + "]", "larger than 131072 bytes"),
         (read_yaml, "[a]", "not a map of settings"),
         (read_yaml, "", "not a map of settings"),
         (read_xml, XML_LAUGHS, "it declares entities"),
@@ -39,6 +39,7 @@ XML_LAUGHS = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;">]><annotation>&c;<
         (read_xml, "<a>\x00</a>", "cannot read the XML"),
         (read_table, "a,b\n" + "x" * 200_000, r"line 2: cannot read the CSV \(field larger than"),
         (read_table, "a,b,a\n", "the column 'a' is a duplicate"),
+        (read_table, ",".join(map(str, [*range(100_000), 7])), "the column '7' is a duplicate"),
         (read_table, "a,b\n1,2\n1,2,3\n", "line 3: 3 values for 2 columns"),
     ],
 )

@@ -1,6 +1,8 @@
 """Finding an export: folders, split names, formats, and what is refused."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +10,10 @@ import pytest
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError, ExportError
+from segtune.exports import reader
 from segtune.exports.reader import read_export as read_with
 from tests.conversion import read_export
-from tests.export_writer import write_export
+from tests.export_writer import Values, write_export
 from tests.exports.test_fuzzing import scene
 from tests.format_writers import COLUMNS, WRITERS
 
@@ -146,10 +149,9 @@ def test_ambiguous_ids_are_refused(
 @pytest.mark.parametrize(
     ("kind", "empty"),
     [
-        ("coco", lambda f: write_coco(f, [])),
         ("createml", lambda f: (f / "_annotations.createml.json").write_text("[]")),
         ("tensorflow", lambda f: (f / "_annotations.csv").write_text(",".join(COLUMNS))),
-        ("yolo", lambda f: [p.write_text("\n") for p in (f / "labels").glob("*.txt")]),
+        ("yolo", lambda f: [p.rename(p.with_suffix(".text")) for p in (f / "labels").iterdir()]),
         ("voc", lambda f: [p.write_text("<annotation/>") for p in f.glob("*.xml")]),
     ],
 )
@@ -161,6 +163,66 @@ def test_a_split_whose_labels_hold_no_objects_is_refused(
     empty(folder / "valid")
     with pytest.raises(ExportError, match="the valid split has 1 images and labels, but no obj"):
         read_export(folder, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
+    ("kind", "empty"),
+    [
+        ("coco", lambda f: write_coco(f, [])),
+        ("yolo", lambda f: [p.write_text("") for p in (f / "labels").iterdir()]),
+        ("yolo", lambda f: [p.write_text(" \n\n") for p in (f / "labels").iterdir()]),
+    ],
+)
+def test_a_split_that_says_that_it_has_no_objects_is_read(
+    tmp_path: Path, kind: str, empty: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "export"
+    WRITERS[kind](folder, scene(kind))
+    empty(folder / "valid")
+    found = read_export(folder, tmp_path / "unpacked").splits["valid"]
+    assert (len(found.images), len(found.annotations)) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 5000])
+def test_an_export_that_no_disk_has_is_one_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError, match=r"File name too long\. Check `export`"):
+        read_export(tmp_path / name, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("door", ["is_dir", "iterdir"])
+def test_an_export_that_may_not_be_entered_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    def closed(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    export = write_export(tmp_path / "export")
+    monkeypatch.setattr(Path, door, closed)
+    if door == "is_dir":
+        monkeypatch.setattr(Path, "stat", closed)
+    with pytest.raises(ExportError, match=r"export: .*Permission denied"):
+        read_export(export, tmp_path / "unpacked")
+
+
+def test_an_export_that_does_not_fit_the_memory_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(reader, "_read_splits", full)
+    with pytest.raises(ExportError, match=r"cannot be read \(too large for the memory\)"):
+        read_export(write_export(tmp_path / "export"), tmp_path / "unpacked")
+
+
+def test_one_image_under_two_names_is_refused(tmp_path: Path) -> None:
+    def name_twice(values: Values) -> None:
+        one = values["images"][0]
+        values["images"].append({**one, "id": 9, "file_name": f"./{one['file_name']}"})
+
+    export = write_export(tmp_path / "export", name_twice)
+    with pytest.raises(ExportError, match=r"image 9: file_name '\./train0.* is a duplicate"):
+        read_export(export, tmp_path / "unpacked")
 
 
 def write_coco(folder: Path, annotations: list[object]) -> None:

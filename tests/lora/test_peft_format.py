@@ -106,6 +106,17 @@ def test_other_methods_than_plain_lora_are_refused(
         attach_adapter(net(), tmp_path)
 
 
+@pytest.mark.parametrize("config", [{"bias": "all"}, {"modules_to_save": ["qkv"]}])
+def test_tensors_of_other_methods_are_not_called_unexpected(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"], **config)
+    (name,) = config
+    message = rf"config\.json: an adapter of type LORA with {name} is not supported"
+    with pytest.raises(AdapterError, match=message):
+        attach_adapter(net(), tmp_path)
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     trained_by_peft(tmp_path, net(), r=3, target_modules=["plain"])
     with pytest.raises(AdapterError, match=r"safetensors: plain: the model has no such module"):

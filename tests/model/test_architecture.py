@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from segtune.core.config import VISION_BLOCKS, WINDOW_PIXELS
 from segtune.core.errors import ConfigError
 from segtune.lora.targets import component_of
 from segtune.model.architecture import ARCHITECTURES, build_model, set_image_size
@@ -76,6 +77,12 @@ def test_the_input_is_a_whole_number_of_windows() -> None:
         patches = arch.image_size // arch.patch_size
         assert patches * arch.patch_size == arch.image_size
         assert patches % arch.vit_window == 0
+
+
+def test_the_settings_are_checked_with_the_numbers_of_the_architectures() -> None:
+    for name, arch in ARCHITECTURES.items():
+        assert WINDOW_PIXELS[name] == arch.patch_size * arch.vit_window
+        assert VISION_BLOCKS[name] == arch.vit_depth
 
 
 @pytest.mark.parametrize("image_size", [48, 144])

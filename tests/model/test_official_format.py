@@ -143,3 +143,23 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     write_official(tmp_path / "other" / "two.pt", parts, {"tracker.d": torch.zeros(2)[:1]})
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other" / "two.pt").read_bytes()
+
+
+def test_expanded_tensors_keep_their_values(tmp_path: Path) -> None:
+    tracker = {"tracker.expanded": torch.tensor([7.0, 8.0]).view(2, 1).expand(2, 9)}
+    model = {**tracker, "detector.a": torch.ones(1)}
+    torch.save({"model": model}, tmp_path / "stock.pt")
+    read = read_official(tmp_path / "stock.pt")
+    write_official(tmp_path / "ours.pt", read.detector, read.rest)
+    written = read_official(tmp_path / "ours.pt").rest
+    assert torch.equal(written["tracker.expanded"], tracker["tracker.expanded"])
+
+
+def test_many_tensors_in_the_same_memory_are_refused(tmp_path: Path) -> None:
+    shared = torch.zeros(1_000_000)
+    values = {f"detector.{number}": shared for number in range(30)}
+    torch.save({"model": values}, tmp_path / "a.pt")
+    with pytest.raises(
+        WeightsError, match=r"detector\.0: has the shape .*; all tensors take 1.2e\+08 bytes"
+    ):
+        read_official(tmp_path / "a.pt")

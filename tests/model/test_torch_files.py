@@ -3,15 +3,18 @@
 import os
 import tracemalloc
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.serialization import set_crc32_options
 
 from segtune.core.errors import WeightsError
 from segtune.model.official_format import read_official
 from segtune.model.torch_files import read_torch_file
-from tests.weight_files import archive_of, described, integer, table, tensor, write_net
+from tests.weight_files import archive_of, described, integer, table, tensor, text, write_net
 
 FIX = "Ask for another"
 DAMAGED = "damaged, or not a file of torch.save"
@@ -63,7 +66,6 @@ def test_a_small_file_cannot_ask_for_memory(tmp_path: Path, kind: str) -> None:
     ("shape", "strides", "numbers"),
     [
         ([10**5, 10**5], [0, 0], 1),
-        ([2], [0], 1),
         ([10**10], [1], 1),
         ([10**10], [1], 10**10),
         ([2**62, 2], [1, 1], 1),
@@ -76,8 +78,72 @@ def test_a_shape_is_not_believed(
     tmp_path: Path, shape: list[int], strides: list[int], numbers: int
 ) -> None:
     content = archive_of(described(table(tensor(shape, strides, numbers))))
-    with pytest.raises(WeightsError, match=rf"a: has the shape .*, but fewer values|{DAMAGED}"):
+    with pytest.raises(
+        WeightsError, match=rf"a: has the shape .*; all tensors take .* bytes|{DAMAGED}"
+    ):
         read_official(written(tmp_path / "a.pt", content))
+
+
+def called(name: str, value: bytes) -> bytes:
+    """The operations for name(value)."""
+    return f"c{name}\n".replace(" ", "\n").encode() + value + b"\x85R"
+
+
+HUGE = tensor([10**8, 2], [0, 0])
+MISPLACED = {
+    "size": called("torch Size", HUGE),
+    "list": called("collections OrderedDict", b"]" + HUGE + b"a"),
+    "arguments": b"ccollections\nOrderedDict\n" + HUGE + b"R",
+    "new": b"ctorch\nSize\n" + HUGE + b"\x85\x81",
+    "rebuilt": b"ctorch._utils\n_rebuild_parameter\n" + HUGE + b"R",
+    "attributes": called("collections OrderedDict", b")") + HUGE + b"b",
+    "storage": b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("1") + b"N" + HUGE + b"tQ",
+}
+
+
+@pytest.mark.parametrize("place", MISPLACED)
+def test_a_tensor_of_any_shape_is_not_iterated_over(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("must not be reached"))
+    content = archive_of(described(table(MISPLACED[place])))
+    assert "tensors where torch.save puts none" in refused(written(tmp_path / "a.pt", content))
+
+
+def test_whatever_torch_saves_with_tensors_is_read(tmp_path: Path) -> None:
+    base = torch.arange(6.0)
+    tensors = {"base": base, "part": base[2:4], "again": base.view(2, 3).T, "one": base[1]}
+    for dtype in (torch.bfloat16, torch.uint16, torch.float8_e4m3fn, torch.complex64, torch.bool):
+        tensors[str(dtype)] = torch.ones(3).to(dtype)
+    tensors["parameter"] = torch.nn.Parameter(base)
+    tensors["expanded"] = torch.tensor([7.0]).expand(3, 5)
+    values: dict[str, Any] = OrderedDict(tensors)
+    values |= {"size": torch.Size([2, 3]), "device": torch.device("cuda", 0), "type": torch.half}
+    values._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    torch.save({"model": values}, tmp_path / "a.pt")
+    found = read_torch_file(tmp_path / "a.pt", WeightsError, FIX)["model"]
+    assert found.keys() == values.keys()
+    assert found._metadata == values._metadata  # type: ignore[attr-defined]
+    for name, value in values.items():
+        assert type(found[name]) is type(value)
+        same = torch.equal(found[name], value) if name in tensors else found[name] == value
+        assert same, name
+
+
+def test_files_without_checksums_are_read(tmp_path: Path) -> None:
+    set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, tmp_path / "a.pt")
+    finally:
+        set_crc32_options(True)
+    assert read_torch_file(tmp_path / "a.pt", WeightsError, FIX)["a"].tolist() == [1, 1, 1]
+
+
+def test_the_old_format_is_named(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    message = refused(tmp_path / "a.pt")
+    assert "old format" in message
+    assert "torch.save(torch.load(OLD), NEW)" in message
 
 
 @pytest.mark.parametrize("name", ["os.system", "\x1b[2Jevil.call", "a" * 5000 + ".b"])

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from segtune.core.errors import ResourceError
+from segtune.core.foreign import file_problem
 
 SUFFIX = ".tmp"
 # Whatever the user asked for, these are problems of the disk that holds the results.
 DISK_PROBLEMS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT),
 }
 
 
@@ -30,8 +31,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     process has left behind is removed the next time that `path` is written.
 
     Raises:
-        ResourceError: when the disk is full or cannot be written to.
+        ResourceError: when the disk is full or cannot be written to, or when something else than
+            a file has this name.
     """
+    _require_no_other_kind(path)
     with disk_problems(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -45,6 +48,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def require_writable(path: Path) -> None:
+    """Check that a file can be written, before the work that will fill it.
+
+    Raises:
+        ResourceError: as `atomic_path` would.
+    """
+    _require_no_other_kind(path)
+    with disk_problems(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _locked_temporary(path)
+        temporary.unlink()
+        os.close(descriptor)
+
+
+def _require_no_other_kind(path: Path) -> None:
+    # A move would replace the name of a device by a file, for everyone on the machine.
+    # Unlike that of Path, this is False where a name is too long.
+    if os.path.exists(path) and (problem := file_problem(path)):  # noqa: PTH110
+        raise ResourceError(
+            f"cannot write the file ({problem})", file=path, fix="Choose another place"
+        )
 
 
 @contextmanager
@@ -71,6 +97,9 @@ def _concerns(error: OSError, path: Path) -> bool:
     if error.filename is None:  # of a write, which knows only a descriptor
         return True
     named = Path(error.filename)
+    if error.errno == errno.ENOENT:  # of an input, unless segtune was just making this
+        own = named == path or named.name.startswith(f".{path.name}.")
+        return own or named in path.parents
     return named in path.parents or named.parent == path.parent
 
 

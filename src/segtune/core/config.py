@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from segtune.core.errors import ConfigError
+from segtune.core.errors import ConfigError, shown
+from segtune.core.foreign import reason
 
 # Keys of earlier versions -> today's.
 RENAMED = {
@@ -40,6 +41,8 @@ RENAMED_VALUES = {("missing_test", "carve"): "hold_out"}
 
 # Of the attention in each model; checked here, too, because it needs no torch.
 WINDOW_PIXELS = {"tiny": 48, "full": 336}
+VISION_BLOCKS = {"tiny": 3, "full": 32}
+MAX_SHOWN = 200  # characters of a path
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
@@ -112,9 +115,9 @@ def block_numbers(blocks: str) -> list[int]:
     """
     numbers: set[int] = set()
     for part in filter(None, blocks.replace(" ", "").split(",")):
-        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        bounds = re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", part)
         if not bounds:
-            raise ValueError(f"{part!r} is neither a block number nor a range such as 24-31")
+            raise ValueError(f"{shown(part)} is neither a block number nor a range such as 24-31")
         found = range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
         if not found:
             raise ValueError(f"the range {part!r} is empty")
@@ -266,6 +269,17 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> "Config":
+        vision, count = self.train.lora.get("vision"), VISION_BLOCKS[self.model]
+        last = max(block_numbers(vision.blocks), default=0) if vision else 0
+        if last >= count:
+            raise ValueError(
+                f"train.lora.vision.blocks: the {self.model} model has no block {last}, only 0 to "
+                f"{count - 1}"
+            )
+        return self
+
     def section_json(self, stage: str) -> str:
         """One stage's section as JSON with sorted keys, defaults filled in."""
         section: Section = getattr(self, {"validate": "validate_"}.get(stage, stage))
@@ -291,14 +305,18 @@ def parse_section(kind: type[SectionT], text: str) -> SectionT:
         ConfigError: naming every problem with its dotted path, or the error in the JSON.
     """
     try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"not JSON: {error}", file="--settings") from None
-    return _validated(kind, _sorted(values), "--settings")
+        values = json.loads(text, object_pairs_hook=_distinct)
+        ordered = json.loads(json.dumps(values, sort_keys=True))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not JSON: {reason(error)}", file="--settings") from None
+    return _validated(kind, ordered, "--settings")
 
 
-def _sorted(values: Any) -> Any:
-    return json.loads(json.dumps(values, sort_keys=True))
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"a key of {shown(sorted(values))} is given twice")
+    return values
 
 
 def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
@@ -313,7 +331,7 @@ def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
 
 def _problem(details: ErrorDetails) -> str:
     """One problem with its dotted path, and today's name where an old one was used."""
-    path = ".".join(map(str, details["loc"])) or "settings"
+    path = ".".join(map(str, details["loc"]))[:MAX_SHOWN] or "settings"
     key = details["loc"][-1] if details["loc"] else ""
     if details["type"] == "extra_forbidden":
         old, new = key, RENAMED.get(str(key))

@@ -6,6 +6,7 @@ What a file is, is looked at before it is opened: a pipe would block, and a devi
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,13 @@ def read_text(path: Path, kind: type[SegtuneError], fix: str, *, what: str = "te
     """A text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        SegtuneError: of this kind, when it cannot be read or has another encoding.
+        SegtuneError: of this kind, when it cannot be read, has another encoding or does not fit the
+            memory.
     """
     content = read_bytes(path, kind, fix, what=what)
     try:
         return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, MemoryError) as error:
         raise kind(f"cannot read the {what} ({reason(error)})", file=path, fix=fix) from None
 
 
@@ -113,7 +115,6 @@ def reason(error: Exception) -> str:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twin = next(key for key in keys if keys.count(key) > 1)
+        twin = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {twin[:80]!r} is a duplicate")
     return record

@@ -3,6 +3,7 @@
 Errors stop later stages from working; warnings cast doubt on their results.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,7 @@ from typing import NamedTuple
 from segtune.core.foreign import file_problem
 from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Annotation, Image, Manifest, Split
-from segtune.dataset.masks import (
-    Segmentation,
-    require_drawable,
-    rle_area,
-    run_lengths,
-    segmentation_to_rle,
-)
+from segtune.dataset.masks import Segmentation, require_usable, rle_area, segmentation_to_rle
 
 MAX_EXAMPLES = 1000  # in a report, per problem
 ROUNDING = 1e-3  # pixels by which a box may extend beyond its image
@@ -152,6 +147,8 @@ def _object_errors(
         yield _Finding("empty box, or box beyond its image", CONVERT_AGAIN, place)
     if a.category_id not in classes:
         yield _Finding("object of an unknown class", CONVERT_AGAIN, place)
+    if a.iscrowd not in (0, 1) or not math.isfinite(a.area):
+        yield _Finding("object whose area or iscrowd is not valid", CONVERT_AGAIN, place)
     if a.segmentation and not _is_readable(a.segmentation, image):
         problem = "mask that is empty, differs in size from its image or cannot be read"
         yield _Finding(problem, CONVERT_AGAIN, place)
@@ -167,10 +164,8 @@ def _is_inside(a: Annotation, image: Image) -> bool:
 def _is_readable(segmentation: Segmentation, image: Image) -> bool:
     height, width = image.height, image.width
     try:
-        if isinstance(segmentation, list):
-            require_drawable(segmentation)
-            return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
-        return bool(run_lengths(segmentation, height, width)[1::2].sum() > 0)
+        require_usable(segmentation, height, width)
+        return rle_area(segmentation_to_rle(segmentation, height, width)) > 0
     except ValueError:
         return False
 

@@ -4,8 +4,10 @@
 names the folder of the images, and the size and SHA-256 of each image.
 """
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,18 @@ from typing import Any
 from segtune.core import foreign
 from segtune.core.atomic import write_json, write_tables
 from segtune.core.errors import DatasetError, shown
-from segtune.dataset.masks import MAX_PIXELS, BoxXywh, Segmentation, segmentation_to_rle
+from segtune.dataset.masks import (
+    MAX_PIXELS,
+    BoxXywh,
+    Segmentation,
+    require_usable,
+    segmentation_to_rle,
+)
 from segtune.dataset.prompts import fill
 
 SPLITS = ("train", "valid", "test")
 MANIFEST = "manifest.json"
+AGAIN = "Run segtune.convert again"
 MAX_INTEGER = 2**63 - 1
 MAX_NUMBER = 1e15
 
@@ -112,6 +121,49 @@ class Manifest:
 
 def read_split(path: Path) -> Split:
     """Read `<folder>/<split>.json` as `segtune.convert` wrote it.
+
+    Raises:
+        DatasetError: when it or the manifest beside it is missing or has another format, or when
+            a record cannot be used.
+    """
+    split = read_unchecked_split(path)
+    _require_distinct("image", [image.id for image in split.images], path)
+    _require_distinct("category", [category.id for category in split.categories], path)
+    _require_distinct("annotation", [a.id for a in split.objects], path)
+    categories = {category.id for category in split.categories}
+    for image in split.images:
+        for a in split.annotations[image.id]:
+            if problem := annotation_problem(a, image, categories):
+                raise DatasetError(problem, file=path, record=f"annotation {a.id}", fix=AGAIN)
+    return split
+
+
+def annotation_problem(a: Annotation, image: Image, categories: Collection[int]) -> str | None:
+    """Why an object cannot be used; None where it can be.
+
+    Args:
+        a: the object.
+        image: that it lies in.
+        categories: ids of those that exist.
+    """
+    if a.category_id not in categories:
+        return f"category_id {a.category_id} does not exist"
+    if a.iscrowd not in (0, 1):
+        return f"iscrowd is {a.iscrowd} instead of 0 or 1"
+    if not all(map(math.isfinite, (*a.bbox_xywh, a.area))):
+        return "a box or an area that is not finite"
+    try:
+        if a.segmentation:
+            require_usable(a.segmentation, image.height, image.width)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def read_unchecked_split(path: Path) -> Split:
+    """Read a split whose records have the right types, but may contradict each other.
+
+    For the checks that list everything that is wrong; its masks must not be drawn.
 
     Raises:
         DatasetError: when it or the manifest beside it is missing or has another format.
@@ -316,7 +368,13 @@ def _with_rle_mask(a: Annotation, image: Image) -> Annotation:
     return replace(a, segmentation=segmentation_to_rle(a.segmentation, image.height, image.width))
 
 
+def _require_distinct(kind: str, ids: Sequence[int], path: Path) -> None:
+    for number, count in Counter(ids).items():
+        if count > 1:
+            raise DatasetError(
+                f"id {number} is a duplicate", file=path, record=f"{kind} {number}", fix=AGAIN
+            )
+
+
 def _not_converted(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"not a converted dataset ({shown(error)})", file=path, fix="Run segtune.convert again"
-    )
+    return DatasetError(f"not a converted dataset ({shown(error)})", file=path, fix=AGAIN)

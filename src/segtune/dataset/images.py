@@ -1,6 +1,7 @@
 """Image files: their names, opening them, their depth, and their EXIF orientation."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image as PilImage
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageFile, ImageOps, UnidentifiedImageError
 
 from segtune.core.errors import DatasetError, SegtuneError
 from segtune.core.foreign import file_problem, reason
@@ -21,7 +22,12 @@ EXIF_ORIENTATION = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 DEEP_GRAY = "I;16"  # and its byte orders: Pillow's modes of 16 bits
 OTHER_DEPTHS = {"I", "F"}  # Pillow's modes of 32 bits, integers and floats
+DEEP_COLOR = re.compile(r";16[BLN]")  # in Pillow's names of 16 bits for each channel
 MIN_BRIGHTEST = 4096  # of 65535; an image of 12 bits or fewer would be almost black
+MAX_SCANS = 100  # of a JPEG; a progressive one has about ten, and each decodes all pixels again
+# A marker of a JPEG; within a scan, 0xff is followed by 0, or by the marker of a restart.
+JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 # Pillow refuses an image at twice its limit, and warns before: here, the limit holds.
 warnings.simplefilter("error", PilImage.DecompressionBombWarning)
@@ -70,10 +76,37 @@ def opened_image(
         raise kind(f"cannot read the image ({reason(error)})", file=path, fix=fix) from None
 
 
-def eight_bits(image: PilImage.Image) -> PilImage.Image:
+def require_few_scans(content: bytes) -> None:
+    """Check that the content of an image file does not decode all of its pixels again and again.
+
+    Raises:
+        ValueError: for a JPEG of more than 100 scans.
+    """
+    if not content.startswith(b"\xff\xd8"):
+        return
+    place, scans = 2, 0
+    while (match := JPEG_MARKER.search(content, place)) and match[1][0] != END_OF_IMAGE:
+        scans += match[1][0] == START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+        # Segments begin with their length; a thumbnail in one has markers of its own.
+        place = match.end() + int.from_bytes(content[match.end() : match.end() + 2])
+
+
+def is_deep_color(image: PilImage.Image) -> bool:
+    """Whether an image that has only been opened has 16 bits for each of several channels."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return len(image.getbands()) > 1 and any(DEEP_COLOR.search(str(tile[3])) for tile in tiles)
+
+
+def eight_bits(image: PilImage.Image, deep_color: bool) -> PilImage.Image:
     """The image with 8 bits for each channel; Pillow itself would turn a deeper one white.
 
     Of 16 bits, the upper 8 remain, as in Pillow's own reading of 16-bit color.
+
+    Args:
+        image: as it was opened.
+        deep_color: from `is_deep_color`, before the pixels were read.
 
     Raises:
         ValueError: for 32 bits, whose range differs from file to file, and for 16 bits of which
@@ -82,16 +115,30 @@ def eight_bits(image: PilImage.Image) -> PilImage.Image:
     if image.mode in OTHER_DEPTHS:
         kind = "float" if image.mode == "F" else "integer"
         raise ValueError(f"32-bit {kind} pixels; save it with 8 or 16 bits")
+    if deep_color:
+        _require_bright(_brightest(image) * 256 + 255)
     if not image.mode.startswith(DEEP_GRAY):
         return image
     pixels = np.asarray(image)
-    brightest = int(pixels.max())
-    if 0 < brightest < MIN_BRIGHTEST:
+    # Zero is an image that is meant to be black.
+    if brightest := int(pixels.max()):
+        _require_bright(brightest)
+    return PilImage.fromarray((pixels >> 8).astype(np.uint8))
+
+
+def _brightest(image: PilImage.Image) -> int:
+    """The largest value of all channels but the opacity."""
+    return max(
+        int(np.asarray(image.getchannel(band)).max()) for band in image.getbands() if band != "A"
+    )
+
+
+def _require_bright(brightest: int) -> None:
+    if brightest < MIN_BRIGHTEST:
         raise ValueError(
             f"16-bit pixels of at most {brightest} of 65535, which is almost black; "
             "stretch it to the full range"
         )
-    return PilImage.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
@@ -106,9 +153,10 @@ def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
         DatasetError: when the image cannot be read.
     """
     with opened_image(path) as image:
+        deep_color = is_deep_color(image)
         if draft_side:
             image.draft("RGB", (draft_side, draft_side))
-        return eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+        return eight_bits(ImageOps.exif_transpose(image), deep_color).convert("RGB")
 
 
 def upright_size(image: PilImage.Image) -> tuple[int, int]:

@@ -111,6 +111,18 @@ def require_drawable(polygons: Any) -> None:
         raise ValueError(f"polygons with an outline of {outline:.3g} pixels")
 
 
+def require_usable(segmentation: Segmentation, height: int, width: int) -> None:
+    """Check that pycocotools can draw a segmentation from a file in an image of this size.
+
+    Raises:
+        ValueError: when it cannot, saying why.
+    """
+    if isinstance(segmentation, list):
+        require_drawable(segmentation)
+    else:
+        run_lengths(segmentation, height, width)
+
+
 def box_to_polygon(box_xywh: BoxXywh) -> list[float]:
     """The four corners of a box, as a polygon x0, y0, x1, y1, …."""
     x, y, w, h = box_xywh

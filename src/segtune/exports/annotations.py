@@ -26,6 +26,7 @@ from segtune.exports.split_source import EXPORT_AGAIN, Place, SourceAnnotation, 
 
 MAX_BOX_OFFSET = 1.0  # pixels between a recorded box and its mask's
 CORRECT_IT = "Correct it, or remove the annotation"
+MAX_TESTED_POINTS = 10_000  # of a polygon; the test for crossings can take quadratic time
 RULE_EMPTY_BOX = "box with no area dropped"
 RULE_BOX_OUTSIDE = "box outside the image dropped"
 
@@ -149,10 +150,7 @@ def _polygons(parts: list[Any], place: Place, repairs: Repairs) -> list[Sequence
             repairs.log(rule, place, list(part))
             continue
         valid.append(part)
-        points = np.asarray(memoryview(part) if isinstance(part, array) else part)
-        if not shapely.linearrings(points.reshape(-1, 2)).is_simple:
-            rule = "self-intersecting polygon filled as pycocotools does"
-            repairs.log(rule, place, list(part))
+        _log_crossings(part, place, repairs)
     try:
         require_drawable(valid)
     except ValueError as error:
@@ -160,6 +158,17 @@ def _polygons(parts: list[Any], place: Place, repairs: Repairs) -> list[Sequence
     if not valid:
         repairs.log("object without a valid polygon kept as a box", place, [list(p) for p in parts])
     return valid or None
+
+
+def _log_crossings(part: Sequence[float], place: Place, repairs: Repairs) -> None:
+    if len(part) > 2 * MAX_TESTED_POINTS:
+        rule = f"polygon of more than {MAX_TESTED_POINTS} points not tested for self-intersection"
+        repairs.log(rule, place, {"points": len(part) // 2})
+        return
+    points = np.asarray(memoryview(part) if isinstance(part, array) else part)
+    if not shapely.linearrings(points.reshape(-1, 2)).is_simple:
+        rule = "self-intersecting polygon filled as pycocotools does"
+        repairs.log(rule, place, list(part))
 
 
 def _rle(value: Rle, image: SourceImage, place: Place, repairs: Repairs) -> Rle:

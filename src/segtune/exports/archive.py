@@ -24,7 +24,8 @@ METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 ENCRYPTED = 1  # flag of a member
 BLOCK = 2**20  # bytes
 MARKER = ".unpacked-by-segtune"  # marks the one folder that may be replaced
-JUNK = {"__MACOSX", ".DS_Store", MARKER}
+ICON = "Icon\r"  # of a folder on macOS: the one honest name with a control character
+JUNK = {"__MACOSX", ".DS_Store", ICON, MARKER}
 UNSAFE = "Do not use this file; download the export again"
 IS_ENCRYPTED = "is encrypted"
 IS_PACKED_OTHERWISE = "is neither stored nor packed with deflate"
@@ -187,7 +188,8 @@ def path_danger(name: str) -> str | None:
 
 
 def _danger(info: zipfile.ZipInfo) -> str | None:
-    if problem := path_danger(info.filename):
+    is_icon = PurePosixPath(info.filename).name == ICON
+    if problem := path_danger(info.filename.removesuffix("\r") if is_icon else info.filename):
         return problem
     if not info.is_dir() and not PurePosixPath(info.filename).parts:
         return "has no name"

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from segtune.core.errors import ExportError
 from segtune.core.foreign import read_bytes
-from segtune.dataset.images import EXIF_ORIENTATION, eight_bits, opened_image
+from segtune.dataset.images import (
+    EXIF_ORIENTATION,
+    eight_bits,
+    is_deep_color,
+    opened_image,
+    require_few_scans,
+)
 from segtune.exports.split_source import EXPORT_AGAIN, EXPORT_IMAGES, SourceImage
 
 UPRIGHT = (None, 0, 1)  # EXIF orientations
@@ -58,10 +64,12 @@ def _decoded_size(path: Path, content: bytes) -> tuple[int, int]:
     with opened_image(path, ExportError, EXPORT_AGAIN, content=content) as image:
         orientation = image.getexif().get(EXIF_ORIENTATION)
         width, height = image.size
+        require_few_scans(content)
+        deep_color = is_deep_color(image)
         # A JPEG is decoded at an eighth of its size: every byte is read all the same.
         image.draft(None, (width // 8, height // 8))
         image.load()
-        eight_bits(image)
+        eight_bits(image, deep_color)
     if orientation not in UPRIGHT:
         raise ExportError(
             f"rotated by its EXIF orientation ({orientation}), so the orientation of its labels "

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import yaml
 
 from segtune.core import foreign
 from segtune.core.errors import ExportError
-from segtune.core.foreign import reason
+from segtune.core.foreign import file_problem, reason
 from segtune.exports.split_source import EXPORT_AGAIN, Place
 
 ENTITIES = re.compile(r"<!(DOCTYPE|ENTITY)", re.IGNORECASE)  # how a small XML fills the memory
-MAX_YAML_BYTES = 2**20  # 20,000 classes; PyYAML takes seconds for it
+MAX_YAML_BYTES = 2**17  # thousands of classes; PyYAML takes a second for it
 YAML_TYPES = {"str", "int", "float", "bool", "null", "timestamp", "seq", "map"}
 YAML_PREFIX = "tag:yaml.org,2002:"
 
@@ -63,7 +64,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         ExportError: when it cannot be read, has a column twice, or a row with too many values.
     """
     (_, columns), *rows = read_rows(path) or [(1, [])]
-    if twins := sorted({c for c in columns if c and columns.count(c) > 1}):
+    if twins := sorted(c for c, count in Counter(columns).items() if c and count > 1):
         raise ExportError(
             f"the column {twins[0]!r} is a duplicate", file=path, fix="Remove or rename one"
         )
@@ -101,11 +102,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ExportError: when it cannot be read, is not a map, has a key twice, or uses aliases, with
             which a small file fills the memory.
     """
-    text = read_text(path)
     try:
-        if len(text) > MAX_YAML_BYTES:
+        if not file_problem(path) and path.stat().st_size > MAX_YAML_BYTES:
             raise ValueError(f"larger than {MAX_YAML_BYTES} bytes")
-        values = _plain(yaml.compose(text, Loader=yaml.BaseLoader), set())
+        values = _plain(yaml.compose(read_text(path), Loader=yaml.BaseLoader), set())
+    except ExportError:
+        raise
     # Foreign bytes: PyYAML passes on what chr() and others raise for them.
     except Exception as error:
         raise ExportError(

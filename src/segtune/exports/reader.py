@@ -3,6 +3,8 @@
 A format is one module with `find`, and one line in FORMATS.
 """
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +12,7 @@ from typing import Protocol
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError, ExportError
-from segtune.core.foreign import file_problem, reason
+from segtune.core.foreign import file_problem, read_bytes, reason
 from segtune.exports.archive import is_junk, unpack
 from segtune.exports.formats import coco, createml, sam2, semantic, tensorflow, voc, yolo
 from segtune.exports.split_source import Reader, SplitSource
@@ -65,13 +67,13 @@ def read_export(export: Path, unpacked: Path, settings: ConvertSettings) -> Expo
             safe.
         ConfigError: when the settings must decide something first.
     """
-    root = _descend(_opened(export, unpacked))
+    opened = _opened(export, unpacked)
     try:
-        return _read_splits(root, export, settings)
-    except OSError as error:
+        return _read_splits(_descend(opened), export, settings)
+    except (OSError, MemoryError) as error:
         raise ExportError(
             f"cannot be read ({reason(error)})",
-            file=error.filename or export,
+            file=getattr(error, "filename", None) or export,
             fix="Check the files of the export and their permissions",
         ) from None
 
@@ -79,15 +81,17 @@ def read_export(export: Path, unpacked: Path, settings: ConvertSettings) -> Expo
 def _opened(export: Path, unpacked: Path) -> Path:
     """The folder of an export, once it is unpacked."""
     try:
-        is_folder = export.is_dir()
-        problem = None if is_folder else file_problem(export)
-        if is_folder:
+        if export.is_dir():
             return export.resolve()
-    except OSError as error:  # a path that is too long
+        problem = file_problem(export)
+    except OSError as error:  # a path that is too long, or in a folder that may not be entered
         problem = reason(error)
     if problem:
-        text = "no such file or folder" if not export.exists() else problem
-        raise ExportError(text, file=export, fix="Check `export`")
+        raise ExportError(
+            "no such file or folder" if problem == os.strerror(errno.ENOENT) else problem,
+            file=export,
+            fix="Check `export`",
+        )
     return unpack(export, unpacked)
 
 
@@ -106,19 +110,30 @@ def _read_splits(root: Path, export: Path, settings: ConvertSettings) -> Export:
         raise ExportError("contains no train split", file=root, fix=EXPORT_IT)
     splits = {split: readers[split](settings) for split in folders}
     for split, source in splits.items():
-        _require_objects(split, source)
+        # A COCO file lists its annotations: an empty list says that there are none.
+        if name != "coco":
+            _require_objects(split, source)
     return Export(root, name, splits)
 
 
 def _require_objects(split: str, source: SplitSource) -> None:
     """Labels of which nothing is read were written in a way that the reader does not see."""
-    has_labels = source.path.is_file() or any(source.path.iterdir())
-    if source.images and has_labels and not source.annotations:
+    if source.images and not source.annotations and _has_labels(source.path):
         raise ExportError(
             f"the {split} split has {len(source.images)} images and labels, but no objects",
             file=source.path,
             fix="Check that the labels are of this format, or remove the split",
         )
+
+
+def _has_labels(path: Path) -> bool:
+    """Whether a file, or any in a folder, has content: an empty file says "no objects" in YOLO."""
+    files = [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file())
+    return any(
+        not is_junk(PurePosixPath(file.name))
+        and bool(read_bytes(file, ExportError, "Check the file", what="labels").strip())
+        for file in files
+    )
 
 
 def _descend(root: Path) -> Path:

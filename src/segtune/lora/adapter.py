@@ -25,7 +25,7 @@ from segtune.lora.adapter_shapes import (
 )
 from segtune.lora.inject import inject_lora
 from segtune.lora.layers import LoraSpec
-from segtune.lora.peft_format import from_peft, peft_config, peft_ranks
+from segtune.lora.peft_format import from_peft, peft_config, peft_ranks, require_plain_lora
 from segtune.lora.state import load_lora_state_dict
 
 WEIGHTS = "adapter_model.safetensors"
@@ -124,11 +124,14 @@ def _read(
 ) -> tuple[dict[str, LoraSpec], dict[str, Tensor]]:
     """Specs by module name and the tensors, once they are known to fit the model."""
     tensors = folder / WEIGHTS
-    shapes = _shapes(tensors)
     if recipe is None:
-        require_fitting(model, peft_ranks(shapes), shapes, tensors)
         config = _read_object(folder / CONFIG)
+        # What else PEFT trains has tensors that would only seem not to fit.
+        require_plain_lora(config, folder / CONFIG)
+        shapes = _shapes(tensors)
+        require_fitting(model, peft_ranks(shapes), shapes, tensors)
         return from_peft(model, config, state=_load(tensors), file=folder / CONFIG)
+    shapes = _shapes(tensors)
     specs = _recipe_specs(recipe, folder / RECIPE)
     ranks = {name: spec.rank * stacked_blocks(spec) for name, spec in specs.items()}
     require_fitting(model, ranks, shapes, tensors)

@@ -81,7 +81,7 @@ def from_peft(
 
     Args:
         model: the base model, which has the adapted modules.
-        config: PEFT's `adapter_config.json`.
+        config: PEFT's `adapter_config.json`, of plain LoRA.
         state: PEFT's `adapter_model.safetensors`.
         file: of the config, for messages.
 
@@ -89,9 +89,8 @@ def from_peft(
         Specs by exact module name, and the adapters in the stacked layout.
 
     Raises:
-        AdapterError: for unsupported features of PEFT, or a config that is damaged.
+        AdapterError: for a config that is damaged.
     """
-    _require_plain_lora(config, file)
     settings = _settings(config, file)
     specs: dict[str, LoraSpec] = {}
     converted = dict(state)
@@ -104,7 +103,12 @@ def from_peft(
     return specs, converted
 
 
-def _require_plain_lora(config: Mapping[str, Any], file: Path) -> None:
+def require_plain_lora(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse what PEFT's `adapter_config.json` has beyond LoRA.
+
+    Raises:
+        AdapterError: naming the unsupported features.
+    """
     found = [name for name in UNSUPPORTED if config.get(name)]
     found += ["bias"] if config.get("bias", "none") != "none" else []
     if config.get("peft_type") != "LORA" or found:

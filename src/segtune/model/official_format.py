@@ -23,6 +23,9 @@ VIDEO_ONLY = "backbone.vision_backbone.sam2_convs."
 LAYOUT = 'A sam3.pt is {"model": {"detector.<key>": tensor}}'
 MAX_LISTED_KEYS = 10
 MAX_SHOWN = 200  # characters of a key
+# Tensors may share memory; written apart, they take at most this many times the file's size.
+SHARED = 4
+SMALL = 100_000_000  # bytes that a file may always ask for
 
 
 @dataclass(frozen=True)
@@ -123,16 +126,23 @@ def _refuse(problems: Mapping[str, list[str]], path: Path, *, fix: str) -> None:
 
 
 def _tensors(values: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors of what an official file holds, which must be all that their shapes say."""
+    """The tensors of what an official file holds, which may share memory or repeat values."""
     values = values.get("model", values) if isinstance(values, dict) else {}
     if not isinstance(values, dict) or any(type(key) is not str for key in values):
         raise WeightsError("not a table of tensors by name", file=path, fix=LAYOUT)
     tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
-    for key, value in tensors.items():
-        # A file of a few bytes can give its tensor any shape.
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            problem = f"has the shape {shown(tuple(value.shape))}, but fewer values"
-            raise WeightsError(problem, file=path, record=key[:MAX_SHOWN], fix=LAYOUT)
+    sizes = {key: value.numel() * value.element_size() for key, value in tensors.items()}
+    # A file of a few bytes can give its tensors any shapes.
+    total, size = sum(sizes.values()), path.stat().st_size
+    if total > max(SHARED * size, SMALL):
+        key = max(sizes, key=lambda key: sizes[key])
+        shape = shown(tuple(tensors[key].shape))
+        raise WeightsError(
+            f"has the shape {shape}; all tensors take {total:.2g} bytes, and the file has {size}",
+            file=path,
+            record=key[:MAX_SHOWN],
+            fix=LAYOUT,
+        )
     return tensors
 
 

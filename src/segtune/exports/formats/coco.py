@@ -25,6 +25,7 @@ from segtune.exports.split_source import (
     image_name,
     image_size,
     integer,
+    name_problem,
 )
 
 ANNOTATIONS = "_annotations.coco.json"
@@ -109,20 +110,23 @@ def _categories(records: Sequence[Record], path: Path) -> tuple[SourceCategory, 
                 f"{found[key].name!r} and {name!r} have the same id, so their objects cannot be "
                 "told apart"
             )
-        above = record.get("supercategory")
-        text = str(above) if isinstance(above, str | int) and above else ""
-        found[key] = SourceCategory(key, name, text)
+        above = _optional_name(record.get("supercategory"), "supercategory", place)
+        found[key] = SourceCategory(key, name, above)
     return tuple(found.values())
 
 
 def _images(records: Sequence[Record], path: Path) -> tuple[SourceImage, ...]:
     images = tuple(_image(record, path) for record in records)
-    seen: set[tuple[str, int | str]] = set()
+    seen: set[int | Path] = set()
     for image in images:
-        for key, value in (("id", image.id), ("file_name", image.file_name)):
-            if (key, value) in seen:
-                raise Place(path, f"image {image.id}").error(f"{key} {value!r} is a duplicate")
-            seen.add((key, value))
+        # By path: "./a.jpg" and "a.jpg" are one file.
+        for key, problem in (
+            (image.id, f"id {image.id}"),
+            (image.path, f"file_name {image.file_name!r}"),
+        ):
+            if key in seen:
+                raise Place(path, f"image {image.id}").error(f"{problem} is a duplicate")
+            seen.add(key)
     return images
 
 
@@ -140,9 +144,17 @@ def _image(record: Record, path: Path) -> SourceImage:
         path=image_path,
         width=width,
         height=height,
-        original=str(extra.get("name") or ""),
+        original=_optional_name(extra.get("name"), "extra.name", place),
         fields={**record, **extra} if extra else record,
     )
+
+
+def _optional_name(value: object, what: str, place: Place) -> str:
+    """Text or a number as text; empty where there is none, or where it is of another type."""
+    text = str(value) if isinstance(value, str | int) and value else ""
+    if problem := name_problem(text):
+        raise place.error(f"{what} {shown(text)} {problem}")
+    return text
 
 
 def _image_path(name: object, place: Place) -> Path:

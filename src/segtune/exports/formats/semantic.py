@@ -6,18 +6,18 @@ a class is one object; pixels that touch at a corner are connected.
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError, ExportError
-from segtune.dataset.images import opened_image
-from segtune.dataset.masks import Rle, rle_bbox_xywh, segmentation_to_rle
+from segtune.core.foreign import read_bytes
+from segtune.dataset.images import opened_image, require_few_scans
+from segtune.dataset.masks import rle_bbox_xywh
+from segtune.exports.components import BAND, connected_components
 from segtune.exports.files import file_named, image_files
 from segtune.exports.parsing import read_rows
 from segtune.exports.split_source import (
@@ -37,8 +37,8 @@ MASK_SUFFIX = "_mask"  # of a file's stem
 BACKGROUND = {"background", "unlabeled", "unlabelled"}
 MAX_VALUES = 256  # of a mask; noise has more
 MAX_OBJECTS = 10_000  # of a mask; noise has more
+MAX_RUNS = 4_000_000  # of a mask: its objects' lengths of one value in a column; noise has more
 NOT_LABELS = "This is noise, not labels: export the mask as PNG, without smoothing or compression"
-CONNECTIVITY = np.ones((3, 3))  # with the diagonal neighbors
 
 
 def find(root: Path, folders: Mapping[str, Path]) -> dict[str, Reader]:
@@ -57,7 +57,9 @@ def _read(folder: Path, table: Path, settings: ConvertSettings) -> SplitSource:
         )
     classes = _classes(table)
     names = [name for name in classes.values() if name.casefold() not in BACKGROUND]
-    ids = {name: names.index(name) for name in names}
+    ids: dict[str, int] = {}
+    for number, name in enumerate(names):
+        ids.setdefault(name, number)
     paths = {path.stem: path for path in image_files(folder)}
     masks = {s.removesuffix(MASK_SUFFIX): p for s, p in paths.items() if s.endswith(MASK_SUFFIX)}
     images = images_from_files(p for p in paths.values() if not p.stem.endswith(MASK_SUFFIX))
@@ -109,63 +111,51 @@ def _annotations(
             file=path,
             fix=EXPORT_AGAIN,
         )
-    found = [int(value) for value in np.unique(values)]
-    if len(found) > MAX_VALUES:
-        raise ExportError(f"{len(found)} pixel values in one mask", file=path, fix=NOT_LABELS)
-    left = MAX_OBJECTS
-    for value in found:
-        name = classes.get(value)
-        if name is None:
-            raise ExportError(
-                f"{CLASSES} does not name pixel value {value}", file=path, fix=EXPORT_AGAIN
-            )
-        if name.casefold() in BACKGROUND:
-            continue
-        components, count = ndimage.label(values == value, CONNECTIVITY)
-        left -= count
-        if left < 0:
-            raise ExportError(
-                f"more than {MAX_OBJECTS} connected components", file=path, fix=NOT_LABELS
-            )
-        for number, rle in enumerate(component_rles(components, count), start=1):
-            yield SourceAnnotation(
-                image_id=image.id,
-                category_id=ids[name],
-                place=Place(path, f"component {number} of {name}"),
-                bbox=list(rle_bbox_xywh(rle)),
-                segmentation=rle,
-            )
-
-
-def component_rles(components: npt.NDArray[np.int32], count: int) -> Iterator[Rle]:
-    """The RLE of each component, in time that does not grow with their number.
-
-    Args:
-        components: (height, width), 0 for the background and 1 to `count` for the components.
-        count: components.
-    """
-    height, width = components.shape
-    flat = components.ravel(order="F")
-    starts = np.flatnonzero(np.diff(flat, prepend=-1))
-    ends = np.append(starts[1:], flat.size)
-    labels = flat[starts]
-    order = np.argsort(labels, kind="stable")
-    # Of component k, the runs lie at places[k] to places[k + 1] of the order.
-    places = np.searchsorted(labels[order], np.arange(1, count + 2))
-    for first, last in pairwise(places):
-        runs = order[first:last]
-        edges = np.stack([starts[runs], ends[runs]], 1).ravel()
-        counts = np.diff(edges, prepend=0, append=flat.size)
-        if counts[-1] == 0:
-            counts = counts[:-1]
-        yield segmentation_to_rle(
-            {"size": [height, width], "counts": counts.tolist()}, height, width
+    objects = [v for v in _values(values, path) if not _is_background(v, classes, path)]
+    try:
+        components = connected_components(
+            values, objects, max_components=MAX_OBJECTS, max_runs=MAX_RUNS
         )
+    except ValueError as error:
+        raise ExportError(str(error), file=path, fix=NOT_LABELS) from None
+    for value, number, rle in components:
+        name = classes[value]
+        yield SourceAnnotation(
+            image_id=image.id,
+            category_id=ids[name],
+            place=Place(path, f"component {number} of {name}"),
+            bbox=list(rle_bbox_xywh(rle)),
+            segmentation=rle,
+        )
+
+
+def _values(pixels: npt.NDArray[Any], path: Path) -> list[int]:
+    """The values of a mask, in order."""
+    found: set[int] = set()
+    rows = max(1, BAND // pixels.shape[1])
+    # In bands: finding them sorts a copy of the pixels.
+    for start in range(0, len(pixels), rows):
+        found |= set(np.unique(pixels[start : start + rows]).tolist())
+        if len(found) > MAX_VALUES:
+            problem = f"more than {MAX_VALUES} pixel values in one mask"
+            raise ExportError(problem, file=path, fix=NOT_LABELS)
+    return sorted(map(int, found))
+
+
+def _is_background(value: int, classes: Mapping[int, str], path: Path) -> bool:
+    name = classes.get(value)
+    if name is None:
+        raise ExportError(
+            f"{CLASSES} does not name pixel value {value}", file=path, fix=EXPORT_AGAIN
+        )
+    return name.casefold() in BACKGROUND
 
 
 def _pixels(path: Path) -> npt.NDArray[Any]:
     """(height, width) of pixel values."""
-    with opened_image(path, ExportError, EXPORT_AGAIN) as image:
+    content = read_bytes(path, ExportError, EXPORT_AGAIN, what="image")
+    with opened_image(path, ExportError, EXPORT_AGAIN, content=content) as image:
+        require_few_scans(content)
         values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind == "f":
         raise ExportError(
