@@ -154,7 +154,7 @@ def fuzz(arguments: list[str]) -> None:
 
 
 def test_damaged_files_of_every_kind_are_read_or_refused() -> None:
-    assert failures(fuzz, ["0", "300"], 100) == []
+    assert failures(fuzz, ["0", "350"], 100) == []
 
 
 @pytest.mark.slow

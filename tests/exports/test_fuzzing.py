@@ -106,7 +106,7 @@ def fuzz(arguments: list[str]) -> None:
 
 
 def test_damaged_exports_are_converted_or_refused_in_one_line(tmp_path: Path) -> None:
-    assert failures(fuzz, [str(tmp_path), "0", "500"], seconds=200) == []
+    assert failures(fuzz, [str(tmp_path), "0", "650"], seconds=200) == []
 
 
 @pytest.mark.slow

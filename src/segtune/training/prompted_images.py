@@ -6,6 +6,7 @@ epoch, item), and not on the number of workers or processes.
 
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from segtune.dataset.coco import Annotation, Image, Split, has_masks
 from segtune.dataset.masks import segmentation_to_mask
 from segtune.training.augment import Augmentation
 from segtune.training.sampling import Item
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class PromptedImages(Dataset[Sample]):
@@ -138,14 +141,26 @@ def training_batches(
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )
-    yield from loader
+    with _stop_signals_blocked():
+        running = iter(loader)  # starts the workers, which inherit what is blocked
+    yield from running
 
 
 def _ignore_stop_signals(worker: int) -> None:
     # torchrun and Ctrl-C signal the whole process group. Training finishes its step and saves
     # first, for which it needs the data; its workers end with it.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Within, signals to stop wait: one would kill a worker that does not ignore them yet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _boxes_cxcywh(annotations: Sequence[Annotation], image: Image) -> Tensor:
