@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.memory import ROOT
 
 SHORT = {"epochs": 2, "validate_every": 1, "ema_decay": 0.9}
@@ -75,8 +77,6 @@ def _commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _shipped() -> dict[str, Any]:
-    import yaml
-
     settings: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))["train"]
     return settings
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from segtune.core.errors import ConfigError, shown
+from segtune.core.errors import MAX_SHOWN, ConfigError, shown
 from segtune.core.foreign import reason
 
 # Keys of earlier versions -> today's.
@@ -42,7 +42,6 @@ RENAMED_VALUES = {("missing_test", "carve"): "hold_out"}
 # Of the attention in each model; checked here, too, because it needs no torch.
 WINDOW_PIXELS = {"tiny": 48, "full": 336}
 VISION_BLOCKS = {"tiny": 3, "full": 32}
-MAX_SHOWN = 200  # characters of a path
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]

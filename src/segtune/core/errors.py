@@ -8,13 +8,14 @@ status; any other exception is a bug in segtune and keeps its traceback.
 import reprlib
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 # Control and format characters, surrogates, and the separators of lines and paragraphs: on a
 # terminal they would do something instead of being shown.
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+MAX_SHOWN = 200  # characters of a name from a foreign file
 
 
 class SegtuneError(Exception):
@@ -89,6 +90,12 @@ def printable(text: str) -> str:
 def shown(value: object) -> str:
     """A value from a foreign file for a message: its `repr`, cut where it is long or deep."""
     return _SHORT.repr(value)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first few names from a foreign file for a message, each cut where it is long."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name[:MAX_SHOWN] for name in names[:most]) + more
 
 
 def _escaped(character: str) -> str:

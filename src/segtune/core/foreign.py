@@ -34,6 +34,16 @@ def file_problem(path: Path) -> str | None:
     return None if kind == stat.S_IFREG else f"it is {_KINDS.get(kind, 'a special file')}"
 
 
+def require_file(path: Path) -> None:
+    """Check that a path can be opened as a file.
+
+    Raises:
+        OSError: with `file_problem` as its text.
+    """
+    if problem := file_problem(path):
+        raise OSError(problem)
+
+
 def read_bytes(path: Path, kind: type[SegtuneError], fix: str, *, what: str = "file") -> bytes:
     """The content of a regular file.
 
@@ -47,8 +57,7 @@ def read_bytes(path: Path, kind: type[SegtuneError], fix: str, *, what: str = "f
         SegtuneError: of this kind, when it cannot be read.
     """
     try:
-        if problem := file_problem(path):
-            raise OSError(problem)
+        require_file(path)
         return path.read_bytes()
     except (OSError, MemoryError) as error:
         raise kind(f"cannot read the {what} ({reason(error)})", file=path, fix=fix) from None

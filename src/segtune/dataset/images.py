@@ -12,7 +12,7 @@ from PIL import Image as PilImage
 from PIL import ImageFile, ImageOps, UnidentifiedImageError
 
 from segtune.core.errors import DatasetError, SegtuneError
-from segtune.core.foreign import file_problem, reason
+from segtune.core.foreign import reason, require_file
 from segtune.dataset.masks import MAX_PIXELS
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -58,8 +58,8 @@ def opened_image(
         SegtuneError: of this kind, when the image cannot be read.
     """
     try:
-        if content is None and (problem := file_problem(path)):
-            raise OSError(problem)
+        if content is None:
+            require_file(path)
         with PilImage.open(
             path if content is None else io.BytesIO(content), formats=IMAGE_FORMATS
         ) as image:

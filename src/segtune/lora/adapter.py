@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from segtune.core.atomic import atomic_path, write_json
 from segtune.core.config import RENAMED
-from segtune.core.errors import AdapterError, shown
+from segtune.core.errors import MAX_SHOWN, AdapterError, shown
 from segtune.core.fingerprints import file_digest
-from segtune.core.foreign import file_problem, read_json, reason
+from segtune.core.foreign import read_json, reason, require_file
 from segtune.lora.adapter_shapes import (
-    MAX_SHOWN,
     Shapes,
     read_shapes,
     require_fitting,
@@ -180,8 +179,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def _translated(path: Path, read: Callable[[Path], T]) -> T:
     try:
-        if problem := file_problem(path):
-            raise OSError(problem)
+        require_file(path)
         return read(path)
     except AdapterError:
         raise

@@ -1,19 +1,18 @@
 """What an adapter must hold to fit a model, compared with its files before memory is asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import safe_open
 from torch import nn
 
-from segtune.core.errors import AdapterError
+from segtune.core.errors import MAX_SHOWN, AdapterError, listed
 from segtune.lora.layers import FUSED, LoraSpec
 from segtune.lora.state import peft_keys, peft_out_proj
 
 Shapes = dict[str, tuple[int, ...]]
 FLOATS = {"F64", "F32", "F16", "BF16"}
 MAX_LISTED = 5
-MAX_SHOWN = 200  # characters of a name
 
 
 def read_shapes(path: Path) -> Shapes:
@@ -94,15 +93,12 @@ def _compare(expected: Shapes, shapes: Shapes, path: Path) -> None:
             if shapes[key] != expected[key]
         ],
     }
-    found = [f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]
+    found = [
+        f"{len(keys)} {kind}: {listed(keys, MAX_LISTED)}" for kind, keys in problems.items() if keys
+    ]
     if found:
         raise AdapterError(
             f"the adapter does not fit the model; {'; '.join(found)}",
             file=path,
             fix="Use the base model and the recipe that the adapter was trained with",
         )
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
-    return ", ".join(key[:MAX_SHOWN] for key in keys[:MAX_LISTED]) + more

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segtune.core.atomic import atomic_path
-from segtune.core.errors import WeightsError, shown
+from segtune.core.errors import MAX_SHOWN, WeightsError, listed, shown
 from segtune.model.torch_files import read_torch_file
 
 PREFIX = "detector."
@@ -22,7 +22,6 @@ PREFIX = "detector."
 VIDEO_ONLY = "backbone.vision_backbone.sam2_convs."
 LAYOUT = 'A sam3.pt is {"model": {"detector.<key>": tensor}}'
 MAX_LISTED_KEYS = 10
-MAX_SHOWN = 200  # characters of a key
 # Tensors may share memory; written apart, they take at most this many times the file's size.
 SHARED = 4
 SMALL = 100_000_000  # bytes that a file may always ask for
@@ -120,7 +119,11 @@ def _kind_of_number(tensor: Tensor) -> tuple[bool, bool]:
 
 
 def _refuse(problems: Mapping[str, list[str]], path: Path, *, fix: str) -> None:
-    found = [f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in problems.items() if keys]
+    found = [
+        f"{len(keys)} {kind}: {listed(keys, MAX_LISTED_KEYS)}"
+        for kind, keys in problems.items()
+        if keys
+    ]
     if found:
         raise WeightsError("; ".join(found), file=path, fix=fix)
 
@@ -157,8 +160,3 @@ def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         used |= {alone.data_ptr()} if alone.numel() else set()
         plain[key] = alone
     return plain
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - MAX_LISTED_KEYS} more" if len(keys) > MAX_LISTED_KEYS else ""
-    return ", ".join(key[:MAX_SHOWN] for key in keys[:MAX_LISTED_KEYS]) + more
