@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pretraining.train_tiny import measure
-from segtune.core.config import PredictSettings, TrainSettings
+from segtune.core.config import PredictSettings, TrainSettings, parse_config
 from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch
 from segtune.dataset.coco import Split, read_split
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of all, free and full")
     parser.add_argument("--only", nargs="*", help="all, free, full or components; default: each")
     arguments = parser.parse_args(argv)
-    shipped = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))["train"]
+    shipped = parse_config({"export": "data/demo"}).train.model_dump(mode="json")
     print("| trained | parameters | valid AP | test AP | false alarms | source AP | retained |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.memory import ROOT
+from segtune.core.config import parse_config
 
 SHORT = {"epochs": 2, "validate_every": 1, "ema_decay": 0.9}
 LONG = {"epochs": 40, "validate_every": 40, "checkpoint_every": 5}
@@ -77,8 +76,7 @@ def _commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _shipped() -> dict[str, Any]:
-    settings: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))["train"]
-    return settings
+    return parse_config({"export": "data/demo"}).train.model_dump(mode="json")
 
 
 def _environment() -> dict[str, str]:

@@ -97,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def preset_settings(path: Path) -> TrainSettings:
-    """The train section of a preset on top of the shipped one."""
-    shipped, preset = (yaml.safe_load(p.read_text("utf-8")) for p in (ROOT / "config.yaml", path))
-    return Config.model_validate(_overlaid(shipped, preset)).train
+    """The train section of a preset."""
+    preset = yaml.safe_load(path.read_text("utf-8"))
+    return Config.model_validate({"export": "any", **preset}).train
 
 
 def step_account(
@@ -217,15 +217,6 @@ def _without_content(model: Sam3Image, objects: int) -> None:
 def _leaves(value: Any) -> list[Tensor]:
     found = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     return [leaf for leaf in found if leaf.requires_grad and leaf.is_floating_point()]
-
-
-def _overlaid(below: Any, above: Any) -> Any:
-    if isinstance(below, dict) and isinstance(above, dict):
-        return {
-            key: _overlaid(below.get(key), above[key]) if key in above else below[key]
-            for key in {**below, **above}
-        }
-    return above
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from segtune.core.config import (
     TrainSettings,
     parse_config,
     parse_section,
+    parse_train,
 )
 from tests.documentation import (
     PAGES,
@@ -132,7 +133,10 @@ def test_a_module_accepts_its_arguments(command: str, capsys: pytest.CaptureFixt
         found, words = require_arguments(inner[1], inner[2:]), inner[1:]
     if settings := getattr(found, "settings", None):
         stage = words[0].removeprefix("segtune.").removesuffix("_page")
-        parse_section(SECTIONS[stage], settings)
+        if stage == "train":
+            parse_train(found.model, settings, found.execution)
+        else:
+            parse_section(SECTIONS[stage], settings)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "src/segtune").glob("[a-z]*.py")), ids=by_name)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from pretraining.train_tiny import measure
+from segtune.core.config import Config
 from segtune.dataset.coco import read_split
 from segtune.dataset.detections import read_detections
 from segtune.evaluation.assessment import match_detections
@@ -52,18 +52,18 @@ def run(command: str, *arguments: object) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     """Run every stage."""
     folder = tmp_path_factory.mktemp("default")
-    config = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))
+    settings = Config(export="data/demo").train.model_dump(mode="json")
     coco, test = folder / "coco", folder / "coco" / "test.json"
     run("convert", "--export", ROOT / "data/demo", "--out", coco)
     run("validate", "--coco", coco, "--out", folder)
     paths = ("--coco", coco, "--report", folder / "report.json", "--out", folder)
-    run("train", *paths, "--settings", json.dumps(config["train"]))
+    run("train", *paths, "--settings", json.dumps(settings))
     run("merge", "--adapter", folder / "adapter", "--out", folder)
     run("predict", "--coco", test, "--out", folder / "base.json")
     run("predict", "--coco", test, "--out", folder / "tuned.json", "--weights", folder / "sam3.pt")
     files = ("--base", folder / "base.json", "--tuned", folder / "tuned.json")
     run("evaluate", "--coco", test, *files, "--out", folder)
-    return DemoRun(folder, config["train"], read_metrics(folder / "metrics.json"))
+    return DemoRun(folder, settings, read_metrics(folder / "metrics.json"))
 
 
 def ap(metrics: Metrics, model: str) -> float:

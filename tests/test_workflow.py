@@ -13,14 +13,14 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from segtune.core.config import Config, parse_config
+from segtune.core.config import Component, Config, LoraSettings, parse_config
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
@@ -33,7 +33,8 @@ TUNED = {**dict.fromkeys(PREDICT, 1), **EVALUATE}
 FROM_MERGE = {"merge": 1, **TUNED}
 FROM_TRAIN = {"train": 1, "train_page": 1, **FROM_MERGE}
 TRAIN_AND_PREDICT = {**FROM_TRAIN, **PREDICT}
-EVERYTHING = {"convert": 1, "validate": 1, "validate_page": 1, **TRAIN_AND_PREDICT}
+FROM_VALIDATE = {"validate": 1, "validate_page": 1, **TRAIN_AND_PREDICT}
+EVERYTHING = {"convert": 1, **FROM_VALIDATE}
 NOTHING: dict[str, int] = {}
 
 # The first test waits for the pipeline.
@@ -227,7 +228,7 @@ def test_an_edited_augmentation_is_not_a_reason_to_merge(finished: Path) -> None
         ("evaluate={resamples: 10}", EVALUATE),
         ("image_size=144", TRAIN_AND_PREDICT),
         ("weights=random:1", TRAIN_AND_PREDICT),
-        ("model=full", TRAIN_AND_PREDICT),
+        ("model=full", FROM_VALIDATE),
     ],
 )
 def test_every_section_reaches_its_stages(
@@ -507,7 +508,12 @@ def test_another_working_directory(checkout: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_preset_shows_its_plan(checkout: Path, preset: Path) -> None:
-    jobs, _ = plan(checkout, "--configfile", str(preset), "--config", "results=elsewhere")
+    arguments = ("--configfile", str(preset), "--config", "results=elsewhere", "weights=random:0")
+    jobs, text = plan(checkout, "--printshellcmds", *arguments)
+    train = Config(**{"export": "x", **yaml.safe_load(preset.read_text("utf-8"))}).train
+    assert f'"learning_rate": {train.learning_rate}' in text
+    assert f'"micro_batch_size": {train.micro_batch_size}' in text
+    assert "--model full" in text
     assert jobs == EVERYTHING
 
 
@@ -529,12 +535,33 @@ def test_the_shipped_config_shows_every_setting_with_its_default() -> None:
     text = (ROOT / "config.yaml").read_text("utf-8")
     shown = yaml.safe_load(text)
     default = Config(export="data/demo").model_dump(mode="json", by_alias=True)
-    for component, lora in default["train"]["lora"].items():
-        for setting in lora.keys() - shown["train"]["lora"][component].keys():
-            assert f"`{setting}: " in text  # in the comment above all components
-            del lora[setting]
-    assert shown == default
-    assert parse_config(shown) == Config(export="data/demo")
+    for setting in LoraSettings.model_fields:
+        assert setting in text
+    assert shown["train"].pop("lora").keys() == set(get_args(Component))
+    del default["train"]["lora"]
+    for section, values in shown.items():
+        known = default[section]
+        if isinstance(values, dict):
+            assert values.keys() == known.keys()
+            followed = {name for name, value in values.items() if value is None}
+            values = {name: known[name] if name in followed else v for name, v in values.items()}
+        assert values == known
+    assert parse_config(yaml.safe_load(text)) == Config(export="data/demo")
+
+
+def test_the_full_model_is_planned_with_its_own_numbers(checkout: Path) -> None:
+    _, text = plan(checkout, "--printshellcmds", "--config", "model=full", "weights=random:0")
+    assert "Training full for 20 epochs with learning rate 0.0001" in text
+    for shown in ('"learning_rate": 0.0001', '"alpha": 32.0', '"micro_batch_size": 1'):
+        assert shown in text
+    assert '"alpha": 24.0' not in text
+    assert "--prompt person hand animal" in text
+
+
+def test_execution_settings_repeat_nothing(finished: Path) -> None:
+    changes = "train={micro_batch_size: 1, masks_per_chunk: 2}"
+    jobs, text = plan(finished, "--config", changes)
+    assert jobs == NOTHING, text
 
 
 def test_the_slurm_profile_names_rules() -> None:

@@ -17,9 +17,9 @@ def write_dataset(folder: Path) -> Path:
     return folder / "coco"
 
 
-def validate(coco: Path) -> dict[str, Any]:
+def validate(coco: Path, *more: str) -> dict[str, Any]:
     """Run the command; return its report."""
-    main(["--coco", str(coco), "--out", str(coco.parent / "validate")])
+    main(["--coco", str(coco), "--out", str(coco.parent / "validate"), *more])
     return report_of(coco)
 
 

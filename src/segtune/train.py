@@ -17,7 +17,7 @@ from typing import Any
 
 from segtune import __version__
 from segtune.core.atomic import write_records
-from segtune.core.config import Config, TrainSettings, parse_section, require_divisible
+from segtune.core.config import EXECUTION, Config, TrainSettings, parse_train, require_divisible
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, TrainingError, exit_on_error
 from segtune.core.foreign import read_json
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         workers=arguments.workers,
     )
     with exit_on_error("train"):
-        settings = parse_section(TrainSettings, arguments.settings)
+        settings = parse_train(arguments.model, arguments.settings, arguments.execution)
         _require_validated(arguments.report)
         with process_group() as processes:
             require_divisible(settings, processes.count)
@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="default", help="see config.yaml")
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
     parser.add_argument("--settings", default="{}", help="the train section, as JSON")
+    parser.add_argument(
+        "--execution",
+        default="{}",
+        help=f"its {', '.join(EXECUTION)}, as JSON; a run continues with other ones",
+    )
     parser.add_argument("--workers", type=int, default=0, help="data loaders per process")
     parser.add_argument(
         "--keep",
@@ -186,6 +191,7 @@ def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[
         recipe={
             "segtune": __version__,
             **fingerprint,
+            "execution": run.settings.model_dump(mode="json", include=set(EXECUTION)),
             "result": asdict(run.position),
             "parameters": {component: asdict(count) for component, count in counts.items()},
         },

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segtune.core.config import QUERIES
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.typed_json import write_typed
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with exit_on_error("validate"):
         splits = [read_unchecked_split(arguments.coco / f"{name}.json") for name in SPLITS]
-        report = check_dataset(splits, read_manifest(arguments.coco))
+        manifest = read_manifest(arguments.coco)
+        report = check_dataset(splits, manifest, queries=QUERIES[arguments.model])
         write_typed(arguments.out / "report.json", report)
         for warning in report.warnings:
             log_line(f"WARNING: {_line(warning)}")
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.validate", description=__doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder of segtune.convert")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    parser.add_argument("--model", choices=sorted(QUERIES), default="tiny", help="to be trained")
     return parser
 
 

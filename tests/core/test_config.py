@@ -1,21 +1,26 @@
 """Settings: every problem at once, each with its path; sections as comparable JSON."""
 
 import json
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from segtune.core.config import (
+    QUERIES,
     RENAMED,
     RENAMED_VALUES,
     Config,
-    TrainSettings,
     parse_config,
-    parse_section,
+    parse_train,
     require_divisible,
 )
 from segtune.core.errors import ConfigError
+from segtune.core.recipes import TRAIN
+from segtune.model.architecture import ARCHITECTURES
 from segtune.model.weight_files import TINY_WEIGHTS, weights_file
+from tests.documentation import ROOT
 
 
 def test_defaults_are_filled_in_and_sections_are_sorted_json() -> None:
@@ -23,7 +28,8 @@ def test_defaults_are_filled_in_and_sections_are_sorted_json() -> None:
     text = config.section_json("train")
     assert json.loads(text)["batch_size"] == 4
     assert text == json.dumps(json.loads(text), sort_keys=True)
-    assert parse_section(TrainSettings, text) == config.train
+    assert "micro_batch_size" not in json.loads(text)
+    assert parse_train("tiny", text, config.execution_json()) == config.train
     for stage in ("convert", "validate", "train", "merge", "predict", "evaluate"):
         assert json.loads(config.section_json(stage))
 
@@ -31,7 +37,7 @@ def test_defaults_are_filled_in_and_sections_are_sorted_json() -> None:
 def test_the_order_of_keys_has_no_effect() -> None:
     lora = {"vision": {"rank": 2}, "text": {"rank": 4}}
     one, other = (
-        parse_section(TrainSettings, json.dumps({"lora": dict(items)}))
+        parse_train("tiny", json.dumps({"lora": dict(items)}))
         for items in (lora.items(), reversed(lora.items()))
     )
     # Adapters are drawn in the order of their components.
@@ -40,7 +46,7 @@ def test_the_order_of_keys_has_no_effect() -> None:
 
 @pytest.mark.parametrize(("batch", "processes"), [(3, 2), (4, 3), (1, 2)])
 def test_a_batch_that_cannot_be_divided_is_refused(batch: int, processes: int) -> None:
-    settings = TrainSettings(batch_size=batch, micro_batch_size=1)
+    settings = parse_train("tiny", json.dumps({"batch_size": batch}))
     require_divisible(settings, batch)
     with pytest.raises(ConfigError, match=rf"\({batch}\).*multiple of {processes}"):
         require_divisible(settings, processes)
@@ -71,7 +77,7 @@ def test_every_problem_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"batch_size": 2, "micro_batch_size": 4}, r"micro_batch_size \(4\) is larger"),
+        ({"micro_batch_size": 0}, "micro_batch_size"),
         ({"lora": {}}, "lora"),
         ({"lora": {"vison": {}}}, r"lora\.vison"),
         ({"lora": {"vision": {"targets": ["w"]}}}, r"lora\.vision\.targets"),
@@ -83,12 +89,12 @@ def test_every_problem_is_named_at_once() -> None:
 )
 def test_invalid_settings_are_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_section(TrainSettings, json.dumps(section))
+        parse_train("tiny", json.dumps(section))
 
 
 def test_text_that_is_not_json_is_refused() -> None:
     with pytest.raises(ConfigError, match="--settings: not JSON"):
-        parse_section(TrainSettings, "{epochs: 3}")
+        parse_train("tiny", "{epochs: 3}")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ def test_text_that_is_not_json_is_refused() -> None:
 )
 def test_hostile_json_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
-        parse_section(TrainSettings, text)
+        parse_train("tiny", text)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 500
 
@@ -127,7 +133,7 @@ def test_a_block_that_the_model_lacks_is_refused(model: str, blocks: str, block:
 
 def test_a_range_of_blocks_takes_no_memory() -> None:
     with pytest.raises(ConfigError, match="neither a block number nor a range"):
-        parse_section(TrainSettings, '{"lora": {"vision": {"blocks": "0-99999999999"}}}')
+        parse_train("tiny", '{"lora": {"vision": {"blocks": "0-99999999999"}}}')
 
 
 def test_only_paths_are_files() -> None:
@@ -160,3 +166,74 @@ def test_an_old_value_is_named_with_the_new_one_in_its_place_only() -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config({"export": "x", "predict": {"max_detections": old}})
     assert "now called" not in str(raised.value)
+
+
+FULL = {"epochs": 20, "batch_size": 8, "learning_rate": 1e-4, "warmup_steps": 20}
+
+
+def test_the_numbers_of_the_full_model_are_not_those_of_the_miniature() -> None:
+    tiny, full = (parse_config({"export": "x", "model": m}).train for m in ("tiny", "full"))
+    assert {name: getattr(full, name) for name in FULL} == FULL
+    for name in (*FULL, "micro_batch_size", "min_scale"):
+        assert getattr(tiny, name) != getattr(full, name)
+    assert full.lora["text"].alpha == 32 and tiny.lora["text"].alpha == 24
+    assert full.lora["vision"].targets == ("q", "v")
+    assert parse_train("full", "{}") == full
+    assert parse_train("tiny", "{}") == tiny
+
+
+def test_what_is_set_overrides_the_recipe_and_null_does_not() -> None:
+    given = {"epochs": 3, "learning_rate": None, "lora": {"text": {"alpha": 4.0, "rank": None}}}
+    train = parse_config({"export": "x", "model": "full", "train": given}).train
+    assert (train.epochs, train.learning_rate) == (3, 1e-4)
+    assert (train.lora["text"].alpha, train.lora["text"].rank) == (4.0, 16)
+    assert train.lora["vision"].alpha == 32
+
+
+def test_a_component_is_left_out_or_added() -> None:
+    lora = {"vision": False, "geometry": {"rank": 4}, "text": None}
+    train = parse_config({"export": "x", "model": "full", "train": {"lora": lora}}).train
+    assert set(train.lora) == {"text", "geometry", "detr_encoder", "detr_decoder", "segmentation"}
+    assert train.lora["geometry"].rank == 4
+    nothing = dict.fromkeys(train.lora, False) | {"vision": False}
+    with pytest.raises(ConfigError, match=r"train\.lora"):
+        parse_config({"export": "x", "train": {"lora": nothing}})
+    assert parse_config({"export": "x", "model": "full", "train": {"lora": {}}}).train.lora
+
+
+def test_the_lora_of_a_stage_is_just_what_it_is_given() -> None:
+    config = parse_config({"export": "x", "train": {"lora": {"vision": False}}})
+    assert parse_train("tiny", config.section_json("train")) == config.train
+
+
+@pytest.mark.parametrize("values", [{"train": 3}, {"train": {"lora": 3}}, {"evaluate": [1]}])
+def test_what_is_not_a_table_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        parse_config({"export": "x", **values})
+
+
+def test_only_execution_settings_are_execution() -> None:
+    changed = parse_train("tiny", "{}", '{"micro_batch_size": 1, "masks_per_chunk": 2}')
+    assert (changed.micro_batch_size, changed.masks_per_chunk) == (1, 2)
+    for text in ('{"epochs": 3}', "[]"):
+        with pytest.raises(ConfigError, match="--execution"):
+            parse_train("tiny", "{}", text)
+
+
+def test_the_config_names_the_numbers_of_each_model() -> None:
+    """`# ...; tiny: 8, full: 20` beside each setting that follows the model."""
+    lines = (ROOT / "config.yaml").read_text("utf-8").splitlines()
+    named: dict[str, dict[str, Any]] = {"tiny": {}, "full": {}}
+    for line in lines:
+        found = re.fullmatch(r" +(\w+): null #.*?tiny: (.+), full: (.+)", line)
+        if found:
+            named["tiny"][found[1]] = yaml.safe_load(found[2])
+            named["full"][found[1]] = yaml.safe_load(found[3])
+    for model, numbers in named.items():
+        recipe = {**TRAIN[model], **TRAIN[model]["lora"], "max_detections": QUERIES[model]}
+        del recipe["lora"]
+        assert numbers == recipe
+
+
+def test_queries_are_those_of_the_architectures() -> None:
+    assert {name: found.queries for name, found in ARCHITECTURES.items()} == QUERIES

@@ -122,3 +122,17 @@ def test_a_class_without_objects_is_a_warning(coco: Path) -> None:
     (warning,) = validate(coco)["warnings"]
     assert warning["problem"] == "class without objects in valid"
     assert warning["examples"] == ["big_dog"]
+
+
+def test_more_objects_of_a_class_than_queries_are_a_warning(coco: Path) -> None:
+    def crowd(values: dict[str, Any]) -> None:
+        values["annotations"] = [{**first(values), "id": n} for n in range(1, 14)]
+
+    edit(coco, "valid", crowd)
+    (crowded,) = (w for w in validate(coco)["warnings"] if "more objects" in w["problem"])
+    assert "than the 12 that the model detects" in crowded["problem"]
+    assert crowded["count"] == 1
+    assert crowded["examples"][0].startswith("valid: ") and "13 of" in crowded["examples"][0]
+    assert not any(
+        "more objects" in w["problem"] for w in validate(coco, "--model", "full")["warnings"]
+    )

@@ -44,6 +44,16 @@ def test_perfect_predictions_score_1(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_perfect_predictions_of_more_than_100_objects_in_an_image_score_1(kind: Kind) -> None:
+    objects = [(1, 1, (6 * column, 6 * row, 5, 5)) for column in range(11) for row in range(10)]
+    perfect = [detection(*o) for o in objects]
+    assert ap(split_of(objects), perfect, kind) == pytest.approx(1.0)
+    # Where no image has so many, more than 100 detections do not count, as in COCO.
+    strays = [detection(1, 1, (90, 90, 4, 4), score=0.95) for _ in range(100)]
+    assert ap(split_of(objects[:5]), [*strays, *perfect[:5]], kind) == 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_predictions_score_0(kind: Kind) -> None:
     found = average_precision(split_of(OBJECTS), Detections(), kind)
     assert found.AP == 0.0

@@ -186,13 +186,19 @@ def forget_unless_whole(inputs, outputs):
 
 
 # Params that depend on input or output are not compared, and these must not be: a result stays
-# up to date when the checkout moves, or more of the earlier results are to be kept.
+# up to date when the checkout moves, when more of the earlier results are to be kept, or when a
+# training step is to take less memory.
 def link_script(wildcards, output):
     return LINK_SCRIPT
 
 
 def keep(wildcards, output):
     return CONFIG.keep
+
+
+def execution(wildcards, output):
+    """Settings that change how a training step is computed, and not what it computes."""
+    return CONFIG.execution_json()
 
 
 def code(stage):

@@ -56,10 +56,12 @@ rule train:
         image_size=IMAGE_SIZE,
         settings=settings("train"),
         code=code("train"),
+        execution=execution,
         keep=keep,
         link_script=link_script,
     message:
-        "Training {params.model} on {resources.gpu} GPU(s), or on the CPU if there are none"
+        f"Training {CONFIG.model} for {CONFIG.train.epochs} epochs with learning rate "
+        f"{CONFIG.train.learning_rate:g}, on {{resources.gpu}} GPU(s) or, without any, on the CPU"
     # The number of processes and readers is not a param, because training must not be
     # repeated when only the number of GPUs has changed; nor is the number of earlier
     # trainings to keep. With two processes, half of the cores read images.
@@ -68,7 +70,8 @@ rule train:
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
             --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
-            {params.image_size} --settings {params.settings:q} --workers $(({threads} / 4)) \
+            {params.image_size} --settings {params.settings:q} \
+            --execution {params.execution:q} --workers $(({threads} / 4)) \
             --keep {params.keep} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """

@@ -32,6 +32,7 @@ rule validate:
     params:
         coco=subpath(input.manifest, parent=True),
         out=subpath(output[0], ancestor=2),
+        model=CONFIG.model,
         code=code("validate"),
         link_script=link_script,
     message:
@@ -39,7 +40,7 @@ rule validate:
     shell:
         """
         python3 -m segtune.validate --coco {params.coco:q} --out {params.out:q} \
-            2>&1 | tee -i {log:q}
+            --model {params.model:q} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 

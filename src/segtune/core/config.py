@@ -2,7 +2,8 @@
 
 Only Snakemake reads `config.yaml`. A stage gets its section as one JSON string
 (`--settings`), so that Snakemake compares settings as a whole and a stage can be run by
-hand. Every problem of a config is reported at once, each with its dotted path.
+hand. Every problem of a config is reported at once, each with its dotted path. What follows the
+model has its defaults in `recipes.py`.
 """
 
 import json
@@ -24,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from segtune.core.errors import MAX_SHOWN, ConfigError, shown
 from segtune.core.foreign import reason
+from segtune.core.recipes import with_recipe, with_train_recipe
 
 # Keys of earlier versions -> today's.
 RENAMED = {
@@ -42,6 +44,11 @@ RENAMED_VALUES = {("missing_test", "carve"): "hold_out"}
 # Of the attention in each model; checked here, too, because it needs no torch.
 WINDOW_PIXELS = {"tiny": 48, "full": 336}
 VISION_BLOCKS = {"tiny": 3, "full": 32}
+QUERIES = {"tiny": 12, "full": 200}  # detections of a prompt in an image, at most
+
+# Settings of `train` that change how a step is computed, and its result in rounding only. A run
+# continues with other ones, and a finished one is not repeated for them.
+EXECUTION = ("micro_batch_size", "masks_per_chunk")
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
@@ -124,34 +131,33 @@ def block_numbers(blocks: str) -> list[int]:
     return sorted(numbers)
 
 
-def _default_lora() -> dict[Component, LoraSettings]:
-    # New words are learned where they are read; the rest changes little, and forgets little.
-    alphas: dict[Component, float] = {
-        "text": 24.0,
-        "vision": 2.0,
-        "detr_encoder": 1.5,
-        "detr_decoder": 2.0,
-        "segmentation": 8.0,
-    }
-    return {component: LoraSettings(alpha=alpha) for component, alpha in alphas.items()}
-
-
 class TrainSettings(Section):
+    """Settings without a default follow the model: see `parse_train`."""
+
     seed: int = Field(0, ge=0)
-    epochs: PositiveInt = Field(8, description="passes over the training split")
-    batch_size: PositiveInt = Field(4, description="images per optimizer step, all processes")
+    epochs: PositiveInt = Field(description="passes over the training split")
+    batch_size: PositiveInt = Field(description="images per optimizer step, all processes")
     micro_batch_size: PositiveInt = Field(
-        4, description="images per forward pass and process; limits memory"
+        description="images per forward pass and process, at most; limits memory"
+    )
+    masks_per_chunk: PositiveInt = Field(
+        8, description="masks whose loss is computed at once; limits memory"
     )
     max_negatives: int = Field(5, ge=0, description="negative prompts per image")
     extra_negatives: tuple[str, ...] = Field(
-        (), description="negative prompts for things that no training image shows"
+        (), description="further negative prompts, for things that no training image shows"
+    )
+    ood_negatives: tuple[str, ...] | None = Field(
+        None, description="out-of-distribution negatives; default: nouns that segtune ships"
+    )
+    max_ood_negatives: int = Field(
+        2, ge=0, description="of max_negatives, at most this many are out-of-distribution"
     )
     horizontal_flip: bool = Field(
         True, description="mirror half of the images; off where left and right differ"
     )
     min_scale: float = Field(
-        1.0, gt=0, le=1, description="images are shrunk to a random scale from here to 1, padded"
+        gt=0, le=1, description="images are shrunk to a random scale from here to 1, padded"
     )
     color_jitter: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast, saturation vary by up to this fraction"
@@ -162,9 +168,9 @@ class TrainSettings(Section):
     repeat_factor_threshold: float = Field(
         0.0, ge=0, le=1, description="classes in a smaller fraction of images are seen more often"
     )
-    learning_rate: PositiveFloat = Field(2e-3, description="peak learning rate of AdamW")
+    learning_rate: PositiveFloat = Field(description="peak learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(10, ge=0, description="optimizer steps of linear warm-up")
+    warmup_steps: int = Field(ge=0, description="optimizer steps of linear warm-up")
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
     clip_norm: PositiveFloat = Field(0.1, description="gradients are clipped to this L2 norm")
     ema_decay: float = Field(
@@ -173,21 +179,12 @@ class TrainSettings(Section):
     select_by: Literal["AP", "cgF1"] = Field(
         "AP", description="score on the valid split that chooses the best epoch"
     )
-    validate_every: PositiveInt = Field(2, description="epochs between validations")
+    validate_every: PositiveInt = Field(description="epochs between validations")
     patience: int = Field(
         0, ge=0, description="validations without improvement until training stops; 0: never"
     )
     checkpoint_every: PositiveInt = Field(50, description="optimizer steps between checkpoints")
-    lora: dict[Component, LoraSettings] = Field(default_factory=_default_lora, min_length=1)
-
-    @model_validator(mode="after")
-    def _micro_batch_fits(self) -> "TrainSettings":
-        if self.micro_batch_size > self.batch_size:
-            raise ValueError(
-                f"micro_batch_size ({self.micro_batch_size}) is larger than "
-                f"batch_size ({self.batch_size})"
-            )
-        return self
+    lora: dict[Component, LoraSettings] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _blocks_are_of_vision(self) -> "TrainSettings":
@@ -224,7 +221,9 @@ class PredictSettings(Section):
     confidence_threshold: float = Field(
         0.001, ge=0, le=1, description="detections below it are not written"
     )
-    max_detections: PositiveInt = Field(100, description="per image and prompt")
+    max_detections: PositiveInt | None = Field(
+        None, description="per image and prompt; default: one for each query of the model"
+    )
 
 
 class EvaluateSettings(Section):
@@ -235,8 +234,7 @@ class EvaluateSettings(Section):
         1000, description="bootstrap resamples of the images, behind the intervals"
     )
     ood_prompts: tuple[str, ...] = Field(
-        ("circle", "square", "star", "red", "blue"),
-        description="out-of-distribution prompts, by which forgetting is measured",
+        (), description="out-of-distribution prompts, by which forgetting is measured"
     )
 
 
@@ -253,10 +251,15 @@ class Config(Section):
     )
     convert: ConvertSettings = ConvertSettings()
     validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
-    train: TrainSettings = TrainSettings()
+    train: TrainSettings
     merge: MergeSettings = MergeSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_model(cls, values: Any) -> Any:
+        return with_recipe(values)
 
     @model_validator(mode="after")
     def _image_size_fits(self) -> "Config":
@@ -280,9 +283,15 @@ class Config(Section):
         return self
 
     def section_json(self, stage: str) -> str:
-        """One stage's section as JSON with sorted keys, defaults filled in."""
+        """One stage's section as JSON with sorted keys, defaults filled in; without `EXECUTION`."""
         section: Section = getattr(self, {"validate": "validate_"}.get(stage, stage))
-        return json.dumps(section.model_dump(mode="json"), sort_keys=True)
+        values = section.model_dump(mode="json", exclude=set(EXECUTION))
+        return json.dumps(values, sort_keys=True)
+
+    def execution_json(self) -> str:
+        """The settings of `EXECUTION`, as JSON with sorted keys."""
+        values = self.train.model_dump(mode="json", include=set(EXECUTION))
+        return json.dumps(values, sort_keys=True)
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -303,12 +312,35 @@ def parse_section(kind: type[SectionT], text: str) -> SectionT:
     Raises:
         ConfigError: naming every problem with its dotted path, or the error in the JSON.
     """
+    return _validated(kind, _parsed(text, "--settings"), "--settings")
+
+
+def parse_train(model: str, text: str, execution: str = "{}") -> TrainSettings:
+    """Validate the train section of a stage; what it leaves open follows the model.
+
+    Args:
+        model: "tiny" or "full".
+        text: the JSON that was given as `--settings`.
+        execution: the JSON that was given as `--execution`, with settings of `EXECUTION`.
+
+    Raises:
+        ConfigError: as `parse_section`.
+    """
+    values, more = _parsed(text, "--settings"), _parsed(execution, "--execution")
+    unknown = sorted(set(more) - set(EXECUTION)) if isinstance(more, dict) else ["settings"]
+    if unknown:
+        raise ConfigError(f"{shown(unknown)}: not of {', '.join(EXECUTION)}", file="--execution")
+    if isinstance(values, dict):
+        values |= more
+    return _validated(TrainSettings, with_train_recipe(model, values), "--settings")
+
+
+def _parsed(text: str, source: str) -> Any:
     try:
         values = json.loads(text, object_pairs_hook=_distinct)
-        ordered = json.loads(json.dumps(values, sort_keys=True))
+        return json.loads(json.dumps(values, sort_keys=True))
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON: {reason(error)}", file="--settings") from None
-    return _validated(kind, ordered, "--settings")
+        raise ConfigError(f"not JSON: {reason(error)}", file=source) from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -57,16 +57,17 @@ class _Finding(NamedTuple):
     place: str
 
 
-def check_dataset(splits: Sequence[Split], manifest: Manifest) -> DatasetReport:
+def check_dataset(splits: Sequence[Split], manifest: Manifest, *, queries: int) -> DatasetReport:
     """Check the training, valid and test splits, in this order.
 
     Args:
         splits: as they were read.
         manifest: of their images.
+        queries: of the model, each of which detects one object of a prompt.
     """
     return DatasetReport(
         errors=_grouped(_errors(splits, manifest)),
-        warnings=_grouped(_warnings(splits, manifest)),
+        warnings=_grouped(_warnings(splits, manifest, queries)),
         splits={split.name: _summary(split) for split in splits},
     )
 
@@ -170,7 +171,7 @@ def _is_readable(segmentation: Segmentation, image: Image) -> bool:
         return False
 
 
-def _warnings(splits: Sequence[Split], manifest: Manifest) -> Iterator[_Finding]:
+def _warnings(splits: Sequence[Split], manifest: Manifest, queries: int) -> Iterator[_Finding]:
     sha256 = {entry.path: entry.sha256 for entry in manifest.images}
     images = {
         split.name: {sha256.get(image.file_name): image.file_name for image in split.images}
@@ -190,6 +191,20 @@ def _warnings(splits: Sequence[Split], manifest: Manifest) -> Iterator[_Finding]
             if category.id not in present:
                 problem = f"class without objects in {split.name}"
                 yield _Finding(problem, "label some in that split", category.name)
+        yield from _crowded_images(split, queries)
+
+
+def _crowded_images(split: Split, queries: int) -> Iterator[_Finding]:
+    names = {category.id: category.name for category in split.categories}
+    for image in split.images:
+        counts = Counter(a.category_id for a in split.annotations[image.id] if not a.iscrowd)
+        for number, count in counts.items():
+            if count > queries:
+                yield _Finding(
+                    f"image with more objects of a class than the {queries} that the model detects",
+                    "cut it into tiles",
+                    f"{split.name}: {image.file_name}, {count} of {names.get(number, number)}",
+                )
 
 
 def _summary(split: Split) -> SplitSummary:

@@ -7,6 +7,7 @@ neither as right nor as wrong.
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +31,7 @@ SUMMARY = (
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
 SIZES = ("small", "medium", "large")  # below 32 x 32 pixels, below 96 x 96, and above
+MAX_DETECTIONS = 100  # COCO's: of a class in an image, those with the highest scores count
 IOU_THRESHOLDS = np.arange(0.5, 1, 0.05)  # as COCO averages over them
 
 
@@ -63,8 +65,16 @@ class ScoredDetections:
 
 
 def score_detections(split: Split, detections: Detections, kind: Kind) -> ScoredDetections:
-    """Match detections with the ground truth by boxes or masks, and summarize."""
-    classes = [_evaluate_class(split, detections, c.id, kind=kind) for c in split.categories]
+    """Match detections with the ground truth by boxes or masks, and summarize.
+
+    Where an image has more than `MAX_DETECTIONS` objects of a class, as many detections count, in
+    place of COCO's 100: a perfect model scores 1.
+    """
+    counts = Counter((a.image_id, a.category_id) for a in split.objects)
+    limit = max([MAX_DETECTIONS, *counts.values()])
+    classes = [
+        _evaluate_class(split, detections, c.id, kind=kind, limit=limit) for c in split.categories
+    ]
     precision = np.concatenate([found.precision for found in classes], axis=2)
     recall = np.concatenate([found.recall for found in classes], axis=1)
     names = [category.name for category in split.categories]
@@ -105,13 +115,14 @@ class _Evaluator(COCOeval):
 
 
 def _evaluate_class(
-    split: Split, detections: Detections, category: int, *, kind: Kind
+    split: Split, detections: Detections, category: int, *, kind: Kind, limit: int
 ) -> _EvaluatedClass:
     """One class at a time, because pycocotools keeps a lot of data per image."""
     objects = _object_records(split, category, kind)
     predicted = _detection_records(split, detections, category, kind=kind)
     evaluator = _Evaluator(_indexed(split, objects), _indexed(split, predicted), IOU_TYPES[kind])
     evaluator.params.catIds = [category]
+    evaluator.params.maxDets = [*evaluator.params.maxDets[:2], limit]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.evaluate()
         evaluator.accumulate()

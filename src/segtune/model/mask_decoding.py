@@ -27,7 +27,7 @@ class Selected:
 @dataclass(frozen=True)
 class _Limits:
     min_score: float
-    max_detections: int  # per prompt
+    max_detections: int | None  # per prompt; None: no limit
 
 
 class SelectiveMaskSam3(Sam3Image):
@@ -86,7 +86,8 @@ class SelectiveMaskSam3(Sam3Image):
 
     def _decode_selected(self, limits: _Limits, *, out: dict[str, Any], **inputs: Any) -> None:
         scores, order = _detection_scores(out).sort(dim=1, descending=True, stable=True)
-        counts = (scores >= limits.min_score).sum(dim=1).clamp(max=limits.max_detections)  # (P,)
+        most = limits.max_detections or scores.shape[1]
+        counts = (scores >= limits.min_score).sum(dim=1).clamp(max=most)  # (P,)
         rows = counts.nonzero().flatten()  # the prompts with detections
         logits: list[Tensor | None] = [None] * len(counts)
         if len(rows):
@@ -135,7 +136,9 @@ def shown_prompts(objects: Tensor) -> Tensor:
 
 
 @contextmanager
-def limit_masks(model: Sam3Image, *, min_score: float, max_detections: int) -> Iterator[None]:
+def limit_masks(
+    model: Sam3Image, *, min_score: float, max_detections: int | None
+) -> Iterator[None]:
     """Within, the model only decodes the masks of the best detections of each prompt.
 
     Its outputs then hold under `selected` a `Selected` per prompt. For a prompt without
@@ -144,7 +147,7 @@ def limit_masks(model: Sam3Image, *, min_score: float, max_detections: int) -> I
     Args:
         model: in evaluation mode.
         min_score: lowest score of a selected detection.
-        max_detections: maximum number of selected detections per prompt.
+        max_detections: maximum number of selected detections per prompt; None: no limit.
     """
     model.limits = _Limits(min_score, max_detections)
     try:

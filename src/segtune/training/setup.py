@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtune.core.config import Component, LoraSettings, TrainSettings
+from segtune.core.config import EXECUTION, Component, LoraSettings, TrainSettings
 from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, DatasetError, WeightsError
 from segtune.core.fingerprints import code_fingerprints, file_digest
@@ -44,7 +44,8 @@ class Inputs:
 
 
 def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
-    """Everything that must stay the same in a run; the number of processes may change.
+    """Everything that must stay the same in a run: the settings of `EXECUTION` may change, and the
+    number of processes.
 
     Raises:
         DatasetError: when a file of the dataset cannot be read.
@@ -53,7 +54,7 @@ def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
     names = ("train.json", "valid.json", "manifest.json")
     weights = weights_file(inputs.model, inputs.weights)
     return {
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude=set(EXECUTION)),
         "model": inputs.model,
         "image_size": inputs.image_size,
         "weights": inputs.weights,
