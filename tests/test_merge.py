@@ -3,41 +3,52 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from segtune.core.config import LoraSettings
 from segtune.lora.adapter import save_adapter
+from segtune.lora.inject import inject_lora
 from segtune.lora.state import lora_state_dict
+from segtune.lora.targets import lora_specs
 from segtune.merge import main, outputs_on_random_input
-from segtune.model.architecture import build_model
+from segtune.model.architecture import build_model, set_image_size
 from segtune.model.official_format import read_official, write_official
+from segtune.model.recognition import base_model_name
 from segtune.model.weights import load_base_model
-from tests.batches import adapted_tiny
+from segtune.predict import main as predict
+from segtune.train import main as train
+from tests import train_runs
+from tests.batches import adapted_tiny, randomize_lora
+from tests.converted import write_converted
+from tests.forked import Forked
+from tests.weight_files import same_bits, write_sam31
 
 RESULT = {"best_score": 0.5, "best_epoch": 2, "base_score": 0.1}
+RECIPE = {
+    "segtune": "0",
+    "model": "tiny",
+    "image_size": 96,
+    "settings": {"select_by": "AP"},
+    "result": RESULT,
+}
 
 
 def save(folder: Path, weights: str, scale: float = 1.0) -> None:
     model, adapted = adapted_tiny()
     state = {name: value * scale for name, value in lora_state_dict(model).items()}
-    recipe = {
-        "segtune": "0",
-        "model": "tiny",
-        "weights": weights,
-        "image_size": 96,
-        "settings": {"select_by": "AP"},
-        "result": RESULT,
-    }
+    recipe = {**RECIPE, "weights": weights}
     save_adapter(folder, state, specs=adapted, base_model="segtune/tiny", recipe=recipe)
 
 
-def merge(tmp_path: Path, weights: str = "random:0", **settings: Any) -> Path:
+def merge(tmp_path: Path, weights: str = "random:0", model: str = "tiny", **settings: Any) -> Path:
     out = tmp_path / "merge"
     paths = ["--adapter", str(tmp_path / "adapter"), "--out", str(out), "--weights", weights]
-    main([*paths, "--settings", json.dumps(settings)])
+    main([*paths, "--model", model, "--settings", json.dumps(settings)])
     return out
 
 
@@ -78,6 +89,106 @@ def test_the_weights_of_the_tracker_are_retained(tmp_path: Path) -> None:
     assert json.loads((out / "parity.json").read_text())["keys"] == 1 + len(
         build_model("tiny").state_dict()
     )
+
+
+def changed_tensors(base: Path, merged: Path) -> set[str]:
+    """The keys whose tensors merging has changed, in files of the same keys and nesting."""
+    before, after = (torch.load(p, weights_only=True, mmap=True) for p in (base, merged))
+    assert ("model" in before) == ("model" in after)
+    before, after = before.get("model", before), after.get("model", after)
+    assert after.keys() == before.keys()
+    return {key for key, value in before.items() if not same_bits(after[key], value)}
+
+
+def test_sam31_is_trained_merged_in_its_own_layout_and_predicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sam3.model_builder import _load_checkpoint
+
+    coco = write_converted(tmp_path, {"train": 2, "valid": 1, "test": 1})
+    base = tmp_path / "sam3.1_multiplex.pt"
+    write_sam31(base)
+    weights = ["--weights", str(base)]
+    arguments = train_runs.arguments(coco, tmp_path, epochs=1, batch_size=2)
+    train_runs.finish(Forked(train, [*arguments, *weights]))
+    merged = merge(tmp_path, weights=str(base)) / "sam3.pt"
+    recipe = json.loads((tmp_path / "adapter" / "recipe.json").read_text())
+    changed = changed_tensors(base, merged)
+    adapted = tuple(f"detector.{name}." for name in recipe["adapted"])
+    assert changed and all(key.startswith(adapted) for key in changed)
+
+    out, name = tmp_path / "test.json", ["--weights", str(merged)]
+    predict(["--coco", str(coco / "test.json"), "--out", str(out), *name])
+    assert json.loads(out.read_text())
+
+    stock = build_model("tiny", seed=6)  # with the four scales that the stock builder gives it
+    capsys.readouterr()
+    _load_checkpoint(stock, str(merged))
+    printed = capsys.readouterr().out
+    assert (
+        printed.count("backbone.vision_backbone.convs.3.") == printed.count("backbone.") // 2 == 4
+    )
+    expected = outputs_on_random_input(load_base_model("tiny", str(merged)), 96)
+    for name, value in outputs_on_random_input(stock, 96).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_nesting_and_precision_of_sam31_are_retained(tmp_path: Path) -> None:
+    base = tmp_path / "base.pt"
+    write_sam31(base, dtype=torch.bfloat16)
+    torch.save({"model": torch.load(base, weights_only=True)}, base)
+    save(tmp_path / "adapter", str(base))
+    out = merge(tmp_path, weights=str(base))
+    changed = changed_tensors(base, out / "sam3.pt")
+    adapted = tuple(f"detector.{name}." for name in adapted_tiny()[1])
+    assert changed and all(key.startswith(adapted) for key in changed)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[Path]:
+    """A folder for files of several GB."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_full_sam31_is_merged_in_its_own_layout(
+    large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sam3.model_builder import _load_checkpoint
+
+    base = large / "sam3.1_multiplex.pt"
+    write_sam31(base, "full", torch.bfloat16)
+    assert len(torch.load(base, weights_only=True, mmap=True)) == 1166 + 457
+    model = load_base_model("full", str(base))
+    lora = LoraSettings(rank=2, alpha=4, blocks="31")
+    adapted = inject_lora(model, lora_specs({"vision": lora, "detr_decoder": lora}))
+    randomize_lora(model)
+    recipe = {**RECIPE, "model": "full", "weights": str(base), "image_size": None}
+    name = base_model_name(model, "full")
+    save_adapter(
+        large / "adapter", lora_state_dict(model), specs=adapted, base_model=name, recipe=recipe
+    )
+    del model
+    merged = merge(large, str(base), model="full") / "sam3.pt"
+    changed = changed_tensors(base, merged)
+    assert changed and all(k.startswith(tuple(f"detector.{n}." for n in adapted)) for k in changed)
+    card = (merged.parent / "MODEL_CARD.md").read_text()
+    assert "- Base: facebook/sam3.1 (" in card
+    assert "prints that `convs.3` is missing" in card
+
+    stock = build_model("full", seed=6)
+    capsys.readouterr()
+    _load_checkpoint(stock, str(merged))
+    assert capsys.readouterr().out.count("convs.3.") == 4
+    set_image_size(stock, "full", 336)
+    expected = outputs_on_random_input(stock, 336)
+    del stock
+    model = load_base_model("full", str(merged))
+    set_image_size(model, "full", 336)
+    for name, value in outputs_on_random_input(model, 336).items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_the_license_accompanies_the_weights(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from segtune.lora.adapter import save_adapter
 from segtune.lora.inject import inject_lora
 from segtune.lora.state import lora_state_dict
+from segtune.model.architecture import build_model
 from segtune.model.official_format import write_official
 from tests.fuzzing import mutated
 from tests.lora_net import SPECS, net, randomize
@@ -39,6 +41,32 @@ WEIGHTS, RECIPE = "adapter_model.safetensors", "recipe.json"
 def write_net(path: Path) -> None:
     """A small net as an official file, with a tensor of the video tracker."""
     write_official(path, net().state_dict(), {"tracker.memory": torch.ones(2, 3)})
+
+
+def write_sam31(path: Path, architecture: str = "tiny", dtype: torch.dtype | None = None) -> None:
+    """A file with the layout of SAM 3.1's, in this or full precision, and random weights.
+
+    It is one flat table of two necks and a tracker that only the video model reads, and of an
+    image model whose neck has three scales. The real file has 1,166 + 457 tensors.
+    """
+    model = build_model(architecture, seed=5, neck_scales=3).state_dict()
+    values = {f"detector.{key}": value for key, value in model.items()}
+    neck = "detector.backbone.vision_backbone.convs."
+    for number, video in enumerate(("interactive_convs.", "propagation_convs."), start=1):
+        copies = {key: value + number for key, value in values.items() if key.startswith(neck)}
+        values |= {key.replace("convs.", video): value for key, value in copies.items()}
+    values |= {f"tracker.model.{number}.weight": torch.randn(2, 3) for number in range(456)}
+    values["tracker.model.no_obj_ptr"] = torch.randn(1, 8, dtype=torch.float64)
+    if dtype:
+        values = {k: v.to(dtype) if v.is_floating_point() else v for k, v in values.items()}
+    torch.save(values, path)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same type, shape and bits."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
 
 
 def write_adapter(folder: Path) -> None:

@@ -34,8 +34,9 @@ from segtune.model.official_format import (
     read_official,
     write_official,
 )
+from segtune.model.recognition import base_model_name
 from segtune.model.sam3_package import Sam3Image
-from segtune.model.weight_files import weights_file
+from segtune.model.weight_files import SAM3, SAM31, weights_file
 from segtune.model.weights import load_base_model, official_file
 
 COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parity = _merge(model, folder / "sam3.pt", arguments, tolerance=settings.tolerance)
         write_json(folder / "parity.json", parity)
         # The license reaches its place first: files are moved there by name, capitals first.
-        _write_model_card(folder / "MODEL_CARD.md", arguments, recipe)
+        base = base_model_name(model, arguments.model)
+        _write_model_card(folder / "MODEL_CARD.md", arguments, recipe, base=base)
     worst = max(item["relative"] for item in parity["adapted_vs_merged"].values())
     log_line(f"merged; adapted and merged outputs differ by at most {worst:.1e} (relative)")
 
@@ -208,14 +210,13 @@ def _write(path: Path, model: Sam3Image, arguments: argparse.Namespace) -> int:
     base = official_file(arguments.model, arguments.weights)
     # segtune does not use the tensors of the video tracker, but other users of the file may.
     original = read_official(base) if base else OfficialWeights({}, {})
-    rest = original.rest
-    write_official(path, _with_originals(model.state_dict(), original.detector), rest)
+    detector = _with_originals(model.state_dict(), original.detector)
+    write_official(path, detector, original.rest, nested=original.nested)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()  # so that a key that is not loaded shows in the outputs
-    detector = read_official(path).detector
-    load_strictly(model, detector, path)
-    return len(detector) + len(rest)
+    load_strictly(model, read_official(path).detector, path)
+    return len(detector) + len(original.rest)
 
 
 def _with_originals(
@@ -242,20 +243,27 @@ def _history_of(recipe: _Recipe | None) -> str:
     )
 
 
-def _how_to_load(model: str) -> str:
-    if model != "full":
+def _how_to_load(base: str) -> str:
+    if base == SAM31.repository:
+        return (
+            '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`, which prints that '
+            "`convs.3` is missing; SAM 3.1 has none, and what it makes is discarded"
+        )
+    if base != SAM3.repository:
         return "- A miniature of SAM 3, which the stock `build_sam3_image_model` cannot load"
     return '- Load it with `build_sam3_image_model(checkpoint_path="sam3.pt")`'
 
 
-def _write_model_card(path: Path, arguments: argparse.Namespace, recipe: _Recipe | None) -> None:
+def _write_model_card(
+    path: Path, arguments: argparse.Namespace, recipe: _Recipe | None, *, base: str
+) -> None:
     license = distribution("sam3").read_text("licenses/LICENSE")
     with atomic_path(path) as temporary:
         temporary.write_text(
             "# SAM 3, fine-tuned with segtune\n\n"
-            f"- Base: `{arguments.model}`, weights `{arguments.weights}`\n"
+            f"- Base: {base} (`{arguments.model}`, weights `{arguments.weights}`)\n"
             f"{_history_of(recipe)}"
-            f"{_how_to_load(arguments.model)}\n\n"
+            f"{_how_to_load(base)}\n\n"
             "SAM 3 and its derivatives are under the SAM License, which must accompany "
             f"these weights:\n\n{license}\n",
             "utf-8",

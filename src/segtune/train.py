@@ -30,7 +30,7 @@ from segtune.lora.inject import count_parameters
 from segtune.lora.state import lora_state_dict
 from segtune.lora.targets import component_of
 from segtune.model.architecture import ARCHITECTURES
-from segtune.model.weight_files import HUB_MODEL
+from segtune.model.recognition import base_model_name
 from segtune.training.checkpoint import changes_since, locked, remove_run, run_folder
 from segtune.training.ema import load_adapter_values
 from segtune.training.engine import Interrupted
@@ -183,13 +183,15 @@ def _keep_results(run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> N
 def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> None:
     load_adapter_values(run.model, run.best_adapter)
     counts = count_parameters(run.model, component_of)
+    base_model = base_model_name(run.model, inputs.model)
     save_adapter(
         folder,
         lora_state_dict(run.model),
         specs=run.adapted,
-        base_model="segtune/tiny" if inputs.model == "tiny" else HUB_MODEL,
+        base_model=base_model,
         recipe={
             "segtune": __version__,
+            "base_model": base_model,
             **fingerprint,
             "execution": run.settings.model_dump(mode="json", include=set(EXECUTION)),
             "result": asdict(run.position),

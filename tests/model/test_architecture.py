@@ -15,6 +15,7 @@ from segtune.model.forward import (
     encode_images,
     evaluating,
 )
+from segtune.model.recognition import base_model_name
 from segtune.model.tokenizer import bpe_vocabulary
 from tests.meta_device import on_meta
 
@@ -38,6 +39,19 @@ def test_full_has_the_keys_and_shapes_of_stock_sam3(full: nn.Module) -> None:
             bpe_path=str(bpe_vocabulary()), device="cpu", load_from_HF=False
         )
     assert shapes(full) == shapes(stock)
+
+
+def test_the_full_sam31_has_the_tensors_of_the_published_file(full: nn.Module) -> None:
+    with on_meta():
+        sam31 = build_model("full", neck_scales=3)
+    one, other = shapes(full), shapes(sam31)
+    assert len(one) == 1134
+    assert len(other) == 1166 - 36  # without the two necks of the video model
+    fourth = {f"backbone.vision_backbone.convs.3.{name}" for name in ("conv_1x1", "conv_3x3")}
+    assert {key.rpartition(".")[0] for key in one.keys() - other.keys()} == fourth
+    assert other.items() <= one.items()
+    assert base_model_name(full, "full") == "facebook/sam3"
+    assert base_model_name(sam31, "full") == "facebook/sam3.1"
 
 
 def test_full_has_the_published_number_of_parameters(full: nn.Module) -> None:

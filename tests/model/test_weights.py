@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from huggingface_hub import constants
 
 from segtune.core.errors import WeightsError
 from segtune.model.architecture import build_model
-from segtune.model.weights import HUB_FILE, load_base_model
+from segtune.model.weight_files import RELEASES
+from segtune.model.weights import load_base_model
+from tests.weight_files import write_sam31
 
 
 def test_random_weights_follow_the_seed() -> None:
@@ -33,7 +36,10 @@ class Hub(BaseHTTPRequestHandler):
 
     status, error, content = 200, "", b""
 
+    paths: ClassVar[list[str]] = []
+
     def do_HEAD(self) -> None:
+        self.paths.append(self.path)
         self.send_response(self.status)
         if self.error:
             self.send_header("X-Error-Code", self.error)
@@ -52,7 +58,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    handler = type("Response", (Hub,), {})
+    handler = type("Response", (Hub,), {"paths": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -77,6 +83,14 @@ def test_weights_come_from_the_hub(hub: type[Hub]) -> None:
     assert torch.equal(loaded.state_dict()[name], model.state_dict()[name])
 
 
+def test_sam31_comes_from_its_own_repository(hub: type[Hub], tmp_path: Path) -> None:
+    write_sam31(tmp_path / "a.pt")
+    hub.content = (tmp_path / "a.pt").read_bytes()
+    loaded = load_base_model("tiny", "facebook/sam3.1")
+    assert set(hub.paths) == {"/facebook/sam3.1/resolve/main/sam3.1_multiplex.pt"}
+    assert len(loaded.backbone.vision_backbone.convs) == 3
+
+
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
@@ -89,9 +103,13 @@ def test_weights_come_from_the_hub(hub: type[Hub]) -> None:
 )
 def test_a_hub_error_says_what_to_do(hub: type[Hub], status: int, error: str, message: str) -> None:
     hub.status, hub.error = status, error
-    with pytest.raises(WeightsError, match=message) as raised:
-        load_base_model("tiny", "facebook/sam3")
-    assert str(raised.value).startswith(f"facebook/sam3/{HUB_FILE}: ")
+    for release in RELEASES:
+        with pytest.raises(WeightsError, match=message) as raised:
+            load_base_model("tiny", release.repository)
+        assert str(raised.value).startswith(f"{release.repository}/{release.file}: ")
+        assert "Request access" not in message or f"page of {release.repository}," in str(
+            raised.value
+        )
 
 
 def test_an_unreachable_hub_without_cache_is_an_error(

@@ -106,6 +106,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 HEADS = 8  # of every attention outside the ViT and the text encoder
+SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)  # of the neck's feature maps, relative to the ViT's
+SCALES_READ = 3  # of these; the package discards the others
 
 
 class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
@@ -148,7 +150,9 @@ class _Matcher(BinaryHungarianMatcherV2):
         return super().forward({**outputs, **finite}, *args, **kwargs)
 
 
-def build_model(architecture: str, seed: int = 0) -> Sam3Image:
+def build_model(
+    architecture: str, seed: int = 0, neck_scales: int = len(SCALE_FACTORS)
+) -> Sam3Image:
     """Build SAM 3 with random weights, on the CPU.
 
     Everything is initialized, including the text encoder's `positional_embedding` and
@@ -158,12 +162,18 @@ def build_model(architecture: str, seed: int = 0) -> Sam3Image:
     Args:
         architecture: "tiny" or "full".
         seed: of the random weights; the global generator is left unchanged.
+        neck_scales: feature maps that the neck makes, at least 3. The model reads the first
+            three; the fourth, which SAM 3 has and SAM 3.1 has not, is computed and discarded.
     """
     arch = ARCHITECTURES[architecture]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SelectiveMaskSam3(
-            backbone=SAM3VLBackbone(visual=_vision(arch), text=_text(arch), scalp=1),
+            backbone=SAM3VLBackbone(
+                visual=_vision(arch, neck_scales),
+                text=_text(arch),
+                scalp=neck_scales - SCALES_READ,
+            ),
             transformer=_transformer(arch),
             input_geometry_encoder=_geometry_encoder(arch),
             segmentation_head=_segmentation_head(arch),
@@ -223,7 +233,7 @@ def _position_encoding(arch: Architecture) -> PositionEmbeddingSine:
     return _PositionEncoding(num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None)
 
 
-def _vision(arch: Architecture) -> Sam3DualViTDetNeck:
+def _vision(arch: Architecture, neck_scales: int) -> Sam3DualViTDetNeck:
     trunk = ViT(
         img_size=arch.image_size,
         pretrain_img_size=arch.pretrain_image_size,
@@ -252,7 +262,7 @@ def _vision(arch: Architecture) -> Sam3DualViTDetNeck:
     return Sam3DualViTDetNeck(
         position_encoding=_position_encoding(arch),
         d_model=arch.d_model,
-        scale_factors=[4.0, 2.0, 1.0, 0.5],
+        scale_factors=SCALE_FACTORS[:neck_scales],
         trunk=trunk,
     )
 

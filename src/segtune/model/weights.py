@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from segtune.core.errors import WeightsError, shown
 from segtune.model.architecture import build_model
 from segtune.model.official_format import load_strictly, read_official
+from segtune.model.recognition import full_name, release_of, require_architecture
 from segtune.model.sam3_package import Sam3Image
-from segtune.model.weight_files import HUB_MODEL, TINY_WEIGHTS, weights_file
+from segtune.model.weight_files import TINY_WEIGHTS, Release, release_on_hub, weights_file
 
-HUB_FILE = "sam3.pt"
 MAX_SEED_DIGITS = 18  # torch takes 64 bits
 
 
@@ -25,12 +25,16 @@ def load_base_model(architecture: str, weights: str) -> Sam3Image:
 
     Args:
         architecture: "tiny" or "full".
-        weights: "default", "facebook/sam3" (the hub, with the user's own login), the path
-            of an official file, or "random:SEED". The default is the hub for `full` and
-            the weights that segtune ships for `tiny`.
+        weights: "default", "facebook/sam3" or "facebook/sam3.1" (the hub, with the user's own
+            login), the path of an official or merged file, or "random:SEED". The default is
+            facebook/sam3 for `full` and the weights that segtune ships for `tiny`.
+
+    Returns:
+        A model with the neck of the checkpoint.
 
     Raises:
-        WeightsError: when the weights are not available or do not fit.
+        WeightsError: when the weights are not available or do not fit; it names the checkpoint
+            that a file resembles, and how it differs.
     """
     if weights.startswith("random:"):
         return build_model(architecture, seed=_seed(weights))
@@ -38,40 +42,44 @@ def load_base_model(architecture: str, weights: str) -> Sam3Image:
     if path is None:
         return _shipped_model()
     official = read_official(path)
-    model = build_model(architecture)
-    load_strictly(model, official.detector, path)
+    release = release_of(official, path)
+    require_architecture(official, architecture, release, path)
+    model = build_model(architecture, neck_scales=release.neck_scales)
+    load_strictly(model, official.detector, path, name=full_name(release, architecture))
     return model
 
 
 def official_file(architecture: str, weights: str) -> Path | None:
     """The official file behind a `weights` setting, downloaded if needed; None without one."""
-    if weights == HUB_MODEL or (architecture, weights) == ("full", "default"):
-        return download()
+    if release := release_on_hub(architecture, weights):
+        return download(release)
     path = weights_file(architecture, weights)
     return None if path == TINY_WEIGHTS else path
 
 
-def download() -> Path:
-    """SAM 3's weights from the hub, or from its local cache.
+def download(release: Release) -> Path:
+    """A checkpoint from the hub, or from its local cache.
 
     Raises:
         WeightsError: naming what is missing: a login, access, or the network.
     """
     try:
-        return Path(hf_hub_download(HUB_MODEL, HUB_FILE))
+        return Path(hf_hub_download(release.repository, release.file))
     except GatedRepoError:
         problem = "access denied (403): the weights are gated"
-        fix = f"Request access on the page of {HUB_MODEL}, then log in with `hf auth login`"
+        fix = (
+            f"Request access on the page of {release.repository}, then log in with `hf auth login`"
+        )
     except LocalEntryNotFoundError:
         problem = "the Hugging Face Hub cannot be reached, and its local cache has no weights"
-        fix = "Check the network, or set `weights` to the path of a sam3.pt"
+        fix = f"Check the network, or set `weights` to the path of a {release.file}"
     except HfHubHTTPError as error:
         status = error.response.status_code
         problem = f"the Hugging Face Hub returned status {status}"
-        fix = "Try again later, or set `weights` to the path of a sam3.pt"
+        fix = f"Try again later, or set `weights` to the path of a {release.file}"
         if status in (401, 403, 404):  # the hub hides what a login may not see
             fix = "Log in with `hf auth login`, or set the environment variable HF_TOKEN"
-    raise WeightsError(problem, file=f"{HUB_MODEL}/{HUB_FILE}", fix=fix)
+    raise WeightsError(problem, file=f"{release.repository}/{release.file}", fix=fix)
 
 
 def _shipped_model() -> Sam3Image:
