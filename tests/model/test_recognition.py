@@ -48,7 +48,7 @@ def test_the_scale_that_sam31_lacks_has_no_influence(sam31: Path) -> None:
         assert torch.equal(value, expected[name]), name
 
 
-def test_the_image_model_alone_is_recognized_by_its_neck(tmp_path: Path) -> None:
+def test_a_file_with_only_the_image_model_is_recognized_by_its_neck(tmp_path: Path) -> None:
     for release in (SAM3, SAM31):
         model = build_model("tiny", seed=5, neck_scales=release.neck_scales)
         path = tmp_path / release.file
@@ -58,7 +58,7 @@ def test_the_image_model_alone_is_recognized_by_its_neck(tmp_path: Path) -> None
         assert loaded.keys() == model.state_dict().keys()
 
 
-def test_a_name_on_the_hub_is_no_file() -> None:
+def test_names_on_the_hub_refer_to_no_file() -> None:
     assert weights_file("full", "facebook/sam3.1") is None
     assert weights_file("tiny", "facebook/sam3.1") is None
     assert weights_file("full", "facebook/sam3.1.pt") == Path("facebook/sam3.1.pt")
@@ -118,7 +118,8 @@ def with_copies(old: str, new: str) -> Callable[[Values], Values]:
         (lambda values: {"state_dict": values}, "its keys: none"),
         (
             lambda values: {"detector.a": torch.ones(1)},
-            r"is not a tiny SAM 3 \(0 of 313 tensors fit\), 313 missing: .*; 1 unexpected: a\.",
+            r"is not a tiny SAM 3 \(only 0 of 313 tensors fit\), "
+            r"313 missing: .*; 1 unexpected: a\.",
         ),
     ],
 )
@@ -150,7 +151,7 @@ def test_a_file_for_the_other_model_is_blamed_on_that_setting(sam31: Path, tmp_p
         load_base_model("tiny", str(tmp_path / "full.pt"))
 
 
-def test_a_safetensors_file_is_told_which_file_to_use(tmp_path: Path) -> None:
+def test_the_error_for_a_safetensors_file_names_the_official_ones(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(WeightsError, match=r"cannot read tensors.*Use sam3\.pt of facebook/sam3"):

@@ -1,7 +1,7 @@
 """The official file format of SAM 3's weights: reading, writing and strict loading.
 
 An official `sam3.pt` is `{"model": {"detector.<key>": tensor, "tracker.<key>": tensor}}`;
-that of SAM 3.1 is the inner table alone. A file is written as its base was read.
+that of SAM 3.1 is only the inner table. A file is written as its base was read.
 The stock loader keeps every key that contains "detector" and loads non-strictly, so it accepts
 a plain state dict by loading nothing. Here a missing or unexpected key is an error.
 """
@@ -93,7 +93,24 @@ def load_strictly(
         WeightsError: listing missing and unexpected keys, shapes that differ, and tensors that
             are not finite or not of floating point where the model's are.
     """
-    expected = model.state_dict()
+    _require_fitting(model.state_dict(), state, path, name)
+    model.load_state_dict(dict(state))
+    broken = [key for key, value in model.state_dict().items() if not is_finite(value)]
+    _refuse({"with NaN or infinity": broken}, path, fix="Download the file again")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of any type has neither NaN nor infinity."""
+    values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if not values.is_floating_point() or not values.numel():
+        return True
+    # NaN is both; this is 40 times as fast as comparing each value.
+    return bool(torch.stack(values.aminmax()).isfinite().all())
+
+
+def _require_fitting(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, name: str
+) -> None:
     shared = sorted(expected.keys() & state.keys())
     reshaped = [key for key in shared if state[key].shape != expected[key].shape]
     retyped = [
@@ -111,21 +128,11 @@ def load_strictly(
             f"{key} {state[key].dtype} instead of {expected[key].dtype}" for key in retyped
         ],
     }
-    verb = "resembles" if 2 * fitting > len(expected) else "is not"
-    found = f"{verb} {name} ({fitting:,} of {len(expected):,} tensors fit), "
+    count = f"{fitting:,} of {len(expected):,}"
+    found = f"resembles {name} ({count} tensors fit), "
+    if 2 * fitting < len(expected):
+        found = f"is not {name} (only {count} tensors fit), "
     _refuse(problems, path, found, fix=AS_PUBLISHED)
-    model.load_state_dict(dict(state))
-    broken = [key for key, value in model.state_dict().items() if not is_finite(value)]
-    _refuse({"with NaN or infinity": broken}, path, fix="Download the file again")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor of any type has neither NaN nor infinity."""
-    values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    if not values.is_floating_point() or not values.numel():
-        return True
-    # NaN is both; this is 40 times as fast as comparing each value.
-    return bool(torch.stack(values.aminmax()).isfinite().all())
 
 
 def _kind_of_number(tensor: Tensor) -> tuple[bool, bool]:

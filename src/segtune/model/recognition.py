@@ -15,7 +15,7 @@ from segtune.model.weight_files import RELEASES, SAM3, SAM31, Release
 def release_of(official: OfficialWeights, path: Path) -> Release:
     """The checkpoint that a file is, or resembles most, by its necks.
 
-    Files with the image model alone are recognized by the scales of its own neck.
+    A file with only the image model is recognized by the scales of its neck.
 
     Args:
         official: the file's tensors.
