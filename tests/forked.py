@@ -53,6 +53,11 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        self._process.kill()
+        self._process.join()
+
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Wait for the end; what was written to stdout and stderr."""
         self._process.join(timeout)

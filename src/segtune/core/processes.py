@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
 from segtune.core.errors import ConfigError
 from segtune.core.parent import end_with_parent
+
+BUFFER_ELEMENTS = 2**24  # of gradients summed in one piece: 64 MB
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,40 @@ class Processes:
         gathered: list[Any] = [None] * self.count
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace the gradient of each parameter by its sum over all processes, in float32.
+
+        The sums are the same bits in every process.
+
+        Args:
+            parameters: the same, in the same order, in all processes. A gradient that is missing
+                counts as zero, and is there afterwards.
+        """
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for gradients in _pieces([p.grad for p in parameters if p.grad is not None]):
+            total = torch.cat([gradient.flatten().float() for gradient in gradients])
+            dist.all_reduce(total)
+            parts = total.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view(gradient.shape))
+
+
+def _pieces(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The gradients in few lists, each of at most `BUFFER_ELEMENTS` elements or one gradient."""
+    piece: list[Tensor] = []
+    elements = 0
+    for gradient in gradients:
+        if piece and elements + gradient.numel() > BUFFER_ELEMENTS:
+            yield piece
+            piece, elements = [], 0
+        piece.append(gradient)
+        elements += gradient.numel()
+    yield piece
 
 
 @contextmanager
