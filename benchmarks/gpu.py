@@ -28,11 +28,13 @@ from segtune.dataset.batch import Batch, Sample, collate
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import ARCHITECTURES, build_model
-from segtune.model.forward import encode_prompts, grounding_outputs, mixed_precision
+from segtune.model.forward import encode_prompts, grounding_outputs
+from segtune.model.precision import mixed_precision
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weights import load_base_model
 from segtune.training.ema import adapter_values, load_adapter_values, update_ema
 from segtune.training.engine import StepReport, accumulate, train_one_epoch
+from segtune.training.failures import StepFailed
 from segtune.training.losses import build_loss
 from segtune.training.optimizer import build_optimizer
 
@@ -166,7 +168,7 @@ def gradients(bench: Bench) -> Rows:
     features["language_features"].float().square().mean().backward()
     yield "backward pass of the text encoder", "done"
     for title, objects in {"with objects": OBJECTS, "negatives only": 0}.items():
-        _accumulate(bench, [bench.batch(prompts=10, objects=objects)])
+        _accumulate(bench, bench.batch(prompts=10, objects=objects))
         found = [p.grad for p in lora_parameters(bench.model).values()]
         present = [gradient for gradient in found if gradient is not None]
         finite = sum(bool(gradient.isfinite().all()) for gradient in present)
@@ -189,7 +191,7 @@ def memory(bench: Bench) -> Rows:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
-            _accumulate(bench, [bench.batch(prompts=prompts, objects=objects)])
+            _accumulate(bench, bench.batch(prompts=prompts, objects=objects))
         except torch.OutOfMemoryError:
             yield f"{prompts} prompts, {objects} objects", "out of memory"
             continue
@@ -208,8 +210,8 @@ def steps(bench: Bench) -> Rows:
         batch = bench.batch(prompts=prompts, images=images)
         try:
             reports = train(bench, [[batch]] * (WARM_UP + TIMED))[WARM_UP:]
-        except torch.OutOfMemoryError:
-            yield title, "out of memory"
+        except StepFailed as failed:
+            yield title, failed.error.problem
             continue
         seconds = sorted(report.seconds for report in reports)
         middle = seconds[len(seconds) // 2]
@@ -294,15 +296,15 @@ def train(
     return reports
 
 
-def _accumulate(bench: Bench, batches: Sequence[Batch]) -> None:
+def _accumulate(bench: Bench, batch: Batch) -> None:
     bench.model.zero_grad()
     accumulate(
         bench.model.train(),
         build_loss(bench.model.matcher, with_masks=True),
-        batches,
-        processes=bench.processes,
-        step_boxes=float(sum(batch.num_boxes.sum() for batch in batches)),
-        step_prompts=float(sum(len(batch.num_boxes) for batch in batches)),
+        batch,
+        device=bench.device,
+        step_boxes=float(batch.num_boxes.sum()),
+        step_prompts=float(len(batch.num_boxes)),
     )
 
 

@@ -19,7 +19,7 @@ from segtune import __version__
 from segtune.core.atomic import write_records
 from segtune.core.config import EXECUTION, Config, TrainSettings, parse_train, require_divisible
 from segtune.core.console import log_line
-from segtune.core.errors import DatasetError, TrainingError, exit_on_error
+from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.foreign import read_json
 from segtune.core.kept import STORE, find_kept, just_kept, kept_result, place, remove_oldest
 from segtune.core.processes import Processes, process_group
@@ -34,6 +34,7 @@ from segtune.model.recognition import base_model_name
 from segtune.training.checkpoint import changes_since, locked, remove_run, run_folder
 from segtune.training.ema import load_adapter_values
 from segtune.training.engine import Interrupted
+from segtune.training.failures import StepFailed, memory_errors
 from segtune.training.loop import train
 from segtune.training.run import Position, Run, save, save_failure
 from segtune.training.setup import Inputs, prepare_run, run_fingerprint
@@ -150,16 +151,18 @@ def _run(
         for name, changes in changes_since(folder.parent, fingerprint).items():
             log_line(f"not resuming the interrupted run {name}: {'; '.join(changes)}")
     stop = StopSignal()
-    run = prepare_run(inputs, settings, processes=processes, folder=folder)
+    with memory_errors():
+        run = prepare_run(inputs, settings, processes=processes, folder=folder)
     try:
-        train(run, out=inputs.out, stop_wanted=stop)
+        with memory_errors():
+            train(run, out=inputs.out, stop_wanted=stop)
     except Interrupted:
         save(run)
         if processes.is_main:
             log_line(f"stopped after step {run.position.step}; the same command resumes the run")
         raise SystemExit(INTERRUPTED_STATUS) from None
-    except TrainingError as error:
-        raise save_failure(run, error) from None
+    except StepFailed as failed:
+        raise save_failure(run, failed.error) from None
     finally:
         if run.history:
             run.history.close()

@@ -1,8 +1,5 @@
 """One epoch of optimizer steps, on one process and on several."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,9 @@ from segtune.training.losses import build_loss
 from segtune.training.prompted_images import PromptedImages, training_batches
 from tests.batches import all_specs
 from tests.converted import write_converted
+from tests.first_steps import main
+from tests.ranks import ranks
 
-ROOT = Path(__file__).parents[2]
 SINGLE_PROCESS = Processes(rank=0, count=1, device=torch.device("cpu"))
 TOLERANCE = 1e-9  # of double precision, relative
 
@@ -32,12 +30,10 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def first_steps(coco: Path, out: Path, *, processes: int, micro_batch_size: int) -> dict[str, Any]:
-    command = ["-m", "tests.first_steps", str(coco / "train.json"), str(out), str(micro_batch_size)]
-    if processes > 1:
-        launch = ["-m", "segtune.launch", "--devices", str(processes), "--torchrun", "--"]
-        command = [*launch, *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *command], env=environment, check=True, cwd=ROOT)
+    arguments = [str(coco / "train.json"), str(out), str(micro_batch_size)]
+    with ranks(main, arguments, processes) as started:
+        outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * processes, outputs
     values: dict[str, Any] = torch.load(out, weights_only=True)
     return values
 

@@ -1,7 +1,7 @@
 """Forward passes of SAM 3 over whole batches, or over encoded images and prompts."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -17,11 +17,11 @@ from segtune.model.sam3_package import (
 )
 
 
-def grounding_outputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+def grounding_outputs(model: Sam3Image, batch: Batch) -> dict[str, Any]:
     """Run the model on every prompt of a batch: one row of output per prompt.
 
     Args:
-        model: a Sam3Image, or one wrapped in DistributedDataParallel.
+        model: a Sam3Image.
         batch: P prompts over B images, on the model's device.
 
     Returns:
@@ -115,10 +115,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 autocast where the device supports it natively, else full precision."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()

@@ -19,9 +19,9 @@ from segtune.model.forward import (
     encode_images,
     encode_prompts,
     evaluating,
-    mixed_precision,
 )
 from segtune.model.mask_decoding import Selected, limit_masks
+from segtune.model.precision import mixed_precision
 from segtune.model.sam3_package import Sam3Image
 
 BOX_DECIMALS = 3  # of a pixel

@@ -128,7 +128,7 @@ class SelectiveMaskSam3(Sam3Image):
 def shown_prompts(objects: Tensor) -> Tensor:
     """(R,) the prompts that have objects, of (P,) counts; the first prompt where none has any.
 
-    DistributedDataParallel waits for the gradients of every adapter, so one row is always decoded.
+    One row is always decoded, so that every adapter has a gradient whatever a batch shows.
     """
     shown = objects > 0
     shown[0] |= ~shown.any()

@@ -6,14 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from segtune.core.console import Advance, progress
-from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch
 from segtune.dataset.coco import has_masks
 from segtune.lora.inject import lora_parameters
-from segtune.model.sam3_package import Sam3Image
 from segtune.training.ema import update_ema
 from segtune.training.engine import StepReport, train_one_epoch
 from segtune.training.losses import build_loss
@@ -34,29 +31,22 @@ def train(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
 
     Raises:
         Interrupted: when any process wanted to stop.
-        TrainingError: when a loss or gradient is not finite.
+        StepFailed: when a loss or gradient is not finite, or memory or data failed in any process.
     """
-    model = _data_parallel(run.model, run.processes)
-    loss = build_loss(run.model.matcher, has_masks(run.dataset.split))
+    loss = build_loss(run.model.matcher, has_masks(run.dataset.split), run.settings.masks_per_chunk)
     while True:
         if run.validation_is_due:
             validate(run, out=out, stop_wanted=stop_wanted)
             save(run)
         if run.is_over:
             return
-        _train_epoch(run, model, loss, stop_wanted=stop_wanted)
+        _train_epoch(run, loss, stop_wanted=stop_wanted)
         run.position.epoch += 1
         run.position.step_in_epoch = 0
         save(run)
 
 
-def _train_epoch(
-    run: Run,
-    model: Sam3Image | DistributedDataParallel,
-    loss: nn.Module,
-    *,
-    stop_wanted: Callable[[], bool],
-) -> None:
+def _train_epoch(run: Run, loss: nn.Module, *, stop_wanted: Callable[[], bool]) -> None:
     """Take the optimizer steps that are left of the epoch."""
     with progress(
         f"epoch {run.position.epoch + 1}/{run.settings.epochs} step",
@@ -65,7 +55,7 @@ def _train_epoch(
         visible=run.processes.is_main,
     ) as advance:
         train_one_epoch(
-            model,
+            run.model,
             loss,
             run.optimizer,
             steps=_remaining_steps(run),
@@ -73,6 +63,7 @@ def _train_epoch(
             clip_norm=run.settings.clip_norm,
             stop_wanted=stop_wanted,
             after_step=lambda report: _after_step(run, report, advance),
+            scaler=run.scaler,
         )
 
 
@@ -132,10 +123,3 @@ def _step_record(
         "data_wait_fraction": report.waiting_seconds / report.seconds,
         "peak_memory_gb": report.peak_memory_gb,
     }
-
-
-def _data_parallel(model: Sam3Image, processes: Processes) -> Sam3Image | DistributedDataParallel:
-    if processes.count == 1:
-        return model
-    # Every process has loaded the same weights and drawn the same adapters.
-    return DistributedDataParallel(model, forward_sync_buffers=False, init_sync=False)

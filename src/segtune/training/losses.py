@@ -24,12 +24,13 @@ class _GloballyNormalized(Sam3LossWrapper):
         return cast(Tensor, targets["normalizer"])
 
 
-def build_loss(matcher: nn.Module, with_masks: bool) -> nn.Module:
+def build_loss(matcher: nn.Module, with_masks: bool, masks_per_chunk: int = 8) -> nn.Module:
     """The loss of the official recipe, with or without its mask terms.
 
     Args:
         matcher: the model's one-to-one matcher, for the auxiliary one-to-many outputs.
         with_masks: whether the training split has masks.
+        masks_per_chunk: masks whose loss is computed at once; fewer take less memory.
     """
     terms = [
         loss_fns.Boxes(weight_dict={"loss_bbox": 5.0, "loss_giou": 2.0}),
@@ -47,7 +48,14 @@ def build_loss(matcher: nn.Module, with_masks: bool) -> nn.Module:
     ]
     if with_masks:
         weights = {"loss_mask": 200.0, "loss_dice": 10.0}
-        terms.append(ChunkedMasks(weight_dict=weights, focal_alpha=0.25, focal_gamma=2.0))
+        terms.append(
+            ChunkedMasks(
+                weight_dict=weights,
+                focal_alpha=0.25,
+                focal_gamma=2.0,
+                masks_per_chunk=masks_per_chunk,
+            )
+        )
     return _GloballyNormalized(
         loss_fns_find=terms,
         normalization="none",

@@ -17,11 +17,18 @@ from torchvision.ops import sigmoid_focal_loss
 
 from segtune.model.sam3_package import loss_fns
 
-MASKS_PER_CHUNK = 8
-
 
 class ChunkedMasks(loss_fns.Masks):
-    """The package's mask loss: the same values and gradients, up to the order of additions."""
+    """The package's mask loss: the same values and gradients, up to the order of additions.
+
+    Args:
+        masks_per_chunk: masks whose loss is computed at once.
+        options: of the package's loss.
+    """
+
+    def __init__(self, *, masks_per_chunk: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.masks_per_chunk = masks_per_chunk
 
     def get_loss(
         self,
@@ -46,9 +53,8 @@ class ChunkedMasks(loss_fns.Masks):
         keep = targets["is_valid_mask"][objects]
         rows = outputs["mask_rows"][prompts[keep]]
         logits = outputs["pred_masks"][rows, queries[keep]]  # (M, h, w)
-        chunks = zip(
-            logits.split(MASKS_PER_CHUNK), objects[keep].split(MASKS_PER_CHUNK), strict=True
-        )
+        size = self.masks_per_chunk
+        chunks = zip(logits.split(size), objects[keep].split(size), strict=True)
         sums = [
             checkpoint(self._sums, chunk, targets["masks"], ids, use_reentrant=False)
             for chunk, ids in chunks

@@ -1,9 +1,11 @@
 """AdamW over the adapters, and its learning rates over a training run."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from segtune.core.config import TrainSettings
 from segtune.lora.inject import lora_parameters
@@ -41,7 +43,7 @@ def learning_rate_factor(
 
 def build_optimizer(model: Sam3Image, settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW over the adapters, with one parameter group and peak learning rate per component."""
-    members: dict[str, list[torch.nn.Parameter]] = {}
+    members: dict[str, list[nn.Parameter]] = {}
     for name, parameter in lora_parameters(model).items():
         members.setdefault(component_of(name), []).append(parameter)
     peaks: dict[str, float | None] = {
@@ -71,3 +73,34 @@ def set_learning_rates(
     )
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
+
+
+def trainable(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters of all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def undo_of(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """A function that undoes what happens from now on to the parameters and the state.
+
+    AdamW allocates memory between one update and the next, so it may fail with some of them done.
+    """
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    values: list[Tensor] = [*trainable(optimizer), *states]
+    # Few large copies: thousands of small ones would take longer than the step itself.
+    flat = {
+        device: torch.cat([v.detach().flatten() for v in values if v.device == device])
+        for device in {value.device for value in values}
+    }
+    known = set(optimizer.state)
+
+    def undo() -> None:
+        for device, copies in flat.items():
+            changed = [value for value in values if value.device == device]
+            parts = copies.split([value.numel() for value in changed])
+            for value, part in zip(changed, parts, strict=True):
+                value.data.copy_(part.view(value.shape))
+        for parameter in optimizer.state.keys() - known:
+            del optimizer.state[parameter]
+
+    return undo

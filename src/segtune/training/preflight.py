@@ -28,6 +28,7 @@ class Trial:
 
     images: int  # per forward pass
     negatives: int  # per image
+    masks: int  # whose loss is computed at once
     change: str = ""  # of the settings, as one writes it in the config
     frozen: tuple[str, ...] = ()  # components whose adapters are not trained
 
@@ -47,7 +48,11 @@ def require_memory(
     device = processes.device
     if device.type != "cuda":
         return
-    trial = Trial(images=settings.micro_batch_size, negatives=settings.max_negatives)
+    trial = Trial(
+        images=settings.micro_batch_size,
+        negatives=settings.max_negatives,
+        masks=settings.masks_per_chunk,
+    )
     peak = peak_gb(model, dataset, trial, processes=processes)
     failed = processes.sum([float(peak is None)])[0]
     capacity = torch.cuda.get_device_properties(device).total_memory / 1e9
@@ -79,6 +84,8 @@ def _smaller(failed: Trial, components: Sequence[str]) -> list[Trial]:
     trials = []
     if failed.images > 1:
         trials.append(replace(failed, images=1, change="train.micro_batch_size: 1"))
+    if failed.masks > 1:
+        trials.append(replace(failed, masks=1, change="train.masks_per_chunk: 1"))
     if failed.negatives > 1:
         trials.append(replace(failed, negatives=1, change="train.max_negatives: 1"))
     frozen = ("vision",) if "vision" in components and len(components) > 1 else ()
@@ -86,7 +93,9 @@ def _smaller(failed: Trial, components: Sequence[str]) -> list[Trial]:
         trials.append(replace(failed, frozen=frozen, change="no `vision` in train.lora"))
     if len(trials) > 1:
         negatives = min(failed.negatives, 1)
-        trials.append(Trial(images=1, negatives=negatives, frozen=frozen, change="all of these"))
+        trials.append(
+            Trial(images=1, negatives=negatives, masks=1, frozen=frozen, change="all of these")
+        )
     return trials
 
 
@@ -102,7 +111,7 @@ def peak_gb(
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        _forward_and_backward(model, batch, processes)
+        _forward_and_backward(model, batch, trial, processes)
     except torch.OutOfMemoryError:
         return None
     finally:
@@ -113,12 +122,14 @@ def peak_gb(
     return torch.cuda.max_memory_allocated() / 1e9
 
 
-def _forward_and_backward(model: Sam3Image, batch: Batch, processes: Processes) -> None:
+def _forward_and_backward(
+    model: Sam3Image, batch: Batch, trial: Trial, processes: Processes
+) -> None:
     accumulate(
         model,
-        build_loss(model.matcher, with_masks=batch.masks is not None),
-        [batch],
-        processes=processes,
+        build_loss(model.matcher, batch.masks is not None, trial.masks),
+        batch,
+        device=processes.device,
         step_boxes=float(batch.num_boxes.sum()),
         step_prompts=float(len(batch.num_boxes)),
     )

@@ -1,5 +1,6 @@
 """An interrupted run restored from its state, once it is certain that the state fits the run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -29,6 +30,7 @@ def restore_checked(run: Run, state: Mapping[str, Any], folder: Path) -> None:
         for name in ("adapter", "average", "best_adapter"):
             _require_adapter(run, name, state[name])
         _require_optimizer(run, state["optimizer"])
+        _require_scaler(run, state["scaler"])
         for name in ("base_detections", "best_detections"):
             checked_detections(folder, state[name], run.valid)
         restore(run, state)
@@ -79,6 +81,21 @@ def _require_optimizer(run: Run, values: Any) -> None:
         _require_like("optimizer: step", state["step"], torch.Size([]))
         for name in ("exp_avg", "exp_avg_sq"):
             _require_like(f"optimizer: {name}", state[name], parameters[number].shape)
+
+
+def _require_scaler(run: Run, values: Any) -> None:
+    own = run.scaler.state_dict()
+    if not isinstance(values, dict) or (values and own and values.keys() != own.keys()):
+        raise ValueError("scaler")
+    if not values or not own:  # saved or resumed where training is not in float16
+        return
+    scale, steps = values["scale"], values["_growth_tracker"]
+    if {**values, "scale": own["scale"], "_growth_tracker": own["_growth_tracker"]} != own:
+        raise ValueError("scaler: other factors")
+    if type(scale) is not float or not 1 <= scale < math.inf:
+        raise ValueError("scaler: scale")
+    if type(steps) is not int or not 0 <= steps < values["growth_interval"]:
+        raise ValueError("scaler: steps")
 
 
 def _constant(group: Mapping[str, Any]) -> dict[str, Any]:

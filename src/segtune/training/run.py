@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segtune.core.atomic import write_json
 from segtune.core.config import TrainSettings
-from segtune.core.errors import TrainingError
+from segtune.core.errors import ResourceError, SegtuneError
 from segtune.core.processes import Processes
 from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detections, from_record, to_record
@@ -18,6 +18,7 @@ from segtune.lora.layers import LoraSpec
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.checkpoint import save_state
 from segtune.training.ema import adapter_values, load_adapter_values
+from segtune.training.failures import memory_advice
 from segtune.training.history import History
 from segtune.training.prompted_images import PromptedImages
 from segtune.training.sampling import epoch_length
@@ -51,8 +52,9 @@ class Run:
     workers: int  # data processes
     repeat_factors: list[float]  # how often each image is seen per epoch
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the loss in float16; elsewhere it does nothing
     folder: Path  # of the unfinished run
-    # What changes, besides the model and the optimizer:
+    # What changes, besides the model, the optimizer and the scaler:
     average: dict[str, Tensor]  # of the adapters over the steps; empty without EMA
     random_state: dict[str, Tensor]  # before the next optimizer step
     history: History | None = None  # only in the main process
@@ -100,6 +102,7 @@ def save(run: Run) -> None:
             "base_detections": [to_record(found) for found in run.base_detections],
             "best_detections": [to_record(found) for found in run.best_detections],
             "optimizer": run.optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
             "random_states": random_states,
             "history_lines": run.history.lines,
         }
@@ -115,28 +118,42 @@ def restore(run: Run, state: Mapping[str, Any]) -> None:
     run.base_detections = Detections(from_record(record) for record in state["base_detections"])
     run.best_detections = Detections(from_record(record) for record in state["best_detections"])
     run.optimizer.load_state_dict(state["optimizer"])
+    if state["scaler"]:  # empty where a GPU did not need it
+        run.scaler.load_state_dict(state["scaler"])
     if run.processes.rank < len(state["random_states"]):
         set_random_state(state["random_states"][run.processes.rank])
     run.random_state = random_state()
 
 
-def save_failure(run: Run, error: TrainingError) -> TrainingError:
-    """Save the state before the failed step, so that the same command repeats it.
+def save_failure(run: Run, error: SegtuneError) -> SegtuneError:
+    """Save the state before the failed step or validation, so that the same command repeats it.
 
     Returns:
-        The error to raise, which names the step.
+        The error to raise, which says where the run stands.
     """
     save(run)
-    path = run.folder / "failure.json"
-    step = run.position.step + 1
+    path, position = run.folder / "failure.json", run.position
+    validating = run.validation_is_due
+    step, epoch = position.step + (not validating), position.epoch + (not validating)
     if run.processes.is_main:
-        failed = {"step": step, "epoch": run.position.epoch + 1}
-        write_json(path, {**failed, "problem": error.problem, "images": error.record})
-    return TrainingError(
+        failed = {"step": step, "epoch": epoch, "file": error.file, "images": error.record}
+        write_json(path, {**failed, "problem": error.problem})
+    place = f"validation after epoch {epoch}" if validating else f"step {step}"
+    advice = [error.fix, _advice(run, error), f"The same command repeats this; see {path}"]
+    return type(error)(
         error.problem,
-        record=f"step {step}, {error.record}",
-        fix=f"{error.fix}. The same command repeats this step; see {path}",
+        file=error.file,
+        record=", ".join(part for part in (place, error.record) if part),
+        fix=". ".join(part for part in advice if part),
     )
+
+
+def _advice(run: Run, error: SegtuneError) -> str:
+    if not isinstance(error, ResourceError):
+        return ""
+    if run.validation_is_due:
+        return "Validation takes less memory with a lower image_size, which starts a new run"
+    return memory_advice(run.settings)
 
 
 def random_state() -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from segtune.dataset.coco import Split, has_masks, read_split
 from segtune.lora.inject import count_parameters, inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import set_image_size
+from segtune.model.precision import loss_scaler
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
@@ -127,6 +128,7 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
         workers=inputs.workers,
         repeat_factors=repeat_factors(present, settings.repeat_factor_threshold),
         optimizer=build_optimizer(model, settings),
+        scaler=loss_scaler(processes.device),
         folder=folder,
         average=_initial_average(model) if settings.ema_decay else {},
         random_state=random_state(),

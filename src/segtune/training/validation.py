@@ -15,6 +15,7 @@ from segtune.model.sam3_package import Sam3Image
 from segtune.reports.drawing import contact_sheet, save_sheet
 from segtune.training.ema import adapter_values, ema_weights
 from segtune.training.engine import Interrupted
+from segtune.training.failures import agreed, attempt
 from segtune.training.history import History
 from segtune.training.run import Position, Run
 from segtune.training.selection import ValidScores, note_score, valid_scores
@@ -30,6 +31,7 @@ def validate(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
 
     Raises:
         Interrupted: when any process wanted to stop; the run is as before.
+        StepFailed: when memory or an image failed in any process; the run is as before.
     """
     with ema_weights(run.model, run.average):
         detections = _valid_detections(
@@ -74,12 +76,16 @@ def _valid_detections(
     )
     own: list[Detection] = []
     shown = progress("valid image", len(images), visible=processes.is_main)
-    with shown as advance, closing(predictions):
-        for _, found in predictions:
-            own += found
-            advance()
-            if stop_wanted():
-                break
+
+    def predict_own() -> None:
+        with shown as advance, closing(predictions):
+            for _, found in predictions:
+                own.extend(found)
+                advance()
+                if stop_wanted():
+                    break
+
+    agreed(attempt(predict_own), processes)
     if any(processes.sum([float(stop_wanted())])):
         raise Interrupted
     gathered = [found for part in processes.gather(own) for found in part]

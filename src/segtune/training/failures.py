@@ -1,0 +1,118 @@
+"""Failures of one process, after which all processes stop together.
+
+If a process simply raised, the others would wait for it in their next sum. Instead it notes what
+has happened, all learn of it from that sum, and all raise the same error.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar, cast
+
+import torch
+
+from segtune.core.config import TrainSettings
+from segtune.core.errors import ResourceError, SegtuneError
+from segtune.core.processes import Processes
+
+T = TypeVar("T")
+FRAGMENTED = 0.1  # of a GPU's memory, reserved and not allocated
+
+
+class StepFailed(Exception):
+    """All processes agreed that the run cannot go on; its state is that of the last step."""
+
+    def __init__(self, error: SegtuneError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+def attempt(
+    work: Callable[[], T], images: Sequence[str] = ()
+) -> tuple[T, None] | tuple[None, SegtuneError]:
+    """The result of `work`, or the error to report to the other processes.
+
+    Args:
+        work: what may run out of memory, or raise a SegtuneError.
+        images: what it works on, for the message about a full memory.
+    """
+    try:
+        return work(), None
+    except torch.OutOfMemoryError:
+        failure: SegtuneError = out_of_memory(images)
+    except SegtuneError as error:
+        failure = error.with_traceback(None)
+    # Outside of the handler, so that no frame holds a tensor any more: the memory is free again.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None, failure
+
+
+def agreed(found: tuple[T, None] | tuple[None, SegtuneError], processes: Processes) -> T:
+    """The result of an attempt that every process has made.
+
+    Raises:
+        StepFailed: in all processes, when it failed in any of them.
+    """
+    result, failure = found
+    if any(processes.sum([failure is not None])):
+        raise_together(failure, processes)
+    return cast(T, result)
+
+
+def raise_together(failure: SegtuneError | None, processes: Processes) -> NoReturn:
+    """Raise the first process's failure in all processes.
+
+    Args:
+        failure: of this process, if it has one; at least one process has.
+        processes: this process among the others.
+
+    Raises:
+        StepFailed: always.
+    """
+    raise StepFailed(next(error for error in processes.gather(failure) if error))
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Within, running out of memory is an error with advice, for this process alone.
+
+    Raises:
+        ResourceError: in that case.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        failure = out_of_memory(())
+    else:
+        return
+    raise failure
+
+
+def out_of_memory(images: Sequence[str]) -> ResourceError:
+    """The error for a full memory, with what was in it."""
+    held, fix = "", "Close other programs that use this GPU"
+    if torch.cuda.is_available():
+        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        capacity = torch.cuda.get_device_properties().total_memory
+        held = f" (of {capacity / 1e9:.1f} GB, tensors took {allocated / 1e9:.1f} GB and "
+        held += f"the allocator {reserved / 1e9:.1f} GB)"
+        if reserved - allocated > FRAGMENTED * capacity:
+            fix = "Set PYTORCH_ALLOC_CONF=expandable_segments:True: the memory is fragmented"
+    return ResourceError(f"out of GPU memory{held}", record=", ".join(images) or None, fix=fix)
+
+
+def memory_advice(settings: TrainSettings) -> str:
+    """The settings with which a training step takes less memory, those that continue it first."""
+    execution = {
+        "micro_batch_size": settings.micro_batch_size,
+        "masks_per_chunk": settings.masks_per_chunk,
+    }
+    lower = [f"train.{name} (now {value})" for name, value in execution.items() if value > 1]
+    others = ["image_size"]
+    if settings.max_negatives > 1:
+        others.insert(0, f"train.max_negatives (now {settings.max_negatives})")
+    anew = f"a lower {' or '.join(others)} takes less memory, but starts a new run"
+    if not lower:
+        return anew[0].upper() + anew[1:]
+    return f"Lower {' or '.join(lower)}, which continues this run from here; {anew}"
