@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from segtune.core.errors import TrainingError
 from segtune.core.processes import Processes
 from segtune.dataset.coco import read_split
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.model.architecture import build_model
 from segtune.training.augment import Augmentation
 from segtune.training.engine import Interrupted, train_one_epoch
+from segtune.training.failures import StepFailed
 from segtune.training.losses import build_loss
 from segtune.training.prompted_images import PromptedImages, training_batches
 from tests.batches import all_specs
@@ -112,7 +112,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(coco: Path) -
     before = {name: p.detach().clone() for name, p in parameters.items()}
     with torch.no_grad():
         model.dot_prod_scoring.prompt_proj.bias.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"train/\d+\.png.*the loss became nan"):
+    with pytest.raises(StepFailed, match=r"train/\d+\.png.*the loss became nan"):
         one_epoch(coco, model=model, optimizer=torch.optim.AdamW(parameters.values()))
     assert all(torch.equal(p, before[name]) for name, p in parameters.items())
 

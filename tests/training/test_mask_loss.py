@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from segtune.model.sam3_package import loss_fns
-from segtune.training.mask_loss import MASKS_PER_CHUNK, ChunkedMasks
+from segtune.training.mask_loss import ChunkedMasks
 
 WEIGHTS = {"loss_mask": 200.0, "loss_dice": 10.0}
 SIDE = 24  # pixels of the ground truth
-COUNT = 2 * MASKS_PER_CHUNK + 3
+CHUNK = 8
+COUNT = 2 * CHUNK + 3
 
 
 def scene(valid: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, dict[str, Any]]:
@@ -47,8 +48,9 @@ def computed(
     ids=["in order", "permuted", "an object twice"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [1, CHUNK])
 def test_it_has_the_values_and_gradients_of_the_package(
-    objects: Tensor | None, dtype: torch.dtype
+    objects: Tensor | None, dtype: torch.dtype, chunk: int
 ) -> None:
     valid = torch.arange(COUNT) % 4 != 1
     logits, targets = scene(valid, dtype)
@@ -59,7 +61,8 @@ def test_it_has_the_values_and_gradients_of_the_package(
         targets,
         indices,
     )
-    terms, gradient = computed(ChunkedMasks(weight_dict=WEIGHTS), logits, targets, indices)
+    chunked = ChunkedMasks(weight_dict=WEIGHTS, masks_per_chunk=chunk)
+    terms, gradient = computed(chunked, logits, targets, indices)
     assert_close(terms, stock)
     # In bfloat16, the gradients of a query with two masks are added with 8 bits.
     rounding = 1e-5 if dtype == torch.float32 else 1e-2
@@ -69,15 +72,14 @@ def test_it_has_the_values_and_gradients_of_the_package(
 @pytest.mark.parametrize("valid", [torch.zeros(4, dtype=torch.bool), torch.ones(0).bool()])
 def test_without_masks_it_is_zero_and_has_a_gradient(valid: Tensor) -> None:
     logits, targets = scene(valid)
-    terms, gradient = computed(
-        ChunkedMasks(weight_dict=WEIGHTS), logits, targets, matched(torch.arange(len(valid)))
-    )
+    chunked = ChunkedMasks(weight_dict=WEIGHTS, masks_per_chunk=CHUNK)
+    terms, gradient = computed(chunked, logits, targets, matched(torch.arange(len(valid))))
     assert terms == {"loss_mask": 0, "loss_dice": 0}
-    assert not gradient.any()  # but not None: DistributedDataParallel waits for every gradient
+    assert not gradient.any()  # but not None
 
 
 def test_what_is_kept_for_the_backward_pass_is_less_than_a_plane_per_mask() -> None:
-    count = 8 * MASKS_PER_CHUNK
+    count = 8 * CHUNK
     logits, targets = scene(torch.ones(count, dtype=torch.bool))
     indices = matched(torch.arange(count))
 
@@ -94,4 +96,5 @@ def test_what_is_kept_for_the_backward_pass_is_less_than_a_plane_per_mask() -> N
 
     plane = SIDE * SIDE * 4
     assert kept_bytes(loss_fns.Masks(weight_dict=WEIGHTS)) > 3 * plane * count
-    assert kept_bytes(ChunkedMasks(weight_dict=WEIGHTS)) < plane * count / 2
+    chunked = ChunkedMasks(weight_dict=WEIGHTS, masks_per_chunk=CHUNK)
+    assert kept_bytes(chunked) < plane * count / 2

@@ -1,11 +1,12 @@
 """Masks of prompts without objects are not decoded, and the loss does not notice."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.model import architecture
@@ -35,8 +36,8 @@ def loss_and_gradients(model: Sam3Image, batch: Batch) -> tuple[float, dict[str,
     total, _ = accumulate(
         model,
         build_loss(model.matcher, with_masks=True),
-        [batch],
-        processes=Processes(rank=0, count=1, device=torch.device("cpu")),
+        batch,
+        device=torch.device("cpu"),
         step_boxes=float(batch.num_boxes.sum()),
         step_prompts=float(len(batch.num_boxes)),
     )
@@ -45,13 +46,17 @@ def loss_and_gradients(model: Sam3Image, batch: Batch) -> tuple[float, dict[str,
     return total, {name: g for name, g in gradients.items() if g is not None}
 
 
+def whole_masks(*, masks_per_chunk: int, **options: Any) -> loss_fns.Masks:
+    return loss_fns.Masks(**options)
+
+
 @pytest.mark.parametrize("name", BATCHES)
 def test_loss_and_gradients_are_those_of_the_stock_model(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     total, gradients = loss_and_gradients(adapted(), BATCHES[name])
     monkeypatch.setattr(architecture, "SelectiveMaskSam3", Sam3Image)
-    monkeypatch.setattr(losses, "ChunkedMasks", loss_fns.Masks)
+    monkeypatch.setattr(losses, "ChunkedMasks", whole_masks)
     stock = adapted()
     assert type(stock) is Sam3Image
     stock_total, expected = loss_and_gradients(stock, BATCHES[name])
