@@ -4,13 +4,12 @@ from pathlib import Path
 
 import torch
 
-from segtune.core.config import TrainSettings
 from segtune.core.processes import process_group
 from segtune.training.ema import adapter_values
 from segtune.training.run import Run, save
 from segtune.training.setup import Inputs, prepare_run
 from tests.converted import write_converted
-from tests.train_runs import SETTINGS
+from tests.train_runs import train_settings
 
 
 def interrupted_run(folder: Path) -> Run:
@@ -23,7 +22,7 @@ def interrupted_run(folder: Path) -> Run:
         image_size=None,
         workers=0,
     )
-    settings = TrainSettings.model_validate({**SETTINGS, "ema_decay": 0.9})
+    settings = train_settings(ema_decay=0.9)
     with process_group() as processes:
         run = prepare_run(inputs, settings, processes=processes, folder=folder)
     for group in run.optimizer.param_groups:

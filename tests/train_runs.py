@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from segtune.core.config import TrainSettings, parse_train
 from segtune.train import main
 from tests.forked import Forked
 
@@ -28,6 +29,11 @@ SETTINGS: dict[str, Any] = {
         "segmentation": {"rank": 2},
     },
 }
+
+
+def train_settings(**changes: Any) -> TrainSettings:
+    """The settings, with changes, as the command understands them."""
+    return parse_train("tiny", json.dumps({**SETTINGS, **changes}))
 
 
 def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:

@@ -3,28 +3,30 @@
 import copy
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from segtune.core.config import TrainSettings
-from segtune.core.errors import ResourceError
+from segtune.core.errors import DatasetError, ResourceError
 from segtune.core.processes import Processes, process_group
+from segtune.dataset.coco import read_split
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.model.architecture import build_model
 from segtune.train import main
 from segtune.training import engine, preflight, validation
+from segtune.training.augment import Augmentation
 from segtune.training.engine import train_one_epoch
 from segtune.training.failures import StepFailed, attempt, memory_advice, memory_errors
 from segtune.training.losses import build_loss
 from segtune.training.preflight import require_memory
+from segtune.training.prompted_images import PromptedImages, training_batches
 from tests.batches import all_specs, random_batch
 from tests.converted import write_converted
 from tests.ranks import ranks
-from tests.train_runs import arguments, finish, history, start
+from tests.train_runs import arguments, finish, history, start, train_settings
 
 # Without dropout, whose masks depend on the process that sees an image.
 SETTINGS: dict[str, Any] = {
@@ -58,8 +60,12 @@ def full_in_the_second_step(given: list[str]) -> None:
     main(given)
 
 
+def full_predictions(*_: Any, **__: Any) -> Iterator[Any]:
+    yield full()
+
+
 def full_in_validation(given: list[str]) -> None:
-    in_last_rank(validation, "predict_images", call=1, then=lambda *_, **__: iter(full, None))
+    in_last_rank(validation, "predict_images", call=1, then=full_predictions)
     main(given)
 
 
@@ -111,10 +117,29 @@ def test_a_full_memory_in_validation_stops_both(tmp_path: Path) -> None:
 def test_an_image_that_is_gone_stops_both(tmp_path: Path) -> None:
     coco = write_converted(tmp_path, {"train": 4, "valid": 1})
     (tmp_path / "train" / "3.png").unlink()
-    given = [*arguments(coco, tmp_path / "out", **SETTINGS), "--workers", "1"]
-    message = fails(main, given)
+    message = fails(main, arguments(coco, tmp_path / "out", **SETTINGS))
     assert "DatasetError: " in message
     assert f"{tmp_path}/train/3.png: step 1: " in message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_gone_is_one_line_with_data_workers(tmp_path: Path, workers: int) -> None:
+    dataset = PromptedImages(
+        read_split(write_converted(tmp_path) / "train.json"),
+        image_size=96,
+        max_negatives=1,
+        extra_negatives=(),
+        augmentation=Augmentation(),
+        seed=0,
+    )
+    (tmp_path / "train" / "3.png").unlink()
+    steps = [[(0, 0)], [(1, 0), (2, 0)]]
+    batches = training_batches(dataset, steps, epoch=0, micro_batch_size=1, workers=workers)
+    assert next(batches)[0].names == ("train/1.png",)
+    _, failure = attempt(lambda: next(batches))
+    assert isinstance(failure, DatasetError)
+    assert failure.file == str(tmp_path / "train" / "3.png")
+    assert "Traceback" not in str(failure)
 
 
 def unequal_preflight(given: list[str]) -> None:
@@ -125,7 +150,7 @@ def unequal_preflight(given: list[str]) -> None:
         torch.cuda.get_device_properties = _properties  # type: ignore[assignment]
         cuda = Processes(processes.rank, processes.count, torch.device("cuda"))
         try:
-            require_memory(None, None, settings=TrainSettings(), processes=cuda)  # type: ignore[arg-type]
+            require_memory(None, None, settings=train_settings(), processes=cuda)  # type: ignore[arg-type]
         except ResourceError as error:
             print(error.problem)
             raise SystemExit(1) from None
@@ -216,10 +241,10 @@ def test_a_fragmented_memory_is_recognized(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_advice_begins_with_what_continues_the_run() -> None:
-    settings = TrainSettings(micro_batch_size=2, masks_per_chunk=1, max_negatives=4)
+    settings = train_settings(micro_batch_size=2, masks_per_chunk=1, max_negatives=4)
     assert memory_advice(settings) == (
         "Lower train.micro_batch_size (now 2), which continues this run from here; a lower "
         "train.max_negatives (now 4) or image_size takes less memory, but starts a new run"
     )
-    settings = TrainSettings(micro_batch_size=1, masks_per_chunk=1, max_negatives=1)
+    settings = train_settings(micro_batch_size=1, masks_per_chunk=1, max_negatives=1)
     assert memory_advice(settings) == ("A lower image_size takes less memory, but starts a new run")

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segtune.dataset import preview
 from segtune.train import main
 from segtune.training import validation
 from segtune.training.run import Position
@@ -29,6 +30,7 @@ def scored(stop_after: int | None, given: list[str]) -> None:
         return note_score(position, SCORES[position.epoch])
 
     validation.note_score = note
+    preview.MIN_PREVIEW_SCORE = 0.0  # so that there is something to show
     main(given)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from segtune.core.config import TrainSettings
 from segtune.core.processes import Processes
 from segtune.training import setup
 from segtune.training.setup import Inputs, prepare_run
 from tests.converted import write_converted
-from tests.train_runs import finish, history, refused, start
+from tests.train_runs import finish, history, refused, start, train_settings
 
 
 def test_box_only_data_trains_boxes_and_says_so(tmp_path: Path) -> None:
@@ -48,6 +47,8 @@ def test_adapters_are_drawn_before_the_model_moves_to_its_device(
         coco=coco, out=tmp_path, model="tiny", weights="default", image_size=None, workers=0
     )
     processes = Processes(rank=1, count=1, device=torch.device("meta"))
-    run = prepare_run(inputs, TrainSettings(), processes=processes, folder=tmp_path / "checkpoints")
+    run = prepare_run(
+        inputs, train_settings(), processes=processes, folder=tmp_path / "checkpoints"
+    )
     assert drawn_on == {"cpu"}
     assert {p.device.type for p in run.model.parameters()} == {"meta"}

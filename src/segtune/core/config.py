@@ -143,9 +143,6 @@ class TrainSettings(Section):
     masks_per_chunk: PositiveInt = Field(
         8, description="masks whose loss is computed at once; limits memory"
     )
-    masks_per_chunk: PositiveInt = Field(
-        8, description="masks whose loss is computed at once; limits memory"
-    )
     max_negatives: int = Field(5, ge=0, description="negative prompts per image")
     extra_negatives: tuple[str, ...] = Field(
         (), description="further negative prompts, for things that no training image shows"

@@ -1,8 +1,8 @@
 """One epoch of optimizer steps, on one process or many.
 
-Every process runs the forward and backward passes of its micro-batches alone, and the gradients
-are summed once per step. So no process waits for another inside of a backward pass, and one that
-fails can tell the others.
+Every process runs the forward and backward passes of its own micro-batches, and the gradients are
+summed once per step. So no process waits for another inside of a backward pass, and one that fails
+can tell the others.
 """
 
 import math

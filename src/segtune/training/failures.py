@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar, cast
 
 import torch
 
-from segtune.core.config import TrainSettings
+from segtune.core.config import EXECUTION, TrainSettings
 from segtune.core.errors import ResourceError, SegtuneError
 from segtune.core.processes import Processes
 
@@ -20,7 +20,7 @@ FRAGMENTED = 0.1  # of a GPU's memory, reserved and not allocated
 
 
 class StepFailed(Exception):
-    """All processes agreed that the run cannot go on; its state is that of the last step."""
+    """All processes agreed that the run cannot continue; its state is that of the last step."""
 
     def __init__(self, error: SegtuneError) -> None:
         self.error = error
@@ -75,7 +75,7 @@ def raise_together(failure: SegtuneError | None, processes: Processes) -> NoRetu
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Within, running out of memory is an error with advice, for this process alone.
+    """Within, running out of memory is an error with advice, of this process and no other.
 
     Raises:
         ResourceError: in that case.
@@ -103,12 +103,9 @@ def out_of_memory(images: Sequence[str]) -> ResourceError:
 
 
 def memory_advice(settings: TrainSettings) -> str:
-    """The settings with which a training step takes less memory, those that continue it first."""
-    execution = {
-        "micro_batch_size": settings.micro_batch_size,
-        "masks_per_chunk": settings.masks_per_chunk,
-    }
-    lower = [f"train.{name} (now {value})" for name, value in execution.items() if value > 1]
+    """The settings with which a step takes less memory, those that continue a run first."""
+    values = settings.model_dump(include=set(EXECUTION))
+    lower = [f"train.{name} (now {value})" for name, value in values.items() if value > 1]
     others = ["image_size"]
     if settings.max_negatives > 1:
         others.insert(0, f"train.max_negatives (now {settings.max_negatives})")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from segtune.core.errors import SegtuneError
 from segtune.dataset.batch import Batch, Sample, collate, load_image
 from segtune.dataset.coco import Annotation, Image, Split, has_masks
 from segtune.dataset.masks import segmentation_to_mask
@@ -71,6 +72,13 @@ class PromptedImages(Dataset[Sample]):
         sample = self.sample(self.images[index], negatives, side)
         return self.augmentation.augmented(sample, self.image_size, rng)
 
+    def __getitems__(self, items: Sequence[tuple[int, int, int]]) -> list[Sample] | SegtuneError:
+        """The samples of a step; an error is returned, since a loader would add its traceback."""
+        try:
+            return [self[item] for item in items]
+        except SegtuneError as error:
+            return error.with_traceback(None)
+
     def sample(self, image: Image, negatives: Sequence[int | str], side: int) -> Sample:
         """An image of `side` pixels, prompted with its own classes and with `negatives`."""
         objects = self._objects(image)
@@ -122,17 +130,23 @@ def training_batches(
     micro_batch_size: int,
     workers: int,
 ) -> Iterator[list[Batch]]:
-    """The batches of each optimizer step: micro-batches of at most `micro_batch_size`."""
+    """The batches of each optimizer step: micro-batches of at most `micro_batch_size`.
+
+    Raises:
+        DatasetError: when an image cannot be read.
+    """
     with_masks = has_masks(dataset.split)
 
-    def collate_step(samples: list[Sample]) -> list[Batch]:
+    def collate_step(samples: list[Sample] | SegtuneError) -> list[Batch] | SegtuneError:
+        if isinstance(samples, SegtuneError):
+            return samples
         chunks = (
             samples[start : start + micro_batch_size]
             for start in range(0, len(samples), micro_batch_size)
         )
         return [collate(chunk, with_masks) for chunk in chunks]
 
-    loader: DataLoader[list[Batch]] = DataLoader(
+    loader: DataLoader[list[Batch] | SegtuneError] = DataLoader(
         dataset,  # type: ignore[arg-type]  # its indices are not integers
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_step,
@@ -143,7 +157,10 @@ def training_batches(
     )
     with _stop_signals_blocked():
         running = iter(loader)  # starts the workers, which inherit what is blocked
-    yield from running
+    for batches in running:
+        if isinstance(batches, SegtuneError):
+            raise batches
+        yield batches
 
 
 def _ignore_stop_signals(worker: int) -> None:
