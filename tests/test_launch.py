@@ -1,66 +1,67 @@
-"""Leases of devices, divided threads, and processes that communicate."""
+"""Devices, divided threads, processes that communicate, and how they stop."""
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from segtune.core.errors import ConfigError
-from segtune.launch import THREAD_VARIABLES, divided_threads, lease, main, visible_devices
+from segtune.core.leases import Device
+from segtune.launch import THREAD_VARIABLES, divided_threads, main, visible_devices
 from tests.running import is_running
 
-# Leases some of three devices, prints which, and waits for the end of its input.
-HOLD = """
-import sys
-from pathlib import Path
-from segtune.launch import lease
-print(*lease(["0", "1", "2"], int(sys.argv[2]), Path(sys.argv[1])), flush=True)
-sys.stdin.read()
-"""
 
-
-def hold(folder: Path, wanted: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", HOLD, str(folder), str(wanted)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def read(process: "subprocess.Popen[str]") -> list[str]:
-    assert process.stdout
-    return process.stdout.readline().split()
-
-
-def test_two_jobs_never_share_a_device_and_a_dead_one_releases_its_own(tmp_path: Path) -> None:
-    first = hold(tmp_path, 2)
-    assert read(first) == ["0", "1"]
-    assert lease(["0", "1", "2"], 1, tmp_path) == ["2"]
-    waiting = hold(tmp_path, 2)
-    time.sleep(0.2)
-    assert waiting.poll() is None
-    first.kill()
-    first.communicate()
-    assert read(waiting) == ["0", "1"]
-    waiting.communicate()
-
-
-def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"3 devices requested, 2 visible: 4, 5.*gpu=N"):
-        lease(["4", "5"], 3, tmp_path)
-
-
-def test_cuda_visible_devices_is_honored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_keep_the_names_of_cuda_visible_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("ctypes.CDLL", lambda name: None)  # after torch, which needs it
+    monkeypatch.setattr("segtune.launch.loaded_driver", object)
+    monkeypatch.setattr("segtune.launch.visible_uuids", lambda driver: ["a", "b"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_devices() == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
-    assert visible_devices() == ["3", "GPU-abc"]
+    assert visible_devices() == [Device("0", "a"), Device("1", "b")]
+    # CUDA ignores what follows a device that there is not.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc,9,4")
+    assert visible_devices() == [Device("3", "a"), Device("GPU-abc", "b")]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert visible_devices() == []
+    monkeypatch.setattr("segtune.launch.visible_uuids", lambda driver: [])
+    assert visible_devices() == []
+    monkeypatch.setattr("segtune.launch.loaded_driver", lambda: None)
+    assert visible_devices() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("python -m segtune.train --key secret", "segtune.train"),
+        ("-m segtune.train --key secret", "segtune.train"),
+        ("/opt/python3.11 /opt/tool.py secret", "python3.11"),
+        ("/opt/tool.py -m secret", "tool.py"),
+    ],
+)
+def test_a_job_leases_devices_under_its_name(
+    command: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leased: list[tuple[int, str]] = []
+
+    def lease(devices: list[Device], wanted: int, command: str) -> list[Device]:
+        leased.append((wanted, command))
+        return devices[1:]
+
+    def execute(program: str, arguments: list[str]) -> None:
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+
+    devices = [Device("3", "a"), Device("GPU-abc", "b")]
+    monkeypatch.setattr("segtune.launch.visible_devices", lambda: devices)
+    monkeypatch.setattr("segtune.launch.lease", lease)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "execvp", execute)
+    main(["--devices", "1", "--", *command.split()])
+    assert leased == [(1, name)]
 
 
 def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,27 +124,156 @@ def test_processes_sum_and_gather(tmp_path: Path) -> None:
     assert "threads 3 3 3 3 3 3" in result.stdout
 
 
+# A launcher that finds two GPUs, with a time in which processes must end.
+LAUNCHER = """
+from segtune import launch
+from segtune.core.leases import Device
+launch.visible_devices = lambda: [Device("0", "a"), Device("1", "b")]
+launch.SHUTDOWN_SECONDS = {}
+launch.main()
+"""
+# Each process starts another one, as for reading data; it notes both.
 WAIT = """
 import os, sys, time
 from pathlib import Path
 from segtune.core.processes import process_group
 with process_group() as processes:
-    Path(sys.argv[0]).with_name(f"{processes.rank}.pid").write_text(str(os.getpid()))
+    child = os.fork()
+    if child:
+        pids = Path(sys.argv[0]).with_name(f"{processes.rank}.pids")
+        pids.with_suffix(".new").write_text(f"{os.getpid()} {child}")
+        pids.with_suffix(".new").rename(pids)
     time.sleep(120)
 """
 
 
+def launcher(tmp_path: Path, script: str, seconds: float = 300) -> "subprocess.Popen[str]":
+    """Start a script in two processes, with GPUs that are made up."""
+    (tmp_path / "launcher.py").write_text(LAUNCHER.format(seconds))
+    (tmp_path / "script.py").write_text(script)
+    command = [str(tmp_path / "launcher.py"), "--devices", "2", "--torchrun", "--"]
+    return subprocess.Popen(
+        [sys.executable, *command, str(tmp_path / "script.py")],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
-def test_no_process_outlives_its_launcher(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(WAIT)
-    command = [sys.executable, "-m", "segtune.launch", "--devices", "2", "--torchrun", "--"]
-    launcher = subprocess.Popen([*command, str(script)], stderr=subprocess.DEVNULL)
-    wait_until(lambda: all((tmp_path / f"{rank}.pid").exists() for rank in (0, 1)))
-    launcher.kill()
-    launcher.wait()
-    pids = [int((tmp_path / f"{rank}.pid").read_text()) for rank in (0, 1)]
-    wait_until(lambda: not any(map(is_running, pids)))
+def test_no_process_outlives_its_launcher_but_leases_last_as_long_as_one_lives(
+    tmp_path: Path,
+) -> None:
+    with launcher(tmp_path, WAIT) as process:
+        files = [tmp_path / f"{rank}.pids" for rank in (0, 1)]
+        wait_until(lambda: all(file.exists() for file in files))
+        process.kill()
+        pids = [[int(pid) for pid in file.read_text().split()] for file in files]
+        wait_until(lambda: not any(is_running(pid) for pid, _ in pids))
+        for _, child in pids:
+            assert not is_free(tmp_path)
+            os.kill(child, signal.SIGKILL)
+    wait_until(lambda: is_free(tmp_path))
+
+
+def is_free(tmp_path: Path) -> bool:
+    """Whether no process has a lease of the first device."""
+    with (tmp_path / f"segtune-devices-{os.getuid()}" / "a").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+# Each process needs some time to save.
+SAVE = """
+import signal, sys, time
+from pathlib import Path
+arrived = []
+signal.signal(signal.SIGTERM, lambda *_: arrived.append(1))
+print("ready", flush=True)
+while not arrived:
+    time.sleep(0.02)
+print("saving", flush=True)
+time.sleep({})
+print("saved", flush=True)
+sys.exit(130)
+"""
+
+
+def lines_of(process: "subprocess.Popen[str]", text: str, count: int = 2) -> None:
+    """Wait until there have been so many lines with this text."""
+    assert process.stdout
+    while count:
+        line = process.stdout.readline()
+        assert line, "has ended"
+        count -= text in line
+
+
+def test_processes_that_are_told_to_stop_can_save(tmp_path: Path) -> None:
+    with launcher(tmp_path, SAVE.format(1.5)) as process:
+        lines_of(process, "ready")
+        process.send_signal(signal.SIGINT)
+        lines_of(process, "saving")
+        process.send_signal(signal.SIGTERM)  # an impatient user
+        output, _ = process.communicate(timeout=60)
+    assert output.count("saved") == 2
+    assert "Traceback" not in output
+    assert process.returncode == 130
+
+
+def test_processes_that_do_not_stop_are_killed(tmp_path: Path) -> None:
+    with launcher(tmp_path, SAVE.format(60), seconds=1) as process:
+        lines_of(process, "ready")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert "saved" not in output
+    assert "segtune launch: killed processes that had not ended after 1 s" in output
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what the launcher changes in this process."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize(
+    ("exit_codes", "status", "message"),
+    [
+        ([1, -9], 137, "segtune launch: process 1 was ended by SIGKILL; is the memory full?\n"),
+        ([-15, -11], 139, "segtune launch: process 1 was ended by SIGSEGV\n"),
+        ([-15, 1], 1, ""),
+        ([1, 3], 3, ""),
+        ([130, 1], 130, ""),
+    ],
+)
+def test_the_process_that_failed_first_decides_the_exit_status(
+    exit_codes: list[int],
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: list[str]) -> None:
+        failures = {rank: ProcessFailure(rank, 0, code, "") for rank, code in enumerate(exit_codes)}
+        for failure in failures.values():
+            failure.timestamp = 0
+        raise ChildFailedError("test", failures)
+
+    monkeypatch.setattr("segtune.launch.visible_devices", list)
+    monkeypatch.setattr("torch.distributed.run.main", fail)
+    with pytest.raises(SystemExit) as raised:
+        main(["--devices", "2", "--torchrun", "--", "script.py"])
+    assert raised.value.code == status
+    assert capsys.readouterr().err == message
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

@@ -3,24 +3,34 @@
 `python -m segtune.launch --devices N -- COMMAND ...` leases N CUDA devices for the lifetime
 of COMMAND, so that two jobs of one workflow never use the same GPU. With `--torchrun`,
 COMMAND is the part after `python`; torchrun runs it in N processes that divide the job's
-threads among them (a single process runs directly), and none of them outlives this one. Without
-CUDA, nothing is leased and the same number of processes runs on the CPU.
+threads among them (a single process runs directly), and none of them outlives this one. SIGINT
+and SIGTERM stop them; the exit status is then 130, or 137 if they had to be killed. Without CUDA,
+nothing is leased and the same number of processes runs on the CPU.
 """
 
 import argparse
-import ctypes
-import fcntl
 import os
+import signal
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from segtune.core.errors import ConfigError, exit_on_error
+from segtune.core.cuda_driver import loaded_driver, visible_uuids
+from segtune.core.errors import exit_on_error
+from segtune.core.leases import Device, lease
 from segtune.core.parent import name_parent
 
-POLL_SECONDS = 2.0
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+# A process that is to stop finishes its optimizer step or the image that it validates, and saves.
+# That takes seconds on a GPU; on a CPU, or where a file system is slow, it may take minutes.
+SHUTDOWN_SECONDS = 300
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED_STATUS = 130  # as of segtune.train
+KILLED_STATUS = 128 + signal.SIGKILL
 # Snakemake sets all of them to the threads of a job. A library that has a variable of its own
 # does not look at OMP_NUM_THREADS, so dividing only that would leave too many threads.
 THREAD_VARIABLES = (
@@ -44,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error("launch"):
         devices = visible_devices()
         if devices:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(devices, wanted))
+            leased = lease(devices, wanted, _name(arguments.command))
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.name for device in leased)
         processes = wanted if arguments.torchrun else 1
         os.environ |= divided_threads(processes)
     sys.stdout.flush()
@@ -56,19 +67,73 @@ def main(argv: Sequence[str] | None = None) -> None:
         _torchrun(wanted, arguments.command)
 
 
-def _torchrun(processes: int, command: list[str]) -> None:
+def _name(command: Sequence[str]) -> str:
+    """The module or program of a command, without its arguments, which may contain secrets."""
+    program, *options = command
+    words = options if Path(program).name.startswith("python") else command
+    return words[1] if len(words) > 1 and words[0] == "-m" else Path(program).name
+
+
+def _torchrun(processes: int, command: Sequence[str]) -> None:
     """Run torchrun, without its traceback above the message of the process that failed."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    options = [f"--nproc_per_node={processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
+    stopped: list[float] = []
     name_parent()
     try:
-        torchrun(["--standalone", f"--nproc_per_node={processes}", *command])
+        _stop_once(stopped)
+        torchrun(["--standalone", *options, "--signals-to-handle=SIGQUIT", *command])
     except ChildFailedError as error:
-        raise SystemExit(error.get_first_failure()[1].exitcode) from None
+        raise SystemExit(_failed(error.failures)) from None
     except SignalException as error:
-        raise SystemExit(128 + error.sigval.value) from None
+        if stopped and time.monotonic() - stopped[0] >= SHUTDOWN_SECONDS:
+            _say(f"killed processes that had not ended after {SHUTDOWN_SECONDS} s")
+            raise SystemExit(KILLED_STATUS) from None
+        raise SystemExit(INTERRUPTED_STATUS if stopped else 128 + error.sigval) from None
+
+
+def _stop_once(stopped: list[float]) -> None:
+    """Have the first SIGINT or SIGTERM stop torchrun, note its time, and ignore later ones.
+
+    At a second one, torchrun would no longer wait for processes that save.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def stop(number: int, frame: object) -> None:
+        for later in STOP_SIGNALS:
+            signal.signal(later, signal.SIG_IGN)
+        stopped.append(time.monotonic())
+        raise SignalException(f"signal {number}", sigval=signal.SIGTERM)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+
+
+def _failed(failures: Mapping[int, "ProcessFailure"]) -> int:
+    """The exit status of the process that failed first, which a line names if a signal ended it.
+
+    torchrun has ended those that still ran; those that noticed the failure have status 1. Times
+    are in whole seconds.
+    """
+
+    def order(item: tuple[int, "ProcessFailure"]) -> tuple[int, bool, bool]:
+        failure = item[1]
+        return failure.timestamp, failure.exitcode == -signal.SIGTERM, failure.exitcode == 1
+
+    rank, first = min(failures.items(), key=order)
+    if first.exitcode >= 0:
+        return first.exitcode
+    name = signal.Signals(-first.exitcode).name
+    hint = "; is the memory full?" if name == "SIGKILL" else ""
+    _say(f"process {rank} was ended by {name}{hint}")
+    return 128 - first.exitcode
+
+
+def _say(text: str) -> None:
+    print(f"segtune launch: {text}", file=sys.stderr)
 
 
 def divided_threads(processes: int) -> dict[str, str]:
@@ -82,70 +147,20 @@ def divided_threads(processes: int) -> dict[str, str]:
     return {name: str(max(1, number // processes)) for name, number in threads.items()}
 
 
-def visible_devices() -> list[str]:
-    """CUDA devices, named as in `CUDA_VISIBLE_DEVICES`; empty without CUDA."""
-    if not _has_driver():
+def visible_devices() -> list[Device]:
+    """The CUDA devices that may be leased; empty without CUDA."""
+    driver = loaded_driver()
+    uuids = visible_uuids(driver) if driver else []
+    if not uuids:  # importing torch takes seconds, which such a machine need not wait for
         return []
     import torch
 
     if not torch.cuda.is_available():
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return [name.strip() for name in named.split(",")]
-    return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _has_driver() -> bool:
-    # Importing torch takes seconds, which a machine without NVIDIA's driver need not wait for.
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def lease(devices: Sequence[str], wanted: int, folder: Path | None = None) -> list[str]:
-    """Lock `wanted` of `devices`, waiting until enough of them are free.
-
-    A lease is an advisory lock that the command inherits: it ends with the command's last
-    process, however that process ends.
-
-    Raises:
-        ConfigError: when there are fewer devices than wanted.
-    """
-    if wanted > len(devices):
-        raise ConfigError(
-            f"{wanted} devices requested, {len(devices)} visible: {', '.join(devices)}",
-            fix="Request fewer: snakemake --resources gpu=N",
-        )
-    folder = folder or Path(tempfile.gettempdir()) / f"segtune-devices-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    while True:
-        locks = _lock_free(devices, wanted, folder)
-        if len(locks) == wanted:
-            for descriptor in locks.values():
-                os.set_inheritable(descriptor, True)
-            return list(locks)
-        # Holding some while waiting for the rest could deadlock with another job.
-        for descriptor in locks.values():
-            os.close(descriptor)
-        time.sleep(POLL_SECONDS)
-
-
-def _lock_free(devices: Sequence[str], wanted: int, folder: Path) -> dict[str, int]:
-    locks: dict[str, int] = {}
-    for device in devices:
-        if len(locks) == wanted:
-            break
-        descriptor = os.open(folder / device.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
-            locks[device] = descriptor
-    return locks
+    names = named.split(",") if named else [str(index) for index in range(len(uuids))]
+    # CUDA ignores what comes after a name that it does not know.
+    return [Device(name.strip(), uuid) for name, uuid in zip(names, uuids, strict=False)]
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
 """Processes that communicate, and one on its own."""
 
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from segtune.core import processes as module
-from segtune.core.errors import ConfigError
-from segtune.core.processes import local_device, process_group
+from segtune.core.errors import ConfigError, DatasetError, LostProcessError, exit_on_error
+from segtune.core.processes import Processes, local_device, process_group
+from tests.forked import Forked
 from tests.ranks import ranks
 
 
@@ -70,3 +77,135 @@ def test_gradients_of_a_single_process_stay(monkeypatch: pytest.MonkeyPatch) -> 
     with process_group() as processes:
         processes.sum_gradients([parameter])
     assert parameter.grad is None
+
+
+def test_processes_meet_on_the_cpu_before_nccl_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[object] = []
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, group=None: used.append(group))
+    nccl = object()
+    parameter = nn.Parameter(torch.zeros(2))
+    Processes(0, 2, torch.device("cpu"), nccl).sum_gradients([parameter])  # type: ignore[arg-type]
+    assert used == [None, nccl]
+
+
+def finished(started: Sequence[Forked], timeout: float = 60) -> list[str]:
+    """The outputs, when all have ended."""
+    return [process.communicate(timeout)[0] for process in started]
+
+
+def lose_a_process(arguments: list[str]) -> None:
+    """Process 1 ends in one of three ways, before or while process 0 waits for it."""
+    operation, end = arguments
+    dist.destroy_process_group = lambda: time.sleep(100)  # as when NCCL waits
+    parameter = nn.Parameter(torch.zeros(2))
+    with exit_on_error("test"), process_group() as processes:
+        processes.sum([0.0])
+        if processes.rank == 1:
+            time.sleep(0.1)
+            fail(end)
+        elif operation == "sum":
+            processes.sum([1.0])
+        elif operation == "gather":
+            processes.gather({"a": 1})
+        else:
+            processes.sum_gradients([parameter])
+
+
+def fail(end: str) -> None:
+    if end == "raise":
+        raise DatasetError("the first cause")
+    if end == "exit":
+        sys.exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("operation", ["sum", "gather", "sum_gradients"])
+@pytest.mark.parametrize(("end", "status"), [("raise", 1), ("exit", 3), ("kill", -signal.SIGKILL)])
+def test_the_others_notice_that_a_process_has_ended(operation: str, end: str, status: int) -> None:
+    with ranks(lose_a_process, [operation, end]) as started:
+        output, of_lost = finished(started)
+    assert [process.returncode for process in started] == [1, status]
+    assert output == (
+        "segtune test: LostProcessError: another process has ended; process 0 of 2 cannot "
+        "continue. The message of the other one says why\n"
+    )
+    expected = "segtune test: DatasetError: the first cause\n" if end == "raise" else ""
+    assert of_lost == expected
+
+
+def report_slowly(arguments: list[str]) -> None:
+    reported = Path(arguments[0])
+    try:
+        with process_group() as processes:
+            if processes.rank == 1:
+                raise DatasetError("the first cause")
+            processes.gather(0)
+    except DatasetError:
+        time.sleep(0.5)
+        reported.touch()
+    except LostProcessError:
+        assert reported.exists()
+
+
+def test_the_first_cause_is_reported_first(tmp_path: Path) -> None:
+    with ranks(report_slowly, [str(tmp_path / "reported")]) as started:
+        outputs = finished(started)
+    assert [process.returncode for process in started] == [0, 0], outputs
+
+
+def hang_at_the_end(arguments: list[str]) -> None:
+    module.EXIT_SECONDS = 1
+    try:
+        with process_group():
+            sys.exit(1)
+    finally:
+        time.sleep(100)
+
+
+def test_a_process_that_has_failed_does_not_hang_at_its_end() -> None:
+    with ranks(hang_at_the_end, []) as started:
+        finished(started)
+    assert {process.returncode for process in started} == {-signal.SIGALRM}
+
+
+def test_a_process_that_hangs_is_told_from_one_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(dist, "all_reduce", fail)
+    processes = Processes(0, 2, torch.device("cpu"))
+    # Where gloo waits longer than its timeout.
+    text = "[/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 20000ms for recv"
+    with pytest.raises(LostProcessError, match="another process hangs; process 0 of 2"):
+        processes.sum([0.0])
+    text = "a bug"
+    with pytest.raises(RuntimeError, match="a bug"):
+        processes.sum([0.0])
+
+
+def gather_a_large_object(arguments: list[str]) -> None:
+    with process_group() as processes:
+        sizes = [len(value) for value in processes.gather(bytes(2**24 * processes.rank))]
+    assert sizes == [0, 2**24]
+
+
+def test_objects_of_different_sizes_are_gathered() -> None:
+    with ranks(gather_a_large_object, []) as started:
+        outputs = finished(started)
+    assert [process.returncode for process in started] == [0, 0], outputs
+
+
+def wait_for_each_other(arguments: list[str]) -> None:
+    with process_group() as processes:
+        if processes.is_main:
+            time.sleep(0.5)
+            Path(arguments[0]).touch()
+    assert Path(arguments[0]).exists()
+
+
+def test_processes_leave_together(tmp_path: Path) -> None:
+    with ranks(wait_for_each_other, [str(tmp_path / "written")]) as started:
+        outputs = finished(started)
+    assert [process.returncode for process in started] == [0, 0], outputs

@@ -77,6 +77,10 @@ class BusyError(SegtuneError):
     """A place that another process is writing to."""
 
 
+class LostProcessError(SegtuneError):
+    """A run of several processes of which another one has ended."""
+
+
 def printable(text: str) -> str:
     """The text on one line, with everything that a terminal would not show as an escape.
 

@@ -24,7 +24,8 @@ SOURCE = Path(__file__).parents[1]
 # Settings are compared by value; the others affect messages, reruns and where results lie, but
 # not what is in them.
 WITHOUT_EFFECT = {
-    f"core.{name}" for name in ("config", "console", "errors", "fingerprints", "kept", "publishing")
+    f"core.{name}"
+    for name in ("config", "console", "errors", "fingerprints", "kept", "leases", "publishing")
 }
 PAGES = "reports."  # the wing that shows numbers but computes none
 ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}

@@ -23,6 +23,16 @@ def end_with_parent() -> None:
     parent = os.environ.get(PARENT)
     if parent is None or sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_creator()
     if os.getppid() != int(parent):  # it died before this
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_creator() -> None:
+    """Have the kernel kill this process when its parent dies; elsewhere than on Linux, no-op.
+
+    A forked process has the connections and locks of its parent: while it lives, nobody notices
+    that the parent has died.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

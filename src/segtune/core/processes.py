@@ -1,18 +1,32 @@
-"""The processes of a run: one code path for a CPU, one GPU and several GPUs."""
+"""The processes of a run: one code path for a CPU, one GPU and several GPUs.
+
+Counts, flags and objects go through gloo and the CPU, gradients through NCCL where there are
+GPUs. When a process ends, its connections close, and the others notice it in whatever they do
+together. NCCL might wait for it for ever; so before they use it, all of them meet on the CPU.
+"""
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from segtune.core.errors import ConfigError
+from segtune.core.errors import ConfigError, LostProcessError
+from segtune.core.leases import share_leases
 from segtune.core.parent import end_with_parent
 
+# The others wait while one validates, writes or has more images. The end of a process is noticed
+# at once, so that this is only for one that hangs.
+TIMEOUT = timedelta(days=1)
+# To sum gradients, when all have met. NCCL then ends the process; it needs seconds at first use.
+NCCL_TIMEOUT = timedelta(minutes=5)
+EXIT_SECONDS = 30  # in which a process ends that has failed
 BUFFER_ELEMENTS = 2**24  # of gradients summed in one piece: 64 MB
 
 
@@ -23,24 +37,35 @@ class Processes:
     rank: int
     count: int
     device: torch.device
+    nccl: dist.ProcessGroup | None = None  # with GPUs; everything else goes through gloo
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sums over all processes, in double precision."""
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        """Element-wise sums over all processes, in double precision.
+
+        Raises:
+            LostProcessError: when another process has ended, in all functions that communicate.
+        """
+        total = torch.tensor(values, dtype=torch.float64)
         if self.count > 1:
-            dist.all_reduce(total)
+            with _needing_others(self.rank, self.count):
+                dist.all_reduce(total)
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in the order of their ranks."""
+        """The value of every process, in the order of their ranks.
+
+        Values are pickled and made equally long: each process needs memory for `count` times the
+        largest. Values of more than 2 GB have not been tried.
+        """
         if self.count == 1:
             return [value]
         gathered: list[Any] = [None] * self.count
-        dist.all_gather_object(gathered, value)
+        with _needing_others(self.rank, self.count):
+            dist.all_gather_object(gathered, value)
         return gathered
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -57,12 +82,29 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.nccl:
+            self.sum([0.0])
         for gradients in _pieces([p.grad for p in parameters if p.grad is not None]):
             total = torch.cat([gradient.flatten().float() for gradient in gradients])
-            dist.all_reduce(total)
+            with _needing_others(self.rank, self.count):
+                dist.all_reduce(total, group=self.nccl)
             parts = total.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view(gradient.shape))
+
+
+@contextmanager
+def _needing_others(rank: int, count: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "gloo" not in str(error):  # it has no error of its own, but names its source file
+            raise
+        end = "hangs" if "timed out" in str(error).lower() else "has ended"
+        raise LostProcessError(
+            f"another process {end}; process {rank} of {count} cannot continue",
+            fix="The message of the other one says why",
+        ) from None
 
 
 def _pieces(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -80,7 +122,12 @@ def _pieces(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def process_group() -> Iterator[Processes]:
-    """Join the processes that torchrun started, over NCCL or gloo, or be the only one."""
+    """Join the processes that torchrun started, or be the only one.
+
+    Raises:
+        LostProcessError: when another process has ended, here and in `Processes`.
+        BusyError: when the lease of the GPUs is lost.
+    """
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = local_device()
     if device.type == "cuda":
@@ -89,11 +136,22 @@ def process_group() -> Iterator[Processes]:
         yield Processes(rank, count, device)
         return
     end_with_parent()
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    share_leases()
+    with _needing_others(rank, count):
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+    nccl = None
+    if device.type == "cuda":
+        nccl = cast("dist.ProcessGroup", dist.new_group(backend="nccl", timeout=NCCL_TIMEOUT))
+    processes = Processes(rank, count, device, nccl)
     try:
-        yield Processes(rank, count, device)
-    finally:
-        dist.destroy_process_group()
+        yield processes
+        processes.sum([0.0])  # NCCL wants all processes to leave together
+    except BaseException:
+        # Not destroyed: that may wait for the others, and they must not notice the end of this
+        # process before its message is printed. The alarm ends it if NCCL waits all the same.
+        signal.alarm(EXIT_SECONDS)
+        raise
+    dist.destroy_process_group()
 
 
 def local_device() -> torch.device:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segtune.core.errors import SegtuneError
+from segtune.core.parent import end_with_creator
 from segtune.dataset.batch import Batch, Sample, collate, load_image
 from segtune.dataset.coco import Annotation, Image, Split, has_masks
 from segtune.dataset.masks import segmentation_to_mask
@@ -151,7 +152,7 @@ def training_batches(
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_step,
         num_workers=workers,
-        worker_init_fn=_ignore_stop_signals,
+        worker_init_fn=_live_as_long_as_training,
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )
@@ -163,7 +164,8 @@ def training_batches(
         yield batches
 
 
-def _ignore_stop_signals(worker: int) -> None:
+def _live_as_long_as_training(worker: int) -> None:
+    end_with_creator()
     # torchrun and Ctrl-C signal the whole process group. Training finishes its step and saves
     # first, for which it needs the data; its workers end with it.
     for number in STOP_SIGNALS:
