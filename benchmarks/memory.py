@@ -1,18 +1,18 @@
 """The memory that one training step of full SAM 3 takes, counted tensor by tensor.
 
-`python -m benchmarks.memory` runs the forward and backward pass of one image at 1008 x
-1008 in bfloat16 autocast with the LoRA of a preset, on tensors that have a shape and no
-content (torch's FakeTensorMode), and counts the storage of every live tensor. The matching,
-which depends on content, is replaced by a fixed one, and the loss is counted separately on
-real tensors. Not included: the CUDA context (about 0.5 GB), the workspaces of kernels, and
-what the allocator loses to fragmentation.
+`python -m benchmarks.memory` runs the forward pass, the loss and the backward pass of one
+micro-batch at 1008 x 1008 in bfloat16 autocast with the LoRA of each preset, on tensors that have
+a shape and no content (torch's FakeTensorMode), and counts the storage of every live tensor.
+Matchings, which depend on content, are replaced by fixed ones of the largest size. Of an image's
+prompts, as many as the preset allows are negatives; its objects belong to the others in turn.
+Not included: the CUDA context (about 0.5 GB), the workspaces of kernels, and what the allocator
+loses to fragmentation.
 """
 
 import argparse
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+import torchmetrics
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -35,12 +36,13 @@ from segtune.lora.targets import lora_specs
 from segtune.model import mask_decoding
 from segtune.model.architecture import ARCHITECTURES, build_model
 from segtune.model.forward import encode_images, grounding_outputs, loss_targets
-from segtune.model.sam3_package import Sam3Image
+from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3Image
+from segtune.training import mask_loss
 from segtune.training.losses import build_loss, prompted_loss
 
 ROOT = Path(__file__).parent.parent
-COMPARED = ("pred_logits", "pred_boxes", "pred_masks", "aux_outputs", "presence_logit_dec")
-FORWARD = "whole forward pass"
+LADDER = ((6, 10), (10, 20), (10, 100), (6, 200), (20, 20))  # (prompts, objects) of an image
+O2M_QUERIES = 4  # of an object, at most: `topk` in training/losses.py
 GB = 1e9
 
 
@@ -78,22 +80,37 @@ class LiveStorage(TorchDispatchMode):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Count, and print the table."""
+    """Count, and print one image in detail, or a table of all presets."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", type=Path, default=ROOT / "presets/2x24gb.yaml")
+    parser.add_argument("--preset", type=Path, help="this one only, in detail")
     parser.add_argument("--prompts", type=int, default=10, help="of the image")
     parser.add_argument("--objects", type=int, default=20, help="of the image")
     arguments = parser.parse_args(argv)
-    settings = preset_settings(arguments.preset)
-    table = Table("", "live GB", "peak GB", title=f"{arguments.prompts} prompts on one image")
-    peak = forward = 0.0
-    for title, live, highest in step_account(settings, arguments.prompts, arguments.objects):
-        table.add_row(title, f"{live:.2f}", f"{highest:.2f}")
-        peak, forward = max(peak, highest), live if title == FORWARD else forward
-    loss = loss_account(arguments.prompts, arguments.objects)
-    table.add_row(f"loss of {arguments.objects} objects", "", f"{loss:.2f}")
-    table.add_row("largest", "", f"{max(peak, forward + loss):.2f}")
+    if arguments.preset:
+        table = Table("", "live GB", "peak GB", title=f"{arguments.prompts} prompts on an image")
+        settings = preset_settings(arguments.preset)
+        for title, live, highest in step_account(settings, arguments.prompts, arguments.objects):
+            table.add_row(title, f"{live:.2f}", f"{highest:.2f}")
+    else:
+        table = _table_of_presets()
     Console().print(table)
+
+
+def _table_of_presets() -> Table:
+    presets = sorted((ROOT / "presets").glob("*.yaml"))
+    table = Table("prompts", "objects", *(f"{path.stem} GB" for path in presets))
+    known: dict[str, str] = {}  # presets that differ in other settings take the same
+    for prompts, objects in LADDER:
+        row = []
+        for path in presets:
+            settings = preset_settings(path)
+            key = str((settings.lora, settings.micro_batch_size, settings.masks_per_chunk))
+            key += str((settings.max_negatives, prompts, objects))
+            if key not in known:
+                known[key] = f"{max(p for *_, p in step_account(settings, prompts, objects)):.2f}"
+            row.append(known[key])
+        table.add_row(str(prompts), str(objects), *row)
+    return table
 
 
 def preset_settings(path: Path) -> TrainSettings:
@@ -105,32 +122,45 @@ def preset_settings(path: Path) -> TrainSettings:
 def step_account(
     settings: TrainSettings, prompts: int, objects: int
 ) -> Iterator[tuple[str, float, float]]:
-    """(what was done, live GB after it, peak GB during it)."""
+    """(what was done, live GB after it, peak GB until then), of images that are all like this."""
+    count, shown = LiveStorage(), max(1, prompts - settings.max_negatives)
     model = build_model("full")
-    mode, count = FakeTensorMode(allow_non_fake_inputs=True), LiveStorage()
-    # All objects belong to the first prompt; fake tensors have no counts to read that from.
-    first = patch.object(mask_decoding, "shown_prompts", lambda counts: counts.new_zeros(1))
-    with mode, count, norms_in_float32(), first:
+    with FakeTensorMode(allow_non_fake_inputs=True), count, norms_in_float32():
         model.to_empty(device="cpu")  # only shapes matter here
         inject_lora(model, lora_specs(settings.lora))
-        _without_content(model, objects)
-        batch = image(prompts, objects)
-        yield "weights, adapters and image", count.bytes / GB, count.bytes / GB
-        optimizer = torch.optim.AdamW(lora_parameters(model).values())
-        with torch.autocast("cpu", torch.bfloat16):
-            features = encode_images(model.train(), batch.images)
-        yield "forward pass of the image encoder", count.bytes / GB, count.peak / GB
-        del features
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = grounding_outputs(model, batch)
-        yield FORWARD, count.bytes / GB, count.peak / GB
-        total = sum(v.float().mean() for name in COMPARED for v in _leaves(outputs.get(name)))
-        assert isinstance(total, Tensor)
-        total.backward()
-        del outputs, total
-        yield "backward pass", count.bytes / GB, count.peak / GB
-        optimizer.step()
-        yield "optimizer step", count.bytes / GB, count.peak / GB
+        batch = images_alike(settings.micro_batch_size, prompts, objects=objects, shown=shown)
+        with without_content(model, batch, shown_per_image=shown):
+            yield "weights, adapters and images", count.bytes / GB, count.peak / GB
+            optimizer = torch.optim.AdamW(lora_parameters(model).values())
+            model.train()
+            with torch.autocast("cpu", torch.bfloat16):
+                features = encode_images(model, batch.images)
+            yield "forward pass of the image encoder", count.bytes / GB, count.peak / GB
+            del features
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = grounding_outputs(model, batch)
+            yield "whole forward pass", count.bytes / GB, count.peak / GB
+            total = _loss(model, batch, outputs, settings.masks_per_chunk)
+            yield "loss", count.bytes / GB, count.peak / GB
+            total.backward()
+            del outputs, total
+            yield "backward pass", count.bytes / GB, count.peak / GB
+            optimizer.step()
+            yield "optimizer step", count.bytes / GB, count.peak / GB
+
+
+def _loss(
+    model: Sam3Image, batch: Batch, outputs: Mapping[str, Any], masks_per_chunk: int
+) -> Tensor:
+    loss = build_loss(model.matcher, with_masks=True, masks_per_chunk=masks_per_chunk)
+    total, _ = prompted_loss(
+        loss,
+        outputs,
+        loss_targets(model, batch),
+        step_boxes=float(len(batch.boxes_cxcywh)),
+        step_prompts=float(len(batch.captions)),
+    )
+    return total
 
 
 @contextmanager
@@ -147,76 +177,61 @@ def norms_in_float32() -> Iterator[None]:
         yield
 
 
-def loss_account(prompts: int, objects: int) -> float:
-    """Peak GB of the loss and its gradient, on real tensors.
-
-    A tiny model with as many queries as the full one provides everything except the masks.
-    """
-    full, tiny = ARCHITECTURES["full"], ARCHITECTURES["tiny"]
-    with patch.dict(ARCHITECTURES, tiny=replace(tiny, queries=full.queries)):
-        model = build_model("tiny").train()
-    batch = image(prompts, objects)
-    small = replace(batch, images=torch.randn(1, 3, tiny.image_size, tiny.image_size))
-    outputs = grounding_outputs(model, small)
-    side = 4 * full.image_size // full.patch_size
-    with LiveStorage() as count:
-        for name in [name for name in outputs if name.startswith("pred_masks")]:
-            shape = (*outputs[name].shape[:2], side, side)
-            outputs[name] = torch.zeros(shape, dtype=torch.bfloat16).requires_grad_()
-        before = count.bytes  # of the model, counted with the forward pass
-        loss = build_loss(model.matcher, with_masks=True)
-        total, _ = prompted_loss(
-            loss,
-            outputs,
-            loss_targets(model, batch),
-            step_boxes=float(objects),
-            step_prompts=float(prompts),
-        )
-        total.backward()
-    return (count.peak - before) / GB
-
-
-def image(prompts: int, objects: int) -> Batch:
-    """One image whose objects all belong to the first prompt."""
+def images_alike(images: int, prompts: int, *, objects: int, shown: int) -> Batch:
+    """Images with the same prompts, of which the first `shown` have the objects in turn."""
     side = ARCHITECTURES["full"].image_size
-    counts = torch.tensor([objects] + [0] * (prompts - 1))
-    boxes = torch.rand(objects, 4) * 0.3 + 0.3
-    padded = torch.zeros(prompts, objects, 4)
-    ids = torch.full((prompts, objects), -1)
-    padded[0], ids[0] = boxes, torch.arange(objects)
+    each = [len(range(prompt, objects, shown)) for prompt in range(shown)]
+    counts = torch.tensor([*each, *[0] * (prompts - shown)] * images)
+    rows, most, total = images * prompts, max(each), images * objects
     return Batch(
-        names=("image",),
+        names=tuple(f"image {number}" for number in range(images)),
         captions=tuple(f"thing {number}" for number in range(prompts)),
-        images=torch.randn(1, 3, side, side),
-        image_ids=torch.zeros(prompts, dtype=torch.long),
-        text_ids=torch.arange(prompts),
+        images=torch.randn(images, 3, side, side),
+        image_ids=torch.arange(images).repeat_interleave(prompts),
+        text_ids=torch.arange(prompts).repeat(images),
         num_boxes=counts,
-        boxes_cxcywh=boxes,
-        boxes_padded=padded,
-        object_ids_padded=ids,
-        masks=torch.zeros(objects, side, side, dtype=torch.bool),
-        has_mask=torch.ones(objects, dtype=torch.bool),
+        boxes_cxcywh=torch.rand(total, 4),
+        boxes_padded=torch.zeros(rows, most, 4),
+        object_ids_padded=torch.zeros((rows, most), dtype=torch.long),
+        masks=torch.zeros(total, side, side, dtype=torch.bool),
+        has_mask=torch.ones(total, dtype=torch.bool),
     )
 
 
-def _without_content(model: Sam3Image, objects: int) -> None:
-    """Replace what reads the content of tensors: the matching and the feature map's size."""
+@contextmanager
+def without_content(model: Sam3Image, batch: Batch, *, shown_per_image: int) -> Iterator[None]:
+    """Replace what reads the content of tensors.
+
+    The matchings become the largest ones: every object has one query, and `O2M_QUERIES` of those
+    that several may share.
+    """
     decoder = model.transformer.decoder
     side = ARCHITECTURES["full"].image_size // ARCHITECTURES["full"].patch_size
     relative_positions = decoder._get_rpb_matrix
     decoder._get_rpb_matrix = lambda boxes, size: relative_positions(boxes, (side, side))
-    matched = torch.arange(objects)
+    one, many = (
+        (torch.zeros_like(objects), torch.zeros_like(objects), objects)
+        for objects in (
+            torch.arange(len(batch.boxes_cxcywh)),
+            torch.arange(len(batch.boxes_cxcywh)).repeat(O2M_QUERIES),
+        )
+    )
 
     def match(self: Sam3Image, outputs: dict[str, Any], targets: Mapping[str, Any]) -> None:
         for layer in (outputs, *outputs.get("aux_outputs", ())):
-            layer["indices"] = (torch.zeros_like(matched), matched, matched)
+            layer["indices"] = one
 
     model._compute_matching = MethodType(match, model)
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    found = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-    return [leaf for leaf in found if leaf.requires_grad and leaf.is_floating_point()]
+    shown = torch.arange(shown_per_image * len(batch.names))
+    with (
+        patch.object(mask_decoding, "shown_prompts", lambda counts: shown),
+        patch.object(mask_loss, "with_masks", lambda indices, targets: indices),
+        patch.object(model.matcher, "forward", lambda *_, **__: one),
+        patch.object(BinaryOneToManyMatcher, "forward", lambda *_, **__: many),
+        # A metric of the package, which nobody reads.
+        patch.object(torchmetrics.functional, "f1_score", lambda *_, **__: torch.zeros(())),
+    ):
+        yield
 
 
 if __name__ == "__main__":

@@ -47,14 +47,10 @@ class ChunkedMasks(loss_fns.Masks):
                 None for all N in their order.
             num_boxes: the sum over masks is divided by it.
         """
-        prompts, queries, objects = indices
-        if objects is None:
-            objects = torch.arange(len(prompts), device=prompts.device)
-        keep = targets["is_valid_mask"][objects]
-        rows = outputs["mask_rows"][prompts[keep]]
-        logits = outputs["pred_masks"][rows, queries[keep]]  # (M, h, w)
+        prompts, queries, objects = with_masks(indices, targets)
+        logits = outputs["pred_masks"][outputs["mask_rows"][prompts], queries]  # (M, h, w)
         size = self.masks_per_chunk
-        chunks = zip(logits.split(size), objects[keep].split(size), strict=True)
+        chunks = zip(logits.split(size), objects.split(size), strict=True)
         sums = [
             checkpoint(self._sums, chunk, targets["masks"], ids, use_reentrant=False)
             for chunk, ids in chunks
@@ -77,3 +73,12 @@ class ChunkedMasks(loss_fns.Masks):
         overlap, total = (found * truth).sum(1), found.sum(1) + truth.sum(1)
         dice = 1 - (2 * overlap + 1) / (total + 1)
         return torch.stack([focal / upsampled.shape[1], dice.sum()])
+
+
+def with_masks(indices: Sequence[Any], targets: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """The matches whose object has a mask: prompts, queries and objects, (M,) each."""
+    prompts, queries, objects = indices
+    if objects is None:
+        objects = torch.arange(len(prompts), device=prompts.device)
+    keep = targets["is_valid_mask"][objects]
+    return prompts[keep], queries[keep], objects[keep]
