@@ -1,22 +1,30 @@
 """Commands in processes of their own that start at once.
 
-They are forked from a process that has imported torch and sam3 already, which takes longer
-than what most tests run. Otherwise they are like others: signals, exit status, a session each.
+They are forked from a process that has imported torch, sam3 and Snakemake already, which takes
+longer than what most tests run. Otherwise they are like others: signals, exit status,
+environment, a session each.
 """
 
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 Target = Callable[[list[str]], None]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["segtune.train", "segtune.predict", "segtune.merge"])
+_CONTEXT.set_forkserver_preload(
+    [
+        *("segtune.train", "segtune.predict", "segtune.merge"),
+        *("snakemake.cli", "snakemake.report.html_reporter"),
+    ]
+)
 
 
 def main_of(command: str) -> Target:
@@ -28,12 +36,15 @@ def main_of(command: str) -> Target:
 class Forked:
     """A running function; the interface is that of `subprocess.Popen`."""
 
-    def __init__(self, target: Target, arguments: Sequence[str]) -> None:
+    def __init__(
+        self, target: Target, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> None:
         handle, name = tempfile.mkstemp(suffix=".log")
         os.close(handle)
         self._output = Path(name)
+        environment = {**os.environ, **(variables or {})}
         self._process = _CONTEXT.Process(
-            target=_run, args=(target, list(arguments), name), daemon=True
+            target=_run, args=(target, list(arguments), name, environment), daemon=True
         )
         self._process.start()
 
@@ -67,8 +78,39 @@ class Forked:
         return text, None
 
 
-def _run(target: Target, arguments: list[str], output: str) -> None:
+def run_group(target: Target, arguments: Sequence[str], processes: int) -> str:
+    """Run a function in processes of one group, without torchrun, which imports torch in each.
+
+    Returns what the first of them has written; AssertionError if one of them has failed.
+    """
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    group["OMP_NUM_THREADS"] = "1"
+    running = [
+        Forked(target, arguments, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(processes)
+    ]
+    while any(process.poll() is None for process in running):
+        if any(process.returncode for process in running):
+            for process in running:  # the others would wait for the one that has failed
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+        time.sleep(0.02)
+    outputs = [process.communicate()[0] for process in running]
+    assert not any(process.returncode for process in running), "\n".join(outputs)
+    return outputs[0]
+
+
+def _run(target: Target, arguments: list[str], output: str, environment: dict[str, str]) -> None:
     os.setsid()  # so that it can be killed as a group
+    os.environ.clear()
+    os.environ.update(environment)
+    if "OMP_NUM_THREADS" in environment:  # which torch has read long ago
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.stdout.flush()
     with Path(output).open("w") as file:
         for descriptor in (1, 2):

@@ -21,6 +21,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from segtune.core.config import Component, Config, LoraSettings, parse_config
+from tests.snakemake_runs import dry_run, snakemake
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
@@ -41,21 +42,9 @@ NOTHING: dict[str, int] = {}
 pytestmark = pytest.mark.timeout(1800)
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *arguments],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-
-
 def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], str]:
     """How many jobs of each rule would run, and all that a dry run prints."""
-    answer = snakemake(folder, "--dry-run", *arguments)
+    answer = dry_run(folder, *arguments)
     assert answer.returncode == 0, answer.stdout
     table = answer.stdout.partition("Job stats:")[2].partition("total")[0]
     jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
@@ -144,7 +133,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(checkout: Path) -> Path:
     """The copy after the pipeline has run in it."""
-    answer = snakemake(checkout, "--cores", "2")
+    # One thread each: on busy cores torch's threads wait for each other.
+    threads = [f"{rule}=1" for rule in ("merge", *PREDICT)]
+    answer = snakemake(checkout, "--cores", "2", "--set-threads", *threads)
     assert answer.returncode == 0, answer.stdout
     return checkout
 
@@ -327,7 +318,7 @@ def test_an_edited_annotation_replans_everything(finished: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["export", "weights"])
 def test_a_mistyped_path_is_not_up_to_date(finished: Path, setting: str) -> None:
-    answer = snakemake(finished, "--dry-run", "--config", f"{setting}=nowhere")
+    answer = dry_run(finished, "--config", f"{setting}=nowhere")
     assert answer.returncode != 0
     assert f"config: {setting}: nowhere does not exist" in answer.stdout
 
@@ -339,7 +330,7 @@ def test_what_cannot_be_divided_is_refused_before_any_job(finished: Path) -> Non
     assert "train.batch_size (3) cannot be divided among 2 processes" in answer.stdout
     assert (finished / "results/train/finished/history.jsonl").exists()
     assert plan(finished, "--resources", "gpu=1", *batch)[0] == FROM_TRAIN
-    four = snakemake(finished, "-n", "--resources", "gpu=9", "--set-resources", "train:gpu=3")
+    four = dry_run(finished, "--resources", "gpu=9", "--set-resources", "train:gpu=3")
     assert "train.batch_size (4) cannot be divided among 3 processes" in four.stdout
 
 
@@ -354,7 +345,7 @@ def test_what_cannot_be_divided_is_refused_before_any_job(finished: Path) -> Non
 def test_what_contradicts_itself_is_refused_before_any_job(
     finished: Path, changes: tuple[str, ...], message: str
 ) -> None:
-    answer = snakemake(finished, "--dry-run", "--config", *changes)
+    answer = dry_run(finished, "--config", *changes)
     assert answer.returncode != 0
     assert message in answer.stdout
 
@@ -485,7 +476,7 @@ def test_an_export_on_roboflow_is_downloaded_first(checkout: Path) -> None:
     remote = ("--config", "results=elsewhere", "export=roboflow://team/reef/3")
     jobs, _ = plan(checkout, *remote)
     assert jobs == {"download": 1, **EVERYTHING}
-    answer = snakemake(checkout, "--dry-run", "--config", "export=roboflow://team/reef")
+    answer = dry_run(checkout, "--config", "export=roboflow://team/reef")
     assert answer.returncode != 0
     assert "not the address of a version on Roboflow" in answer.stdout
 
@@ -518,7 +509,7 @@ def test_a_preset_shows_its_plan(checkout: Path, preset: Path) -> None:
 
 
 def test_a_misspelled_setting_is_named(checkout: Path) -> None:
-    answer = snakemake(checkout, "--dry-run", "--config", "train={learning_rat: 1, epochs: x}")
+    answer = dry_run(checkout, "--config", "train={learning_rat: 1, epochs: x}")
     assert answer.returncode != 0
     assert "train.learning_rat: " in answer.stdout
     assert "train.epochs: " in answer.stdout
@@ -526,7 +517,7 @@ def test_a_misspelled_setting_is_named(checkout: Path) -> None:
 
 
 def test_a_renamed_setting_is_named_with_its_new_name(checkout: Path) -> None:
-    answer = snakemake(checkout, "--dry-run", "--config", "train={smallest_scale: 0.5}")
+    answer = dry_run(checkout, "--config", "train={smallest_scale: 0.5}")
     assert answer.returncode != 0
     assert "train.smallest_scale: 'smallest_scale' is now called 'min_scale'" in answer.stdout
 
@@ -579,7 +570,7 @@ def test_a_learning_curve_is_drawn_where_it_is_asked_for(finished: Path) -> None
         "learning_curve": 1,
         "learning_curve_page": 1,
     }
-    answer = snakemake(finished, "--dry-run", "--printshellcmds", "--", "learning_curve")
+    answer = dry_run(finished, "--printshellcmds", "--", "learning_curve")
     # Half of the images are seen twice as often.
     assert sorted(re.findall(r'"epochs": (\d+)', answer.stdout)) == ["2", "4"]
 
