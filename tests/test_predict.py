@@ -5,8 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +23,7 @@ from segtune.model.forward import detect_encoded, encode_images, encode_prompts,
 from segtune.model.weights import load_base_model
 from segtune.predict import main
 from tests.converted import CATEGORIES, SIDE, write_converted
-from tests.forked import Forked
+from tests.forked import Forked, run_group
 
 
 @pytest.fixture(scope="module")
@@ -235,13 +233,10 @@ def test_results_of_another_prediction_are_not_resumed(tmp_path: Path, change: s
 
 
 def test_processes_split_the_images(coco: Path, tmp_path: Path) -> None:
-    source = ["-m", "segtune.predict", "--coco", str(coco / "test.json"), *RANDOM]
-    for processes in ("1", "2"):
-        launch = ["-m", "segtune.launch", "--devices", processes, "--torchrun", "--"]
-        command = [sys.executable, *launch, *source, "--out", str(tmp_path / processes)]
-        environment = {**os.environ, "OMP_NUM_THREADS": processes}
-        process = subprocess.run(command, check=True, capture_output=True, env=environment)
-        assert f"image {4 // int(processes)}/{4 // int(processes)}" in process.stdout.decode()
+    source = ["--coco", str(coco / "test.json"), *RANDOM]
+    for processes in (1, 2):
+        output = run_group(main, [*source, "--out", str(tmp_path / str(processes))], processes)
+        assert f"image {4 // processes}/{4 // processes}" in output
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 

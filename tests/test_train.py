@@ -20,8 +20,10 @@ from segtune.dataset.detections import read_detections, to_record
 from segtune.lora.adapter import attach_adapter
 from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
+from segtune.train import main
 from tests.converted import write_converted
-from tests.train_runs import Process, finish, history, refused, start
+from tests.forked import run_group
+from tests.train_runs import Process, arguments, finish, history, refused, start
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +76,11 @@ def test_a_run_counts_its_parameters(uninterrupted: tuple[Path, str]) -> None:
 
 
 def test_a_run_leaves_predictions_before_training_and_of_the_best_epoch(
-    coco: Path, tmp_path: Path
+    coco: Path, uninterrupted: tuple[Path, str]
 ) -> None:
-    finish(start(coco, tmp_path, epochs=1))
+    out, _ = uninterrupted
     valid = read_split(coco / "valid.json")
-    weights = tmp_path / "adapter"
+    weights = out / "adapter"
     tuned = load_base_model("tiny", "default")
     attach_adapter(tuned, weights)
     for name, model in (("base", load_base_model("tiny", "default")), ("best", tuned)):
@@ -91,9 +93,9 @@ def test_a_run_leaves_predictions_before_training_and_of_the_best_epoch(
             settings=PredictSettings(),
         )
         expected = [to_record(d) for _, found in predictions for d in found if d.score >= 0.5]
-        records = json.loads((tmp_path / f"valid_{name}.json").read_text())
+        records = json.loads((out / f"valid_{name}.json").read_text())
         assert records == expected
-        assert len(read_detections(tmp_path / f"valid_{name}.json", valid)) == len(records)
+        assert len(read_detections(out / f"valid_{name}.json", valid)) == len(records)
 
 
 def wait_for_steps(out: Path, steps: int, process: Process | None = None) -> None:
@@ -132,14 +134,15 @@ def compare(one: Path, other: Path) -> None:
 
 def test_two_interrupted_processes_resume_bitwise_identically(coco: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finish(start(coco, whole, processes=2))
+    run_group(main, arguments(coco, whole), processes=2)
     process = start(coco, stopped, processes=2)
     wait_for_steps(stopped, 1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "the same command resumes the run" in output
-    finish(start(coco, stopped, processes=2))
+    output = run_group(main, arguments(coco, stopped), processes=2)
+    assert "resuming after step" in output
     compare(whole, stopped)
 
 
@@ -246,7 +249,7 @@ def test_the_number_of_processes_hardly_changes_the_result(
     adapters = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        finish(start(coco, out, processes, lora=lora, epochs=1))
+        run_group(main, arguments(coco, out, lora=lora, epochs=1), processes)
         adapters.append(load_file(out / "adapter" / "adapter_model.safetensors"))
     for name, value in adapters[0].items():
         # Adam divides by the size of a gradient, so rounding matters in small ones, too.
