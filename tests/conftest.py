@@ -2,7 +2,10 @@
 
 import pytest
 
-LONGEST = ("test_workflow", "test_quality", "test_train", "test_train_settings", "test_predict")
+LONGEST = (
+    *("test_workflow", "test_quality", "test_train", "test_train_settings"),
+    *("test_survival", "test_predict", "test_engine", "test_bootstrap", "test_launch"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
