@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> None:
             after_step=after_step,
         )
     if processes.is_main:
+        print(f"of {processes.count} processes")
         torch.save({"losses": losses, "gradients": gradients, "values": values}, out)
 
 
