@@ -22,7 +22,7 @@ from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
 from segtune.train import main
 from tests.converted import write_converted
-from tests.forked import run_group
+from tests.forked import Forked, run_group
 from tests.train_runs import Process, arguments, finish, history, refused, start
 
 
@@ -181,16 +181,30 @@ def test_a_killed_run_resumes_bitwise_identically(coco: Path, longer: Path, tmp_
     compare(longer, tmp_path)
 
 
+def train_until_killed(arguments: list[str]) -> None:
+    """Train, until SIGKILL comes when half of the fourth state has been written."""
+    write, states = Path.write_bytes, 0
+
+    def killing(path: Path, data: bytes) -> int:
+        nonlocal states
+        states += path.name.startswith(".state-")
+        if states == 4:
+            write(path, data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, data)
+
+    Path.write_bytes = killing  # type: ignore[assignment,method-assign]
+    main(arguments)
+
+
 def test_a_run_killed_while_writing_a_checkpoint_resumes(
     coco: Path, longer: Path, tmp_path: Path
 ) -> None:
-    process = start(coco, tmp_path, **LONGER)
-    wait_for_steps(tmp_path, 3, process)
-    while process.poll() is None and not list(tmp_path.glob("checkpoints/*/.state-*")):
-        pass
-    assert process.poll() is None
-    kill(process)
-    finish(start(coco, tmp_path, **LONGER))
+    process = Forked(train_until_killed, arguments(coco, tmp_path, **LONGER))
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob("checkpoints/*/.state-*"))
+    assert "resuming after step" in finish(start(coco, tmp_path, **LONGER))
     compare(longer, tmp_path)
     assert not list(tmp_path.rglob(".*"))
 
