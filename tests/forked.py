@@ -8,10 +8,8 @@ environment, a session each.
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -76,31 +74,6 @@ class Forked:
         text = self._output.read_text()
         self._output.unlink()
         return text, None
-
-
-def run_group(target: Target, arguments: Sequence[str], processes: int) -> str:
-    """Run a function in processes of one group, without torchrun, which imports torch in each.
-
-    Returns what the first of them has written; AssertionError if one of them has failed.
-    """
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    group["OMP_NUM_THREADS"] = "1"
-    running = [
-        Forked(target, arguments, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(processes)
-    ]
-    while any(process.poll() is None for process in running):
-        if any(process.returncode for process in running):
-            for process in running:  # the others would wait for the one that has failed
-                if process.poll() is None:
-                    process.send_signal(signal.SIGKILL)
-        time.sleep(0.02)
-    outputs = [process.communicate()[0] for process in running]
-    assert not any(process.returncode for process in running), "\n".join(outputs)
-    return outputs[0]
 
 
 def _run(target: Target, arguments: list[str], output: str, environment: dict[str, str]) -> None:

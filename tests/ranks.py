@@ -1,9 +1,8 @@
 """The processes of one run, with the environment of torchrun, forked so that they start at once."""
 
-import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch.distributed as dist
 
@@ -20,9 +19,10 @@ def ranks(target: Target, arguments: Sequence[str], count: int = 2) -> Iterator[
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": "1",
     }
     started = [
-        Forked(partial(_run, target, {**environment, "RANK": str(rank)}), arguments)
+        Forked(target, arguments, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
     try:
@@ -32,6 +32,17 @@ def ranks(target: Target, arguments: Sequence[str], count: int = 2) -> Iterator[
             process.kill()
 
 
-def _run(target: Target, environment: dict[str, str], arguments: list[str]) -> None:
-    os.environ |= environment
-    target(arguments)
+def run_ranks(target: Target, arguments: Sequence[str], count: int = 2) -> str:
+    """Run `target` in `count` processes; what the first of them has written.
+
+    AssertionError with all that they have written if one of them fails.
+    """
+    with ranks(target, arguments, count) as started:
+        while any(p.poll() is None for p in started) and not any(p.returncode for p in started):
+            time.sleep(0.02)
+        for process in started:
+            if any(p.returncode for p in started):  # the others would wait for it
+                process.kill()
+        outputs = [process.communicate()[0] for process in started]
+        assert not any(process.returncode for process in started), "\n".join(outputs)
+    return outputs[0]

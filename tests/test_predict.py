@@ -23,7 +23,8 @@ from segtune.model.forward import detect_encoded, encode_images, encode_prompts,
 from segtune.model.weights import load_base_model
 from segtune.predict import main
 from tests.converted import CATEGORIES, SIDE, write_converted
-from tests.forked import Forked, run_group
+from tests.forked import Forked
+from tests.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_results_of_another_prediction_are_not_resumed(tmp_path: Path, change: s
 def test_processes_split_the_images(coco: Path, tmp_path: Path) -> None:
     source = ["--coco", str(coco / "test.json"), *RANDOM]
     for processes in (1, 2):
-        output = run_group(main, [*source, "--out", str(tmp_path / str(processes))], processes)
+        output = run_ranks(main, [*source, "--out", str(tmp_path / str(processes))], processes)
         assert f"image {4 // processes}/{4 // processes}" in output
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 

@@ -22,7 +22,8 @@ from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
 from segtune.train import main
 from tests.converted import write_converted
-from tests.forked import Forked, run_group
+from tests.forked import Forked
+from tests.ranks import run_ranks
 from tests.train_runs import Process, arguments, finish, history, refused, start
 
 
@@ -134,14 +135,14 @@ def compare(one: Path, other: Path) -> None:
 
 def test_two_interrupted_processes_resume_bitwise_identically(coco: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_group(main, arguments(coco, whole), processes=2)
+    run_ranks(main, arguments(coco, whole), count=2)
     process = start(coco, stopped, processes=2)
     wait_for_steps(stopped, 1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "the same command resumes the run" in output
-    output = run_group(main, arguments(coco, stopped), processes=2)
+    output = run_ranks(main, arguments(coco, stopped), count=2)
     assert "resuming after step" in output
     compare(whole, stopped)
 
@@ -263,7 +264,7 @@ def test_the_number_of_processes_hardly_changes_the_result(
     adapters = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        run_group(main, arguments(coco, out, lora=lora, epochs=1), processes)
+        run_ranks(main, arguments(coco, out, lora=lora, epochs=1), processes)
         adapters.append(load_file(out / "adapter" / "adapter_model.safetensors"))
     for name, value in adapters[0].items():
         # Adam divides by the size of a gradient, so rounding matters in small ones, too.
