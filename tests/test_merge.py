@@ -113,6 +113,7 @@ def test_sam31_is_trained_merged_in_its_own_layout_and_predicts(
     train_runs.finish(Forked(train, [*arguments, *weights]))
     merged = merge(tmp_path, weights=str(base)) / "sam3.pt"
     recipe = json.loads((tmp_path / "adapter" / "recipe.json").read_text())
+    assert recipe["base_model"] == "segtune/tiny"
     changed = changed_tensors(base, merged)
     adapted = tuple(f"detector.{name}." for name in recipe["adapted"])
     assert changed and all(key.startswith(adapted) for key in changed)
@@ -162,7 +163,7 @@ def test_the_full_sam31_is_merged_in_its_own_layout(
     write_sam31(base, "full", torch.bfloat16)
     assert len(torch.load(base, weights_only=True, mmap=True)) == 1166 + 457
     model = load_base_model("full", str(base))
-    lora = LoraSettings(rank=2, alpha=4, blocks="31")
+    lora = LoraSettings(rank=2, alpha=4)
     adapted = inject_lora(model, lora_specs({"vision": lora, "detr_decoder": lora}))
     randomize_lora(model)
     recipe = {**RECIPE, "model": "full", "weights": str(base), "image_size": None}
@@ -210,6 +211,14 @@ def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     save(tmp_path / "adapter", "random:0")
     message = refused(tmp_path, capsys, weights="random:1")
     assert "trained on model 'tiny' with weights 'random:0'" in message
+
+
+def test_an_adapter_of_sam3_is_not_merged_into_sam31(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "adapter", "facebook/sam3")
+    message = refused(tmp_path, capsys, weights="facebook/sam3.1")
+    assert "with weights 'facebook/sam3', but merged into 'tiny' with 'facebook/sam3.1'" in message
 
 
 def test_merging_again_gives_the_same_bytes(tmp_path: Path) -> None:
