@@ -15,8 +15,8 @@ from tests.converted import write_converted
 from tests.forked import Forked
 from tests.train_runs import arguments
 
-SCORES = (0.1, 0.9, 0.2)  # of the base model and two epochs
-SETTINGS: dict[str, Any] = {"epochs": 2, "lora": {"detr_decoder": {"rank": 2}}}
+SCORES = (0.1, 0.9, 0.2, 0.3)  # of the base model and three epochs
+SETTINGS: dict[str, Any] = {"epochs": 3, "lora": {"detr_decoder": {"rank": 2}}}
 RESULTS = ("adapter/adapter_model.safetensors", "valid_base.json", "valid_best.json")
 
 
@@ -41,13 +41,13 @@ def run(coco: Path, out: Path, *, stop_after: int | None = None) -> tuple[int | 
 
 
 def test_the_best_epoch_before_an_interruption_is_the_result(tmp_path: Path) -> None:
-    coco = write_converted(tmp_path, {"train": 4, "valid": 2})
+    coco = write_converted(tmp_path, {"train": 4, "valid": 1})
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert run(coco, whole)[0] == 0
-    assert run(coco, resumed, stop_after=1)[0] == 130
+    assert run(coco, resumed, stop_after=2)[0] == 130
     status, output = run(coco, resumed)
     assert status == 0, output
-    assert "resuming after step 1" in output
+    assert "resuming after step 2" in output
     for name in RESULTS:
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
     assert json.loads((resumed / "valid_best.json").read_text())
