@@ -36,6 +36,7 @@ from segtune.training.ema import load_adapter_values
 from segtune.training.engine import Interrupted
 from segtune.training.failures import StepFailed, memory_errors
 from segtune.training.loop import train
+from segtune.training.negative_counts import negatives_per_epoch
 from segtune.training.run import Position, Run, save, save_failure
 from segtune.training.setup import Inputs, prepare_run, run_fingerprint
 
@@ -198,6 +199,7 @@ def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[
             **fingerprint,
             "execution": run.settings.model_dump(mode="json", include=set(EXECUTION)),
             "result": asdict(run.position),
+            "negatives": asdict(negatives_per_epoch(run.dataset, run.repeat_factors)),
             "parameters": {component: asdict(count) for component, count in counts.items()},
         },
     )

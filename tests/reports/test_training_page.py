@@ -27,6 +27,43 @@ def test_the_page_says_what_happened(pages: dict[str, Path]) -> None:
     assert text.count("data:image/jpeg;base64,") == 2
 
 
+def test_the_page_counts_negatives_and_false_alarms(pages: dict[str, Path]) -> None:
+    text = pages["train"].read_text("utf-8")
+    assert "1,234 times with a class that they do not show and 56 times with an" in text
+    assert '<tr><th scope="row">0</th><td>50%</td><td>25%</td></tr>' in text
+    assert '<th scope="row">2 (best)</th><td>10%</td><td>25%</td></tr>' in text
+    assert "whatever it is prompted with" not in text
+
+
+def test_a_run_in_which_the_prompt_made_no_difference_says_so(tmp_path: Path) -> None:
+    text = page_of(tmp_path, {"absent": 10, "ood": 0, "beside_objects": 0})
+    assert "whatever it is prompted with" in text
+    assert "train.ood_negatives" in text
+
+
+def test_a_run_of_an_earlier_version_has_a_page(tmp_path: Path) -> None:
+    assert 'id="negatives"' not in page_of(tmp_path, None)
+
+
+def page_of(folder: Path, negatives: dict[str, int] | None) -> str:
+    """The page of a run with these negatives; None for one that knows nothing of them."""
+    coco = write_converted(folder)
+    train = write_training_run(folder / "run", coco, "disc")
+    recipe = json.loads((train / "adapter" / "recipe.json").read_text())
+    del recipe["negatives"]
+    if negatives:
+        recipe["negatives"] = negatives
+    else:
+        records = [json.loads(line) for line in (train / "history.jsonl").read_text().splitlines()]
+        for record in records:
+            record.pop("false_alarms", None)
+        (train / "history.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (train / "adapter" / "recipe.json").write_text(json.dumps(recipe))
+    command = ["--coco", str(coco / "valid.json"), "--train", str(train)]
+    train_page.main([*command, "--out", str(folder / "summary.html")])
+    return (folder / "summary.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("best", "comparison"), [(0.2, "better"), (0.1, "NOT better"), (0, "NOT better")]
 )

@@ -191,6 +191,84 @@ def test_negatives_are_absent_and_at_most_the_allowed_number(coco: Path) -> None
             assert len(sample.prompts) == len(present) + min(limit, absent)
 
 
+NOUNS = tuple(f"noun {number}" for number in range(7))
+
+
+@pytest.mark.parametrize(
+    ("max_negatives", "max_ood", "extra", "expected"),
+    [
+        # Each image shows one of three classes, or none.
+        (5, 2, 0, {1: (2, 2), 0: (3, 2)}),
+        (4, 2, 0, {1: (2, 2), 0: (2, 2)}),
+        (3, 2, 0, {1: (2, 1), 0: (2, 1)}),
+        (2, 2, 0, {1: (1, 1), 0: (1, 1)}),
+        (1, 2, 0, {1: (1, 0), 0: (1, 0)}),
+        (0, 2, 0, {1: (0, 0)}),
+        (5, 0, 0, {1: (2, 0), 0: (3, 0)}),
+        (5, 9, 0, {1: (2, 3), 0: (3, 2)}),
+        (20, 9, 0, {1: (2, 7), 0: (3, 7)}),
+        (5, 2, 9, {1: (3, 2), 0: (3, 2)}),
+    ],
+)
+def test_nouns_have_half_of_the_places_and_those_that_are_free(
+    coco: Path,
+    max_negatives: int,
+    max_ood: int,
+    extra: int,
+    expected: dict[int, tuple[int, int]],
+) -> None:
+    data = dataset(
+        coco,
+        max_negatives=max_negatives,
+        max_ood_negatives=max_ood,
+        ood_negatives=NOUNS,
+        extra_negatives=tuple(f"extra {number}" for number in range(extra)),
+    )
+    for index, image in enumerate(data.images):
+        sample = data[(0, index, 0)]
+        negatives = [p for n, p in enumerate(sample.prompts) if n not in positives(sample)]
+        nouns = [prompt for prompt in negatives if prompt in NOUNS]
+        counts = (len(negatives) - len(nouns), len(nouns))
+        assert counts == expected[len(positives(sample))] == data.count_negatives(image)
+        assert len(set(negatives)) == len(negatives)
+        # What the largest batch is made of has as many prompts.
+        assert len(data.negatives(image)[:max_negatives]) == sum(counts)
+
+
+def test_every_noun_has_its_turn_and_turns_differ_by_image(coco: Path) -> None:
+    options: dict[str, Any] = {"max_ood_negatives": 2, "ood_negatives": NOUNS}
+    data, same = (dataset(coco, max_negatives=5, **options) for _ in range(2))
+    other = dataset(coco, max_negatives=5, seed=1, **options)
+
+    def nouns(of: PromptedImages, epoch: int, index: int) -> set[str]:
+        return {*of[(epoch, index, 0)].prompts} & {*NOUNS}
+
+    for index in range(len(data)):
+        epochs = [nouns(data, epoch, index) for epoch in range(4)]
+        assert set.union(*epochs) == {*NOUNS}
+        assert epochs[2] == nouns(same, 2, index)
+    assert len({frozenset(nouns(data, 0, index)) for index in range(len(data))}) > 1
+    assert [nouns(data, 0, n) for n in range(6)] != [nouns(other, 0, n) for n in range(6)]
+
+
+def test_nouns_do_not_change_which_classes_are_chosen(coco: Path) -> None:
+    data = dataset(coco, max_negatives=2, ood_negatives=NOUNS, max_ood_negatives=2)
+    without = dataset(coco, max_negatives=1)
+    for epoch, index in ((0, 0), (1, 3), (2, 7)):
+        prompts = data[(epoch, index, 0)].prompts
+        assert tuple(p for p in prompts if p not in NOUNS) == without[(epoch, index, 0)].prompts
+
+
+def test_a_class_that_is_everywhere_has_nouns_as_negatives(busy: Split) -> None:
+    (one,) = (c for c in busy.categories if c.name == "disc")
+    found = tuple(a for a in busy.annotations[1] if a.category_id == one.id)
+    split = replace(busy, categories=(one,), images=busy.images[:1], annotations={1: found})
+    assert prompted(split)[(0, 0, 0)].prompts == ("disc",)
+    prompts = prompted(split, ood_negatives=NOUNS, max_ood_negatives=2)[(0, 0, 0)].prompts
+    assert prompts[0] == "disc"
+    assert len({*prompts} & {*NOUNS}) == 2
+
+
 def test_without_negatives_empty_images_are_left_out(coco: Path) -> None:
     assert len(dataset(coco, max_negatives=0)) == 6
     assert len(dataset(coco, max_negatives=1)) == 8

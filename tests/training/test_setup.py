@@ -1,12 +1,14 @@
 """A run prepared: what is trained where the data has no masks."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from segtune.core.config import parse_train
 from segtune.core.processes import Processes
 from segtune.training import setup
 from segtune.training.setup import Inputs, prepare_run
@@ -29,6 +31,65 @@ def test_nothing_to_adapt_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     coco = write_converted(tmp_path, masks=False)
     message = refused(coco, tmp_path / "out", capsys, lora={"segmentation": {}})
     assert "no object has a mask" in message
+
+
+def described(
+    folder: Path, settings: dict[str, Any], *, classes: Sequence[str], printed: Any
+) -> str:
+    """What a run prints about its negatives before it starts; every image shows each class."""
+    coco = write_converted(folder, {"train": 4, "valid": 1})
+    ids = range(len(classes))
+    categories = [
+        {"id": n, "name": classes[n], "prompt": classes[n], "supercategory": "none"} for n in ids
+    ]
+    for split in ("train", "valid"):
+        values = json.loads((coco / f"{split}.json").read_text())
+        pairs = [(image["id"], n) for image in values["images"] for n in ids]
+        found = [
+            {**values["annotations"][0], "id": n, "image_id": image, "category_id": category}
+            for n, (image, category) in enumerate(pairs)
+        ]
+        values = {**values, "categories": categories, "annotations": found}
+        (coco / f"{split}.json").write_text(json.dumps(values))
+    inputs = Inputs(
+        coco=coco, out=folder, model="tiny", weights="default", image_size=None, workers=0
+    )
+    processes = Processes(rank=0, count=1, device=torch.device("cpu"))
+    run = prepare_run(
+        inputs, parse_train("tiny", json.dumps(settings)), processes=processes, folder=folder
+    )
+    assert run.history
+    run.history.close()
+    return str(printed.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"ood_negatives": []}, "List things that your images do not show in train.ood_negatives"),
+        ({"ood_negatives": ["disc"]}, "List things that your images do not show"),
+        ({"max_ood_negatives": 0}, "Set train.max_ood_negatives"),
+        ({"max_negatives": 0}, "Set train.max_negatives"),
+    ],
+)
+def test_a_run_without_negatives_warns_and_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], fix: str
+) -> None:
+    output = described(tmp_path, settings, classes=["disc"], printed=capsys)
+    assert "negative prompts per epoch: 0 of absent classes, 0 out-of-distribution" in output
+    assert "WARNING: images that show something are not prompted with anything else" in output
+    assert fix in output
+
+
+def test_a_run_says_how_many_negatives_it_has_and_which_nouns_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"ood_negatives": ["unicorn", "giraffe", "ghost"], "extra_negatives": ["ghosts"]}
+    output = described(tmp_path, settings, classes=["giraffes", "disc"], printed=capsys)
+    # Four images; an extra negative counts like an absent class.
+    assert "per epoch: 4 of absent classes, 4 out-of-distribution (1 nouns)" in output
+    assert "nouns left out because of a class or prompt: giraffe (giraffes), ghost" in output
+    assert "WARNING" not in output
 
 
 def test_adapters_are_drawn_before_the_model_moves_to_its_device(

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segtune.core.config import TrainSettings
+from segtune.core.config import parse_train
 from segtune.core.processes import Processes
-from segtune.dataset.detections import Detections
+from segtune.dataset.detections import Detection, Detections
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.layers import LoraSpec
 from segtune.training import validation
+from segtune.training.ood_negatives import NO_NOUNS
 from segtune.training.run import Position, Run
 from segtune.training.selection import ValidScores
 from tests.scenes import OBJECTS, detection, split_of
@@ -38,16 +39,17 @@ def validated(monkeypatch: pytest.MonkeyPatch, out: Path, average: bool) -> Run:
         dataset=SimpleNamespace(image_size=96),
         processes=Processes(0, 1, torch.device("cpu")),
         position=Position(),
-        settings=TrainSettings(),
+        settings=parse_train("tiny", "{}"),
         history=None,
+        nouns=NO_NOUNS,
         base_detections=Detections(),
         best_detections=Detections(),
         best_adapter={},
     )
 
-    def detections(*args: Any, **kwargs: Any) -> Detections:
+    def detections(*args: Any, **kwargs: Any) -> list[Detection]:
         image, category, box = OBJECTS[0]
-        return Detections([detection(image, category, box, score_of(run.position.epoch))])
+        return [detection(image, category, box, score_of(run.position.epoch))]
 
     def scores(*args: Any) -> ValidScores:
         mask_ap = MASK_AP[run.position.epoch]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Validation:
     epoch: int
     scores: dict[str, float]  # over all classes
     per_class: dict[str, float]  # AP
+    false_alarms: dict[str, float] = field(default_factory=dict)  # fractions, by kind of prompt
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,22 @@ class ParameterCount:
 
 
 @dataclass(frozen=True)
+class Negatives:
+    """Negative prompts in an epoch."""
+
+    absent: int  # absent classes and extra negatives
+    ood: int  # out-of-distribution
+    beside_objects: int  # of all of these, in images that show something
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The part of `recipe.json` that the page shows."""
 
     settings: dict[str, Any]  # the train section, whatever its version
     result: Result
     parameters: dict[str, ParameterCount]  # by component
+    negatives: Negatives | None = None  # None in recipes of earlier versions
 
 
 @dataclass(frozen=True)
@@ -158,9 +169,10 @@ def _has_improved(result: Result) -> bool:
 
 
 def _validation(record: dict[str, Any]) -> dict[str, Any]:
-    others = ("kind", "step", "epoch", "per_class")
-    scores = {name: value for name, value in record.items() if name not in others}
-    return {"epoch": record["epoch"], "scores": scores, "per_class": record["per_class"]}
+    named = {name: record[name] for name in ("epoch", "per_class")}
+    named["false_alarms"] = record.get("false_alarms", {})
+    scores = {n: value for n, value in record.items() if n not in ("kind", "step", *named)}
+    return {**named, "scores": scores}
 
 
 def _effort(steps: Sequence[TrainStep], result: Result) -> str:

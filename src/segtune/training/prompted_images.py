@@ -7,6 +7,7 @@ epoch, item), and not on the number of workers or processes.
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from segtune.dataset.masks import segmentation_to_mask
 from segtune.training.augment import Augmentation
 from segtune.training.sampling import Item
 
+T = TypeVar("T")
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,10 +35,13 @@ class PromptedImages(Dataset[Sample]):
         split: the converted split.
         image_size: side of the model's square input, in pixels.
         max_negatives: negative prompts per image. Over ceil(negatives / max_negatives)
-            epochs an image is prompted with all of its negatives.
+            epochs an image is prompted with all of its absent classes and extra negatives.
         extra_negatives: prompts for things that no image of the split shows.
         augmentation: of the images, drawn anew for every item.
         seed: of the choice of negatives and of the augmentation.
+        ood_negatives: out-of-distribution prompts, for at most half of the places, and for those
+            that absent classes and extra negatives leave free.
+        max_ood_negatives: out-of-distribution prompts per image.
     """
 
     def __init__(
@@ -47,9 +53,12 @@ class PromptedImages(Dataset[Sample]):
         extra_negatives: Sequence[str],
         augmentation: Augmentation,
         seed: int,
+        ood_negatives: Sequence[str] = (),
+        max_ood_negatives: int = 0,
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
         self.max_negatives = max_negatives
+        self.ood_negatives, self.max_ood_negatives = tuple(ood_negatives), max_ood_negatives
         known = {
             prompt.strip().casefold()
             for image in split.images
@@ -105,7 +114,20 @@ class PromptedImages(Dataset[Sample]):
         return [a for a in self.split.annotations[image.id] if not a.iscrowd]
 
     def negatives(self, image: Image) -> list[int | str]:
-        """Everything absent from an image: category ids and extra negatives."""
+        """Everything that an image can be prompted with without showing it.
+
+        Category ids and extra negatives, then as many out-of-distribution ones as it can have
+        at once: the first `max_negatives` make its largest sample.
+        """
+        return [*self._absent(image), *self.ood_negatives[: self.max_ood_negatives]]
+
+    def count_negatives(self, image: Image) -> tuple[int, int]:
+        """How many an image is prompted with: absent classes and extra, out-of-distribution."""
+        reserved = min(self.max_ood_negatives, len(self.ood_negatives), self.max_negatives // 2)
+        absent = min(len(self._absent(image)), self.max_negatives - reserved)
+        return absent, min(len(self.negatives(image)), self.max_negatives) - absent
+
+    def _absent(self, image: Image) -> list[int | str]:
         # A class that occurs only as a crowd is neither a target nor absent.
         present = self.present(image)
         return [*(i for i in self.classes if i not in present), *self.extra_negatives]
@@ -117,10 +139,18 @@ class PromptedImages(Dataset[Sample]):
 
     def _chosen_negatives(self, index: int, turn: int) -> list[int | str]:
         """The next few of an image's negatives, in a seeded order per image."""
-        absent = self.negatives(self.images[index])
-        count = min(self.max_negatives, len(absent))
-        order = np.random.default_rng([self.seed, index]).permutation(len(absent))
-        return [absent[i] for i in sorted(np.roll(order, -turn * count)[:count])]
+        image = self.images[index]
+        absent, ood = self.count_negatives(image)
+        return [
+            *_next_few(self._absent(image), absent, turn=turn, seed=[self.seed, index]),
+            *_next_few(self.ood_negatives, ood, turn=turn, seed=[self.seed, index, 1]),
+        ]
+
+
+def _next_few(items: Sequence[T], count: int, *, turn: int, seed: list[int]) -> list[T]:
+    """`count` of some items, others at every turn until all have had theirs."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    return [items[i] for i in sorted(np.roll(order, -turn * count)[:count])]
 
 
 def training_batches(

@@ -20,6 +20,7 @@ from segtune.training.checkpoint import save_state
 from segtune.training.ema import adapter_values, load_adapter_values
 from segtune.training.failures import memory_advice
 from segtune.training.history import History
+from segtune.training.ood_negatives import NO_NOUNS, OodNegatives
 from segtune.training.prompted_images import PromptedImages
 from segtune.training.sampling import epoch_length
 
@@ -57,6 +58,7 @@ class Run:
     # What changes, besides the model, the optimizer and the scaler:
     average: dict[str, Tensor]  # of the adapters over the steps; empty without EMA
     random_state: dict[str, Tensor]  # before the next optimizer step
+    nouns: OodNegatives = NO_NOUNS
     history: History | None = None  # only in the main process
     position: Position = field(default_factory=Position)
     best_adapter: dict[str, Tensor] = field(default_factory=dict)

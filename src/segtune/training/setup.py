@@ -24,6 +24,8 @@ from segtune.model.weights import load_base_model
 from segtune.training.augment import Augmentation
 from segtune.training.checkpoint import load_state, remove_damaged
 from segtune.training.history import History
+from segtune.training.negative_counts import describe_negatives, negatives_per_epoch
+from segtune.training.ood_negatives import OodNegatives, names_of, ood_negatives
 from segtune.training.optimizer import build_optimizer, set_learning_rates
 from segtune.training.preflight import require_memory
 from segtune.training.prompted_images import PromptedImages
@@ -88,6 +90,8 @@ def prepare_run(
     run = _new_run(inputs, settings, processes=processes, folder=folder)
     if processes.is_main:
         _describe(run.model, run.dataset.split, modules=len(run.adapted))
+        counts = negatives_per_epoch(run.dataset, run.repeat_factors)
+        describe_negatives(counts, run.nouns, settings)
     require_memory(run.model, run.dataset, settings=settings, processes=processes)
     set_random_state(run.random_state)
     state = _saved_state(folder, processes)
@@ -108,14 +112,17 @@ def prepare_run(
 
 
 def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, folder: Path) -> Run:
-    train = read_split(inputs.coco / "train.json")
+    train, valid = (read_split(inputs.coco / f"{name}.json") for name in ("train", "valid"))
+    nouns = ood_negatives(
+        settings.ood_negatives, {*names_of((train, valid)), *settings.extra_negatives}
+    )
     model = load_base_model(inputs.model, inputs.weights)
     image_size = set_image_size(model, inputs.model, inputs.image_size)
     components = _trainable_components(settings.lora, with_masks=has_masks(train))
     adapted = inject_lora(model, lora_specs(components), settings.seed)
     # After the adapters were drawn: on a GPU, a seed gives other values.
     model.to(processes.device)
-    dataset = _dataset(train, image_size, settings)
+    dataset = _dataset(train, image_size, settings, nouns)
     present = [dataset.present(image) for image in dataset.images]
     torch.manual_seed(settings.seed + processes.rank)  # for the dropout of LoRA
     return Run(
@@ -124,7 +131,7 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
         model=model,
         adapted=adapted,
         dataset=dataset,
-        valid=read_split(inputs.coco / "valid.json"),
+        valid=valid,
         workers=inputs.workers,
         repeat_factors=repeat_factors(present, settings.repeat_factor_threshold),
         optimizer=build_optimizer(model, settings),
@@ -132,6 +139,7 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
         folder=folder,
         average=_initial_average(model) if settings.ema_decay else {},
         random_state=random_state(),
+        nouns=nouns,
     )
 
 
@@ -152,7 +160,9 @@ def _trainable_components(
     return components
 
 
-def _dataset(train: Split, image_size: int, settings: TrainSettings) -> PromptedImages:
+def _dataset(
+    train: Split, image_size: int, settings: TrainSettings, nouns: OodNegatives
+) -> PromptedImages:
     return PromptedImages(
         train,
         image_size=image_size,
@@ -165,6 +175,8 @@ def _dataset(train: Split, image_size: int, settings: TrainSettings) -> Prompted
             box_noise=settings.box_noise,
         ),
         seed=settings.seed,
+        ood_negatives=nouns.trained,
+        max_ood_negatives=settings.max_ood_negatives,
     )
 
 

@@ -1,6 +1,6 @@
 """Validation at the end of an epoch: predict on the valid split, score, select, record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -8,14 +8,15 @@ from segtune.core.config import PredictSettings
 from segtune.core.console import log_line, progress
 from segtune.core.processes import Processes
 from segtune.dataset.coco import Split
-from segtune.dataset.detections import Detection, Detections
+from segtune.dataset.detections import Detection
 from segtune.dataset.preview import preview_detections, preview_images
-from segtune.model.inference import predict_images
+from segtune.model.inference import Prompts, predict_images
 from segtune.model.sam3_package import Sam3Image
 from segtune.reports.drawing import contact_sheet, save_sheet
 from segtune.training.ema import adapter_values, ema_weights
 from segtune.training.engine import Interrupted
 from segtune.training.failures import agreed, attempt
+from segtune.training.held_out import FalseAlarms, false_alarms, noun_probes, without_probes
 from segtune.training.history import History
 from segtune.training.run import Position, Run
 from segtune.training.selection import ValidScores, note_score, valid_scores
@@ -33,15 +34,18 @@ def validate(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
         Interrupted: when any process wanted to stop; the run is as before.
         StepFailed: when memory or an image failed in any process; the run is as before.
     """
+    probes = noun_probes(run.valid, run.nouns.held_out)
     with ema_weights(run.model, run.average):
-        detections = _valid_detections(
+        found = _valid_detections(
             run.model,
             run.valid,
             image_size=run.dataset.image_size,
             processes=run.processes,
             stop_wanted=stop_wanted,
+            probes=probes,
         )
         adapter = adapter_values(run.model)
+    detections = without_probes(run.valid, found)
     scores = valid_scores(run.valid, detections)
     shown = preview_detections(run.valid, detections)
     if run.position.epoch == 0:
@@ -49,7 +53,8 @@ def validate(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
     if note_score(run.position, scores.score(run.settings.select_by)):
         run.best_adapter, run.best_detections = adapter, shown
     if run.history:
-        _record(run.history, scores, position=run.position)
+        alarms = false_alarms(run.valid, found, probes)
+        _record(run.history, scores, alarms, position=run.position)
         sheet = contact_sheet(run.valid, preview_images(run.valid), shown)
         save_sheet(out / "valid_images" / f"epoch_{run.position.epoch:04d}.jpg", sheet)
         run.history.image("valid/images", run.position.step, sheet)
@@ -63,7 +68,8 @@ def _valid_detections(
     image_size: int,
     processes: Processes,
     stop_wanted: Callable[[], bool],
-) -> Detections:
+    probes: Mapping[int, Prompts],
+) -> list[Detection]:
     """Detections in all images, each process predicting on some of them."""
     images = valid.images[processes.rank :: processes.count]
     predictions = predict_images(
@@ -73,6 +79,7 @@ def _valid_detections(
         image_size=image_size,
         device=processes.device,
         settings=PredictSettings(),
+        probes=probes,
     )
     own: list[Detection] = []
     shown = progress("valid image", len(images), visible=processes.is_main)
@@ -90,10 +97,15 @@ def _valid_detections(
         raise Interrupted
     gathered = [found for part in processes.gather(own) for found in part]
     # By image, so that ties are broken the same way for every number of processes.
-    return Detections(sorted(gathered, key=lambda found: found.image_id))
+    return sorted(gathered, key=lambda found: found.image_id)
 
 
-def _record(history: History, scores: ValidScores, *, position: Position) -> None:
-    history.add("valid", position.step, {"epoch": position.epoch, **scores.to_record()})
+def _record(
+    history: History, scores: ValidScores, alarms: FalseAlarms, *, position: Position
+) -> None:
+    record = {**scores.to_record(), "false_alarms": alarms.to_record()}
+    history.add("valid", position.step, {"epoch": position.epoch, **record})
     totals = "  ".join(f"{name} {value:.4f}" for name, value in scores.totals().items())
-    log_line(f"valid after epoch {position.epoch}: {totals}")
+    rates = [f"{name.replace('_', ' ')} {value:.1%}" for name, value in alarms.to_record().items()]
+    shown = f"  false alarms: {', '.join(rates)}" if rates else ""
+    log_line(f"valid after epoch {position.epoch}: {totals}{shown}")
