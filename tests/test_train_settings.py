@@ -35,6 +35,7 @@ CHANGED: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 8,
     "micro_batch_size": 2,
+    "masks_per_chunk": 1,
     "max_negatives": 0,
     "extra_negatives": ["unicorn"],
     "ood_negatives": ["unicorn"],
