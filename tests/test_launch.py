@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -147,18 +148,25 @@ with process_group() as processes:
 """
 
 
-def launcher(tmp_path: Path, script: str, seconds: float = 300) -> "subprocess.Popen[str]":
+@contextmanager
+def launcher(
+    tmp_path: Path, script: str, seconds: float = 300
+) -> "Iterator[subprocess.Popen[str]]":
     """Start a script in two processes, with GPUs that are made up."""
     (tmp_path / "launcher.py").write_text(LAUNCHER.format(seconds))
     (tmp_path / "script.py").write_text(script)
     command = [str(tmp_path / "launcher.py"), "--devices", "2", "--torchrun", "--"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *command, str(tmp_path / "script.py")],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
@@ -169,6 +177,7 @@ def test_no_process_outlives_its_launcher_but_leases_last_as_long_as_one_lives(
         files = [tmp_path / f"{rank}.pids" for rank in (0, 1)]
         wait_until(lambda: all(file.exists() for file in files))
         process.kill()
+        process.wait()
         pids = [[int(pid) for pid in file.read_text().split()] for file in files]
         wait_until(lambda: not any(is_running(pid) for pid, _ in pids))
         for _, child in pids:
@@ -188,17 +197,19 @@ def is_free(tmp_path: Path) -> bool:
 
 
 # Each process needs some time to save.
-SAVE = """
+SAVE = r"""
 import signal, sys, time
-from pathlib import Path
+from segtune.core.parent import end_with_parent
+end_with_parent()
+write = sys.stdout.write  # in one piece: two processes write to one pipe
 arrived = []
 signal.signal(signal.SIGTERM, lambda *_: arrived.append(1))
-print("ready", flush=True)
+write("ready\n")
 while not arrived:
     time.sleep(0.02)
-print("saving", flush=True)
+write("saving\n")
 time.sleep({})
-print("saved", flush=True)
+write("saved\n")
 sys.exit(130)
 """
 
@@ -213,11 +224,13 @@ def lines_of(process: "subprocess.Popen[str]", text: str, count: int = 2) -> Non
 
 
 def test_processes_that_are_told_to_stop_can_save(tmp_path: Path) -> None:
-    with launcher(tmp_path, SAVE.format(1.5)) as process:
+    with launcher(tmp_path, SAVE.format(4)) as process:
         lines_of(process, "ready")
         process.send_signal(signal.SIGINT)
         lines_of(process, "saving")
-        process.send_signal(signal.SIGTERM)  # an impatient user
+        for number in (signal.SIGTERM, signal.SIGINT):  # an impatient user
+            process.send_signal(number)
+            time.sleep(0.2)
         output, _ = process.communicate(timeout=60)
     assert output.count("saved") == 2
     assert "Traceback" not in output
