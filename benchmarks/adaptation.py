@@ -37,6 +37,7 @@ from segtune.model.weights import load_base_model
 from segtune.training.augment import Augmentation
 from segtune.training.engine import StepReport, train_one_epoch
 from segtune.training.losses import build_loss
+from segtune.training.ood_negatives import names_of, ood_negatives
 from segtune.training.optimizer import learning_rate_factor
 from segtune.training.prompted_images import PromptedImages, training_batches
 from segtune.training.sampling import local_steps
@@ -134,6 +135,8 @@ def _fully_trained(settings: TrainSettings, rate: float, coco: Path) -> Sam3Imag
         extra_negatives=settings.extra_negatives,
         augmentation=Augmentation(horizontal_flip=settings.horizontal_flip),
         seed=settings.seed,
+        ood_negatives=ood_negatives(settings.ood_negatives, names_of([train])).trained,
+        max_ood_negatives=settings.max_ood_negatives,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
     loss = build_loss(model.matcher, with_masks=True)
