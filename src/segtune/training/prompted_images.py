@@ -7,6 +7,7 @@ epoch, item), and not on the number of workers or processes.
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -166,21 +167,14 @@ def training_batches(
     Raises:
         DatasetError: when an image cannot be read.
     """
-    with_masks = has_masks(dataset.split)
-
-    def collate_step(samples: list[Sample] | SegtuneError) -> list[Batch] | SegtuneError:
-        if isinstance(samples, SegtuneError):
-            return samples
-        chunks = (
-            samples[start : start + micro_batch_size]
-            for start in range(0, len(samples), micro_batch_size)
-        )
-        return [collate(chunk, with_masks) for chunk in chunks]
-
+    # Not a closure, which cannot be sent to workers that are not forked, as from Python 3.14 on.
+    collate_fn = partial(
+        _collate_step, micro_batch_size=micro_batch_size, with_masks=has_masks(dataset.split)
+    )
     loader: DataLoader[list[Batch] | SegtuneError] = DataLoader(
         dataset,  # type: ignore[arg-type]  # its indices are not integers
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
-        collate_fn=collate_step,
+        collate_fn=collate_fn,
         num_workers=workers,
         worker_init_fn=_live_as_long_as_training,
         # Each loader draws a seed; from the global generator, a resumed run would differ.
@@ -192,6 +186,15 @@ def training_batches(
         if isinstance(batches, SegtuneError):
             raise batches
         yield batches
+
+
+def _collate_step(
+    samples: list[Sample] | SegtuneError, *, micro_batch_size: int, with_masks: bool
+) -> list[Batch] | SegtuneError:
+    if isinstance(samples, SegtuneError):
+        return samples
+    starts = range(0, len(samples), micro_batch_size)
+    return [collate(samples[start : start + micro_batch_size], with_masks) for start in starts]
 
 
 def _live_as_long_as_training(worker: int) -> None:
