@@ -136,7 +136,7 @@ def _fully_trained(settings: TrainSettings, rate: float, coco: Path) -> Sam3Imag
         augmentation=Augmentation(horizontal_flip=settings.horizontal_flip),
         seed=settings.seed,
         ood_negatives=ood_negatives(settings.ood_negatives, names_of([train])).trained,
-        max_ood_negatives=settings.max_ood_negatives,
+        min_negatives=settings.min_negatives,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
     loss = build_loss(model.matcher, with_masks=True)

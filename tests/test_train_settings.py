@@ -39,7 +39,7 @@ CHANGED: dict[str, Any] = {
     "max_negatives": 0,
     "extra_negatives": ["unicorn"],
     "ood_negatives": ["unicorn"],
-    "max_ood_negatives": 0,
+    "min_negatives": 0,
     "horizontal_flip": True,
     "min_scale": 0.5,
     "color_jitter": 0.5,

@@ -195,32 +195,31 @@ NOUNS = tuple(f"noun {number}" for number in range(7))
 
 
 @pytest.mark.parametrize(
-    ("max_negatives", "max_ood", "extra", "expected"),
+    ("max_negatives", "least", "extra", "expected"),
     [
         # Each image shows one of three classes, or none.
-        (5, 2, 0, {1: (2, 2), 0: (3, 2)}),
-        (4, 2, 0, {1: (2, 2), 0: (2, 2)}),
-        (3, 2, 0, {1: (2, 1), 0: (2, 1)}),
-        (2, 2, 0, {1: (1, 1), 0: (1, 1)}),
+        (5, 2, 0, {1: (2, 0), 0: (3, 0)}),
+        (5, 4, 0, {1: (2, 2), 0: (3, 1)}),
+        (5, 5, 0, {1: (2, 3), 0: (3, 2)}),
+        (5, 9, 0, {1: (2, 3), 0: (3, 2)}),
+        (20, 20, 0, {1: (2, 7), 0: (3, 7)}),
         (1, 2, 0, {1: (1, 0), 0: (1, 0)}),
         (0, 2, 0, {1: (0, 0)}),
         (5, 0, 0, {1: (2, 0), 0: (3, 0)}),
-        (5, 9, 0, {1: (2, 3), 0: (3, 2)}),
-        (20, 9, 0, {1: (2, 7), 0: (3, 7)}),
-        (5, 2, 9, {1: (3, 2), 0: (3, 2)}),
+        (5, 4, 1, {1: (3, 1), 0: (4, 0)}),
     ],
 )
-def test_nouns_have_half_of_the_places_and_those_that_are_free(
+def test_nouns_take_the_place_of_classes_that_an_image_lacks(
     coco: Path,
     max_negatives: int,
-    max_ood: int,
+    least: int,
     extra: int,
     expected: dict[int, tuple[int, int]],
 ) -> None:
     data = dataset(
         coco,
         max_negatives=max_negatives,
-        max_ood_negatives=max_ood,
+        min_negatives=least,
         ood_negatives=NOUNS,
         extra_negatives=tuple(f"extra {number}" for number in range(extra)),
     )
@@ -236,7 +235,7 @@ def test_nouns_have_half_of_the_places_and_those_that_are_free(
 
 
 def test_every_noun_has_its_turn_and_turns_differ_by_image(coco: Path) -> None:
-    options: dict[str, Any] = {"max_ood_negatives": 2, "ood_negatives": NOUNS}
+    options: dict[str, Any] = {"min_negatives": 5, "ood_negatives": NOUNS}
     data, same = (dataset(coco, max_negatives=5, **options) for _ in range(2))
     other = dataset(coco, max_negatives=5, seed=1, **options)
 
@@ -252,8 +251,8 @@ def test_every_noun_has_its_turn_and_turns_differ_by_image(coco: Path) -> None:
 
 
 def test_nouns_do_not_change_which_classes_are_chosen(coco: Path) -> None:
-    data = dataset(coco, max_negatives=2, ood_negatives=NOUNS, max_ood_negatives=2)
-    without = dataset(coco, max_negatives=1)
+    data = dataset(coco, max_negatives=2, ood_negatives=NOUNS, min_negatives=2)
+    without = dataset(coco, max_negatives=2)
     for epoch, index in ((0, 0), (1, 3), (2, 7)):
         prompts = data[(epoch, index, 0)].prompts
         assert tuple(p for p in prompts if p not in NOUNS) == without[(epoch, index, 0)].prompts
@@ -264,7 +263,7 @@ def test_a_class_that_is_everywhere_has_nouns_as_negatives(busy: Split) -> None:
     found = tuple(a for a in busy.annotations[1] if a.category_id == one.id)
     split = replace(busy, categories=(one,), images=busy.images[:1], annotations={1: found})
     assert prompted(split)[(0, 0, 0)].prompts == ("disc",)
-    prompts = prompted(split, ood_negatives=NOUNS, max_ood_negatives=2)[(0, 0, 0)].prompts
+    prompts = prompted(split, ood_negatives=NOUNS, min_negatives=2)[(0, 0, 0)].prompts
     assert prompts[0] == "disc"
     assert len({*prompts} & {*NOUNS}) == 2
 

@@ -68,7 +68,7 @@ def described(
     [
         ({"ood_negatives": []}, "List things that your images do not show in train.ood_negatives"),
         ({"ood_negatives": ["disc"]}, "List things that your images do not show"),
-        ({"max_ood_negatives": 0}, "Set train.max_ood_negatives"),
+        ({"min_negatives": 0}, "Set train.min_negatives"),
         ({"max_negatives": 0}, "Set train.max_negatives"),
     ],
 )

@@ -150,8 +150,8 @@ class TrainSettings(Section):
     ood_negatives: tuple[str, ...] | None = Field(
         None, description="out-of-distribution negatives; default: nouns that segtune ships"
     )
-    max_ood_negatives: int = Field(
-        2, ge=0, description="of max_negatives, at most this many are out-of-distribution"
+    min_negatives: int = Field(
+        2, ge=0, description="with fewer others, an image gets out-of-distribution ones, too"
     )
     horizontal_flip: bool = Field(
         True, description="mirror half of the images; off where left and right differ"

@@ -58,6 +58,6 @@ def describe_negatives(
 def _how_to_have_some(settings: TrainSettings) -> str:
     if not settings.max_negatives:
         return "Set train.max_negatives"
-    if not settings.max_ood_negatives:
-        return "Set train.max_ood_negatives"
+    if not settings.min_negatives:
+        return "Set train.min_negatives"
     return "List things that your images do not show in train.ood_negatives"

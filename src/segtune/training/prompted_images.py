@@ -40,9 +40,10 @@ class PromptedImages(Dataset[Sample]):
         extra_negatives: prompts for things that no image of the split shows.
         augmentation: of the images, drawn anew for every item.
         seed: of the choice of negatives and of the augmentation.
-        ood_negatives: out-of-distribution prompts, for at most half of the places, and for those
-            that absent classes and extra negatives leave free.
-        max_ood_negatives: out-of-distribution prompts per image.
+        ood_negatives: out-of-distribution prompts, for images that have few others: more prompts
+            dilute the loss, and those that resemble the classes teach more.
+        min_negatives: with fewer absent classes and extra negatives than this, an image gets
+            out-of-distribution prompts in their place.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class PromptedImages(Dataset[Sample]):
         augmentation: Augmentation,
         seed: int,
         ood_negatives: Sequence[str] = (),
-        max_ood_negatives: int = 0,
+        min_negatives: int = 0,
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
         self.max_negatives = max_negatives
-        self.ood_negatives, self.max_ood_negatives = tuple(ood_negatives), max_ood_negatives
+        self.ood_negatives, self.min_negatives = tuple(ood_negatives), min_negatives
         known = {
             prompt.strip().casefold()
             for image in split.images
@@ -120,13 +121,14 @@ class PromptedImages(Dataset[Sample]):
         Category ids and extra negatives, then as many out-of-distribution ones as it can have
         at once: the first `max_negatives` make its largest sample.
         """
-        return [*self._absent(image), *self.ood_negatives[: self.max_ood_negatives]]
+        _, ood = self.count_negatives(image)
+        return [*self._absent(image), *self.ood_negatives[:ood]]
 
     def count_negatives(self, image: Image) -> tuple[int, int]:
         """How many an image is prompted with: absent classes and extra, out-of-distribution."""
-        reserved = min(self.max_ood_negatives, len(self.ood_negatives), self.max_negatives // 2)
-        absent = min(len(self._absent(image)), self.max_negatives - reserved)
-        return absent, min(len(self.negatives(image)), self.max_negatives) - absent
+        absent = min(len(self._absent(image)), self.max_negatives)
+        missing = min(self.min_negatives, self.max_negatives) - absent
+        return absent, min(max(missing, 0), len(self.ood_negatives))
 
     def _absent(self, image: Image) -> list[int | str]:
         # A class that occurs only as a crowd is neither a target nor absent.

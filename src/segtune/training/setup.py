@@ -176,7 +176,7 @@ def _dataset(
         ),
         seed=settings.seed,
         ood_negatives=nouns.trained,
-        max_ood_negatives=settings.max_ood_negatives,
+        min_negatives=settings.min_negatives,
     )
 
 
