@@ -488,3 +488,18 @@ def test_a_split_that_was_not_converted_is_one_line(
 ) -> None:
     arguments = ["--coco", str(tmp_path / "test.json")]
     require_one_line(arguments, tmp_path / "x.json", capsys, "Run segtune.convert first")
+
+
+def test_a_full_gpu_is_an_error_with_advice(
+    coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(inference, "detect_encoded", full)
+    with pytest.raises(SystemExit, match="1"):
+        predict(coco, tmp_path / "full.json", prompts_per_pass=2)
+    message = capsys.readouterr().err
+    assert "out of GPU memory" in message
+    assert "Lower predict.prompts_per_pass (now 2), or close other programs" in message
+    assert not (tmp_path / "full.json").exists()

@@ -21,6 +21,7 @@ from segtune.core.console import log_line, progress
 from segtune.core.errors import ConfigError, DatasetError, WeightsError, exit_on_error
 from segtune.core.fingerprints import code_fingerprints, file_digest, json_digest
 from segtune.core.foreign import reason
+from segtune.core.gpu_memory import memory_errors
 from segtune.core.kept import (
     find_kept,
     just_kept,
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = parse_section(PredictSettings, arguments.settings)
         if processes.is_main:
             require_writable(arguments.out)
-        with exclusive(arguments.out) if processes.is_main else nullcontext():
+        advice = f"Lower predict.prompts_per_pass (now {settings.prompts_per_pass})"
+        lock = exclusive(arguments.out) if processes.is_main else nullcontext()
+        with lock, memory_errors(advice):
             _predict(arguments, settings, _split(arguments), processes)
 
 

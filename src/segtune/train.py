@@ -21,6 +21,7 @@ from segtune.core.config import EXECUTION, Config, TrainSettings, parse_train, r
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.foreign import read_json
+from segtune.core.gpu_memory import memory_errors
 from segtune.core.kept import STORE, find_kept, just_kept, kept_result, place, remove_oldest
 from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import finish_publishing
@@ -34,7 +35,7 @@ from segtune.model.recognition import base_model_name
 from segtune.training.checkpoint import changes_since, locked, remove_run, run_folder
 from segtune.training.ema import load_adapter_values
 from segtune.training.engine import Interrupted
-from segtune.training.failures import StepFailed, memory_errors
+from segtune.training.failures import StepFailed
 from segtune.training.loop import train
 from segtune.training.negative_counts import negatives_per_epoch
 from segtune.training.run import Position, Run, save, save_failure

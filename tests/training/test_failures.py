@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from segtune.core.errors import DatasetError, ResourceError
+from segtune.core.gpu_memory import memory_errors
 from segtune.core.processes import Processes, process_group
 from segtune.dataset.coco import read_split
 from segtune.lora.inject import inject_lora, lora_parameters
@@ -19,7 +20,7 @@ from segtune.train import main
 from segtune.training import engine, preflight, validation
 from segtune.training.augment import Augmentation
 from segtune.training.engine import train_one_epoch
-from segtune.training.failures import StepFailed, attempt, memory_advice, memory_errors
+from segtune.training.failures import StepFailed, attempt, memory_advice
 from segtune.training.losses import build_loss
 from segtune.training.preflight import require_memory
 from segtune.training.prompted_images import PromptedImages, training_batches

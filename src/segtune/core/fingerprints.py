@@ -25,7 +25,10 @@ SOURCE = Path(__file__).parents[1]
 # not what is in them.
 WITHOUT_EFFECT = {
     f"core.{name}"
-    for name in ("config", "console", "errors", "fingerprints", "kept", "leases", "publishing")
+    for name in (
+        *("config", "console", "errors", "fingerprints", "gpu_memory", "kept"),
+        *("leases", "publishing", "recipes"),
+    )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none
 ANNOTATION_SUFFIXES = {".json", ".jsonl", ".txt", ".xml", ".csv", ".yaml", ".yml"}

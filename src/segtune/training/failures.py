@@ -5,18 +5,17 @@ has happened, all learn of it from that sum, and all raise the same error.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar, cast
 
 import torch
 
 from segtune.core.config import EXECUTION, TrainSettings
-from segtune.core.errors import ResourceError, SegtuneError
+from segtune.core.errors import SegtuneError
+from segtune.core.gpu_memory import out_of_memory
 from segtune.core.processes import Processes
 
 T = TypeVar("T")
-FRAGMENTED = 0.1  # of a GPU's memory, reserved and not allocated
 
 
 class StepFailed(Exception):
@@ -71,35 +70,6 @@ def raise_together(failure: SegtuneError | None, processes: Processes) -> NoRetu
         StepFailed: always.
     """
     raise StepFailed(next(error for error in processes.gather(failure) if error))
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Within, running out of memory is an error with advice, of this process and no other.
-
-    Raises:
-        ResourceError: in that case.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        failure = out_of_memory(())
-    else:
-        return
-    raise failure
-
-
-def out_of_memory(images: Sequence[str]) -> ResourceError:
-    """The error for a full memory, with what was in it."""
-    held, fix = "", "Close other programs that use this GPU"
-    if torch.cuda.is_available():
-        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-        capacity = torch.cuda.get_device_properties().total_memory
-        held = f" (of {capacity / 1e9:.1f} GB, tensors took {allocated / 1e9:.1f} GB and "
-        held += f"the allocator {reserved / 1e9:.1f} GB)"
-        if reserved - allocated > FRAGMENTED * capacity:
-            fix = "Set PYTORCH_ALLOC_CONF=expandable_segments:True: the memory is fragmented"
-    return ResourceError(f"out of GPU memory{held}", record=", ".join(images) or None, fix=fix)
 
 
 def memory_advice(settings: TrainSettings) -> str:
