@@ -69,17 +69,26 @@ class SelectiveMaskSam3(Sam3Image):
         hs: Tensor,
         **inputs: Any,
     ) -> None:
-        """Decode the masks of prompts with objects (P,) only."""
+        """Decode the masks of prompts with objects (P,) only, one prompt after the other.
+
+        The backward pass computes them again, and so holds the activations of one prompt only,
+        0.6 GB at full size.
+        """
         rows = shown_prompts(objects)
-        super()._run_segmentation_heads(
-            out=out,
-            img_ids=img_ids[rows],
-            encoder_hidden_states=encoder_hidden_states[:, rows],
-            prompt=prompt[:, rows],
-            prompt_mask=prompt_mask[rows],
-            hs=hs[:, rows],
-            **inputs,
-        )
+        parts: list[dict[str, Any]] = []
+        for row in rows.split(1):
+            parts.append({})
+            super()._run_segmentation_heads(
+                out=parts[-1],
+                img_ids=img_ids[row],
+                encoder_hidden_states=encoder_hidden_states[:, row],
+                prompt=prompt[:, row],
+                prompt_mask=prompt_mask[row],
+                hs=hs[:, row],
+                **inputs,
+            )
+        for name in ("pred_masks", "pred_masks_o2m"):
+            out[name] = torch.cat([part[name] for part in parts])
         mask_rows = torch.full_like(objects, -1)
         mask_rows[rows] = torch.arange(len(rows), device=rows.device)
         out["mask_rows"] = out["mask_rows_o2m"] = mask_rows
