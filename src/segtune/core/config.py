@@ -46,8 +46,8 @@ WINDOW_PIXELS = {"tiny": 48, "full": 336}
 VISION_BLOCKS = {"tiny": 3, "full": 32}
 QUERIES = {"tiny": 12, "full": 200}  # detections of a prompt in an image, at most
 
-# Settings of `train` that change how a step is computed, and its result in rounding only. A run
-# continues with other ones, and a finished one is not repeated for them.
+# Settings of `train` that change how a step is computed, and its result only in rounding (and in
+# what dropout drops). A run continues with other ones, and a finished one is not repeated for them.
 EXECUTION = ("micro_batch_size", "masks_per_chunk")
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
