@@ -97,7 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _table_of_presets() -> Table:
-    presets = sorted((ROOT / "presets").glob("*.yaml"))
+    presets = [
+        path
+        for path in sorted((ROOT / "presets").glob("*.yaml"))
+        if yaml.safe_load(path.read_text("utf-8"))["model"] == "full"
+    ]
     table = Table("prompts", "objects", *(f"{path.stem} GB" for path in presets))
     known: dict[str, str] = {}  # presets that differ in other settings take the same
     for prompts, objects in LADDER:

@@ -84,7 +84,8 @@ def test_a_run_without_negatives_warns_and_says_what_to_do(
 def test_a_run_says_how_many_negatives_it_has_and_which_nouns_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"ood_negatives": ["unicorn", "giraffe", "ghost"], "extra_negatives": ["ghosts"]}
+    nouns = ["unicorn", "giraffe", "ghost"]
+    settings = {"ood_negatives": nouns, "extra_negatives": ["ghosts"], "min_negatives": 2}
     output = described(tmp_path, settings, classes=["giraffes", "disc"], printed=capsys)
     # Four images; an extra negative counts like an absent class.
     assert "per epoch: 4 of absent classes, 4 out-of-distribution (1 nouns)" in output

@@ -151,7 +151,7 @@ class TrainSettings(Section):
         None, description="out-of-distribution negatives; default: nouns that segtune ships"
     )
     min_negatives: int = Field(
-        2, ge=0, description="with fewer others, an image gets out-of-distribution ones, too"
+        1, ge=0, description="with fewer others, an image gets out-of-distribution ones, too"
     )
     horizontal_flip: bool = Field(
         True, description="mirror half of the images; off where left and right differ"
