@@ -162,7 +162,7 @@ def _loss(
         outputs,
         loss_targets(model, batch),
         step_boxes=float(len(batch.boxes_cxcywh)),
-        step_prompts=float(len(batch.captions)),
+        step_prompts=float(len(batch.num_boxes)),
     )
     return total
 

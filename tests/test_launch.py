@@ -248,13 +248,9 @@ def test_processes_that_do_not_stop_are_killed(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def signals(signal_handlers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put back what the launcher changes in this process."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("signals")

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,8 @@ OTHER_CLASSES = ("limpet", "kelp", "cuttlebone")
 NEW_NOUNS = ("bicycle", "sofa", "banana", "screwdriver", "elephant", "mailbox", "guitar")
 
 
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
+# A training run in this process takes over its signals.
+pytestmark = pytest.mark.usefixtures("signal_handlers")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +68,8 @@ CHANGED_LORA: dict[str, Any] = {
 TIMED = {"images_per_second", "data_wait_fraction", "peak_memory_gb"}
 
 
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in previous.items():
-        signal.signal(number, handler)
+# A training run in this process takes over its signals.
+pytestmark = pytest.mark.usefixtures("signal_handlers")
 
 
 @pytest.fixture(scope="module")

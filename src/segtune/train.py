@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with process_group() as processes:
             require_divisible(settings, processes.count)
             parent = inputs.out / "checkpoints"
-            with locked(parent) if processes.is_main else nullcontext():
+            lock = locked(parent) if processes.is_main else nullcontext()
+            with lock, memory_errors():
                 _train(inputs, settings, processes=processes, parent=parent)
                 if processes.is_main:
                     remove_oldest(inputs.out / STORE, inputs.out, limit=arguments.keep)
@@ -153,11 +154,9 @@ def _run(
         for name, changes in changes_since(folder.parent, fingerprint).items():
             log_line(f"not resuming the interrupted run {name}: {'; '.join(changes)}")
     stop = StopSignal()
-    with memory_errors():
-        run = prepare_run(inputs, settings, processes=processes, folder=folder)
+    run = prepare_run(inputs, settings, processes=processes, folder=folder)
     try:
-        with memory_errors():
-            train(run, out=inputs.out, stop_wanted=stop)
+        train(run, out=inputs.out, stop_wanted=stop)
     except Interrupted:
         save(run)
         if processes.is_main:
