@@ -11,6 +11,8 @@ from segtune.lora.layers import LoraSpec
 from segtune.lora.targets import LORA_PATTERNS, lora_specs
 from segtune.model.architecture import build_model
 from segtune.model.sam3_package import Sam3Image
+from segtune.training.engine import accumulate
+from segtune.training.losses import build_loss
 
 IMAGE_SIZE = 96
 OUTPUTS = ("pred_logits", "pred_boxes", "pred_masks", "presence_logit_dec")
@@ -60,6 +62,22 @@ def randomize_lora(model: nn.Module, scale: float = 0.05) -> None:
         for parameter in lora_parameters(model).values():
             values = torch.randn(parameter.shape, generator=noise) * scale
             parameter.copy_(values)
+
+
+def step_gradients(model: Sam3Image, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    """The loss of a step with one batch, and the gradients of all adapters."""
+    model.zero_grad()
+    total, _ = accumulate(
+        model.train(),
+        build_loss(model.matcher, with_masks=True),
+        batch,
+        device=torch.device("cpu"),
+        step_boxes=float(batch.num_boxes.sum()),
+        step_prompts=float(len(batch.num_boxes)),
+    )
+    gradients = {name: p.grad for name, p in lora_parameters(model).items()}
+    assert all(gradient is not None for gradient in gradients.values())
+    return total, {name: g.clone() for name, g in gradients.items() if g is not None}
 
 
 def largest_difference(one: Tensor, other: Tensor) -> float:

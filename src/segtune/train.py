@@ -27,9 +27,7 @@ from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import finish_publishing
 from segtune.dataset.detections import to_record
 from segtune.lora.adapter import save_adapter
-from segtune.lora.inject import count_parameters
 from segtune.lora.state import lora_state_dict
-from segtune.lora.targets import component_of
 from segtune.model.architecture import ARCHITECTURES
 from segtune.model.recognition import base_model_name
 from segtune.training.checkpoint import changes_since, locked, remove_run, run_folder
@@ -186,7 +184,6 @@ def _keep_results(run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> N
 
 def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> None:
     load_adapter_values(run.model, run.best_adapter)
-    counts = count_parameters(run.model, component_of)
     base_model = base_model_name(run.model, inputs.model)
     save_adapter(
         folder,
@@ -200,7 +197,7 @@ def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[
             "execution": run.settings.model_dump(mode="json", include=set(EXECUTION)),
             "result": asdict(run.position),
             "negatives": asdict(negatives_per_epoch(run.dataset, run.repeat_factors)),
-            "parameters": {component: asdict(count) for component, count in counts.items()},
+            "parameters": {component: asdict(count) for component, count in run.parameters.items()},
         },
     )
 

@@ -8,8 +8,13 @@ from segtune.core.config import PredictSettings
 from segtune.model import precision
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts
 from segtune.model.inference import PreparedImage, predict
-from segtune.model.precision import autocast_dtype, loss_scaler, mixed_precision
-from tests.batches import OUTPUTS, adapted_tiny, random_batch
+from segtune.model.precision import (
+    autocast_dtype,
+    loss_scaler,
+    mixed_precision,
+    store_frozen_in,
+)
+from tests.batches import OUTPUTS, adapted_tiny, random_batch, step_gradients
 
 CPU = torch.device("cpu")
 
@@ -62,3 +67,37 @@ def test_outputs_in_float16_are_finite_and_close(monkeypatch: pytest.MonkeyPatch
     ((_, detections),) = predict(model, [image], ["disc"], device=CPU, settings=settings)
     assert len(detections) == 3
     assert all(0 <= found.score <= 1 for found in detections)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_weights_stored_in_autocast_precision_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "autocast_dtype", lambda device: dtype)
+    batch = random_batch(((2, 0), (1,)))
+    model, _ = adapted_tiny()
+    expected_loss, expected = step_gradients(model, batch)
+    store_frozen_in(model, dtype)
+    loss, gradients = step_gradients(model, batch)
+    assert loss == expected_loss
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+def test_what_autocast_does_not_convert_stays_in_float32() -> None:
+    model, _ = adapted_tiny()
+    store_frozen_in(model, torch.bfloat16)
+    types = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    kept = {name for name, dtype in types.items() if dtype == torch.float32}
+    trunk = "backbone.vision_backbone.trunk"
+    assert f"{trunk}.blocks.0.attn.qkv.lora.lora_A_q" in kept
+    assert f"{trunk}.blocks.0.norm1.weight" in kept
+    assert f"{trunk}.pos_embed" in kept
+    # The package turns autocast off around these, on a GPU only.
+    assert "transformer.decoder.layers.0.linear1.weight" in kept
+    assert f"{trunk}.blocks.0.attn.qkv.weight" not in kept
+    assert "transformer.encoder.layers.0.self_attn.in_proj_weight" not in kept
+    # Most of the memory is in what is converted.
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    frozen = {name for name in kept if ".lora." not in name and "embed" not in name}
+    assert sum(sizes[name] for name in frozen) < 0.15 * sum(sizes.values())

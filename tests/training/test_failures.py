@@ -242,10 +242,21 @@ def test_a_fragmented_memory_is_recognized(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_advice_begins_with_what_continues_the_run() -> None:
-    settings = train_settings(micro_batch_size=2, masks_per_chunk=1, max_negatives=4)
+    settings = train_settings(
+        micro_batch_size=2, masks_per_chunk=1, max_negatives=4, activation_checkpointing="auto"
+    )
     assert memory_advice(settings) == (
         "Lower train.micro_batch_size (now 2), which continues this run from here; a lower "
         "train.max_negatives (now 4) or image_size takes less memory, but starts a new run"
     )
-    settings = train_settings(micro_batch_size=1, masks_per_chunk=1, max_negatives=1)
+    settings = train_settings(
+        micro_batch_size=1, masks_per_chunk=1, max_negatives=1, activation_checkpointing=["vision"]
+    )
+    assert memory_advice(settings) == (
+        "Set train.activation_checkpointing to auto, which continues this run from here; a lower "
+        "image_size takes less memory, but starts a new run"
+    )
+    settings = train_settings(
+        micro_batch_size=1, masks_per_chunk=1, max_negatives=1, activation_checkpointing="auto"
+    )
     assert memory_advice(settings) == ("A lower image_size takes less memory, but starts a new run")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from segtune.core.config import CHECKPOINTED, Checkpointed
 from segtune.dataset.coco import Split, read_split
 from segtune.training.augment import Augmentation
-from segtune.training.preflight import Trial, largest_batch, suggestions
+from segtune.training.preflight import Trial, fewest_checkpoints, largest_batch, suggestions
 from segtune.training.prompted_images import PromptedImages
 from tests.converted import write_converted
 
@@ -87,3 +88,31 @@ def test_every_setting_that_would_help_is_listed_with_its_memory(
 def test_settings_at_their_minimum_are_not_listed() -> None:
     advice = suggestions(Trial(images=4, negatives=0, masks=1), ("detr_decoder",), gb)
     assert advice.endswith(": train.micro_batch_size: 1 (11.2 GB)")
+
+
+def memory_without(trial: Trial) -> float | None:
+    """30 GB with nothing checkpointed, and less with each component."""
+    saved: dict[str, float] = {"detr_encoder": 8, "segmentation": 2, "vision": 10}
+    total = 30 - sum(saved.get(component, 1.0) for component in trial.checkpointed)
+    return total if total <= 24 else None
+
+
+@pytest.mark.parametrize(
+    ("budget_gb", "expected"),
+    [
+        (40.0, ("detr_encoder",)),  # nothing checkpointed does not even run
+        (21.0, ("detr_encoder", "segmentation")),
+        (10.0, ("detr_encoder", "segmentation", "vision")),
+        (2.0, CHECKPOINTED),
+    ],
+)
+def test_as_few_components_are_checkpointed_as_fit(
+    budget_gb: float, expected: tuple[Checkpointed, ...]
+) -> None:
+    all_of_them = Trial(images=1, negatives=5, masks=8)
+    assert fewest_checkpoints(all_of_them, memory_without, budget_gb).checkpointed == expected
+
+
+def test_checkpointing_everything_is_advised_where_it_was_not_tried() -> None:
+    advice = suggestions(Trial(images=1, negatives=1, masks=1, checkpointed=()), ("vision",), gb)
+    assert "train.activation_checkpointing: auto (12.2 GB)" in advice

@@ -3,20 +3,15 @@
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 from torch.testing import assert_close
 
-from segtune.dataset.batch import Batch
-from segtune.lora.inject import inject_lora, lora_parameters
+from segtune.lora.inject import inject_lora
 from segtune.model import architecture
 from segtune.model.architecture import build_model
 from segtune.model.forward import grounding_outputs
 from segtune.model.sam3_package import Sam3Image, loss_fns
 from segtune.training import losses
-from segtune.training.engine import accumulate
-from segtune.training.losses import build_loss
-from tests.batches import all_specs, random_batch, randomize_lora
+from tests.batches import all_specs, random_batch, randomize_lora, step_gradients
 
 BATCHES = {
     "some": random_batch(((0, 2, 0), (1, 0))),
@@ -32,20 +27,6 @@ def adapted() -> Sam3Image:
     return model.train()
 
 
-def loss_and_gradients(model: Sam3Image, batch: Batch) -> tuple[float, dict[str, Tensor]]:
-    total, _ = accumulate(
-        model,
-        build_loss(model.matcher, with_masks=True),
-        batch,
-        device=torch.device("cpu"),
-        step_boxes=float(batch.num_boxes.sum()),
-        step_prompts=float(len(batch.num_boxes)),
-    )
-    gradients = {name: p.grad for name, p in lora_parameters(model).items()}
-    assert all(gradient is not None for gradient in gradients.values())
-    return total, {name: g for name, g in gradients.items() if g is not None}
-
-
 def whole_masks(*, masks_per_chunk: int, **options: Any) -> loss_fns.Masks:
     return loss_fns.Masks(**options)
 
@@ -54,12 +35,12 @@ def whole_masks(*, masks_per_chunk: int, **options: Any) -> loss_fns.Masks:
 def test_loss_and_gradients_are_those_of_the_stock_model(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    total, gradients = loss_and_gradients(adapted(), BATCHES[name])
+    total, gradients = step_gradients(adapted(), BATCHES[name])
     monkeypatch.setattr(architecture, "SelectiveMaskSam3", Sam3Image)
     monkeypatch.setattr(losses, "ChunkedMasks", whole_masks)
     stock = adapted()
     assert type(stock) is Sam3Image
-    stock_total, expected = loss_and_gradients(stock, BATCHES[name])
+    stock_total, expected = step_gradients(stock, BATCHES[name])
     assert total == pytest.approx(stock_total, rel=1e-5)
     for parameter, gradient in gradients.items():
         scale = float(expected[parameter].abs().max())

@@ -9,7 +9,7 @@ model has its defaults in `recipes.py`.
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -48,10 +48,14 @@ QUERIES = {"tiny": 12, "full": 200}  # detections of a prompt in an image, at mo
 
 # Settings of `train` that change how a step is computed, and its result only in rounding (and in
 # what dropout drops). A run continues with other ones, and a finished one is not repeated for them.
-EXECUTION = ("micro_batch_size", "masks_per_chunk")
+EXECUTION = ("micro_batch_size", "masks_per_chunk", "activation_checkpointing")
 
 Component = Literal["vision", "text", "geometry", "detr_encoder", "detr_decoder", "segmentation"]
 Projection = Literal["q", "k", "v", "out", "mlp"]
+# Components whose activations can be computed again, in the order of seconds lost for a gigabyte
+# saved (benchmarks/gpu.py).
+Checkpointed = Literal["detr_encoder", "segmentation", "vision", "detr_decoder", "text"]
+CHECKPOINTED: tuple[Checkpointed, ...] = get_args(Checkpointed)
 
 
 class Section(BaseModel):
@@ -142,6 +146,9 @@ class TrainSettings(Section):
     )
     masks_per_chunk: PositiveInt = Field(
         8, description="masks whose loss is computed at once; limits memory"
+    )
+    activation_checkpointing: Literal["auto"] | tuple[Checkpointed, ...] = Field(
+        description="components whose activations are computed again to save memory"
     )
     max_negatives: int = Field(5, ge=0, description="negative prompts per image")
     extra_negatives: tuple[str, ...] = Field(

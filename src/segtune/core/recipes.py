@@ -29,6 +29,7 @@ TRAIN: Mapping[str, Mapping[str, Any]] = {
         "epochs": 8,
         "batch_size": 4,
         "micro_batch_size": 4,
+        "activation_checkpointing": [],
         "min_scale": 1.0,
         "learning_rate": 2e-3,
         "warmup_steps": 10,
@@ -39,6 +40,7 @@ TRAIN: Mapping[str, Mapping[str, Any]] = {
         "epochs": 20,
         "batch_size": 8,
         "micro_batch_size": 1,
+        "activation_checkpointing": "auto",
         "min_scale": 0.476,  # 480 of 1008 pixels
         "learning_rate": 1e-4,
         "warmup_steps": 20,

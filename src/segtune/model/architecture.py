@@ -7,12 +7,18 @@ tensors on `cuda` at construction. segtune only prompts with text.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from segtune.core.errors import ConfigError
+from segtune.model.components import (
+    Decoder,
+    Matcher,
+    PositionEncoding,
+    TextPromptedGeometryEncoder,
+    Trunk,
+)
 from segtune.model.mask_decoding import SelectiveMaskSam3
 from segtune.model.sam3_package import (
     MLP,
@@ -26,14 +32,12 @@ from segtune.model.sam3_package import (
     SAM3VLBackbone,
     SequenceGeometryEncoder,
     SimpleTokenizer,
-    TransformerDecoder,
     TransformerDecoderLayer,
     TransformerEncoderFusion,
     TransformerEncoderLayer,
     TransformerWrapper,
     UniversalSegmentationHead,
     VETextEncoder,
-    ViT,
 )
 from segtune.model.tokenizer import bpe_vocabulary
 
@@ -108,46 +112,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 HEADS = 8  # of every attention outside the ViT and the text encoder
 SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)  # of the neck's feature maps, relative to the ViT's
 SCALES_READ = 3  # of these; the package discards the others
-
-
-class _TextPromptedGeometryEncoder(SequenceGeometryEncoder):
-    """The stock encoder pins memory even for zero boxes, which fails without CUDA."""
-
-    def _encode_boxes(
-        self, boxes: Tensor, boxes_mask: Tensor, boxes_labels: Tensor, img_feats: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if len(boxes) == 0:
-            return img_feats.new_zeros(0, boxes.shape[1], self.d_model), boxes_mask
-        encoded = super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
-        return cast(tuple[Tensor, Tensor], encoded)
-
-
-class _PositionEncoding(PositionEmbeddingSine):
-    """Bitwise identical whichever batch fills the cache.
-
-    The stock encoding caches the result of the first batch. Vectorized kernels round sines
-    depending on their position in memory, so it depends on the batch size, and a resumed
-    training run, whose first batch is another one, would diverge from an uninterrupted one.
-    Here, one image always fills the cache.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        one = cast(Tensor, super().forward(x[:1]))
-        return one.expand(len(x), -1, -1, -1).contiguous()
-
-
-class _Matcher(BinaryHungarianMatcherV2):
-    """Tolerates NaN, so that it reaches the loss, where all processes stop together.
-
-    The stock matcher raises in the process that has the NaN, and the others wait forever.
-    """
-
-    def forward(self, outputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        finite = {
-            name: outputs[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-            for name in ("pred_logits", "pred_boxes")
-        }
-        return super().forward({**outputs, **finite}, *args, **kwargs)
 
 
 def build_model(
@@ -225,16 +189,16 @@ def set_image_size(model: Sam3Image, architecture: str, image_size: int | None) 
 
 def matcher() -> BinaryHungarianMatcherV2:
     """The one-to-one matcher with the costs of the official fine-tuning recipe."""
-    return _Matcher(focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2)
+    return Matcher(focal=True, cost_class=2.0, cost_bbox=5.0, cost_giou=2.0, alpha=0.25, gamma=2)
 
 
 def _position_encoding(arch: Architecture) -> PositionEmbeddingSine:
     # precompute_resolution=None, because the package would fill the cache on cuda.
-    return _PositionEncoding(num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None)
+    return PositionEncoding(num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None)
 
 
 def _vision(arch: Architecture, neck_scales: int) -> Sam3DualViTDetNeck:
-    trunk = ViT(
+    trunk = Trunk(
         img_size=arch.image_size,
         pretrain_img_size=arch.pretrain_image_size,
         patch_size=arch.patch_size,
@@ -312,7 +276,7 @@ def _transformer(arch: Architecture) -> TransformerWrapper:
     return TransformerWrapper(encoder=encoder, decoder=_decoder(arch), d_model=arch.d_model)
 
 
-def _decoder(arch: Architecture) -> TransformerDecoder:
+def _decoder(arch: Architecture) -> Decoder:
     layer = TransformerDecoderLayer(
         activation="relu",
         d_model=arch.d_model,
@@ -322,7 +286,7 @@ def _decoder(arch: Architecture) -> TransformerDecoder:
         n_heads=HEADS,
         use_text_cross_attention=True,
     )
-    return TransformerDecoder(
+    return Decoder(
         layer=layer,
         num_layers=arch.decoder_layers,
         num_queries=arch.queries,
@@ -342,7 +306,7 @@ def _decoder(arch: Architecture) -> TransformerDecoder:
 
 
 def _geometry_encoder(arch: Architecture) -> SequenceGeometryEncoder:
-    return _TextPromptedGeometryEncoder(
+    return TextPromptedGeometryEncoder(
         pos_enc=_position_encoding(arch),
         encode_boxes_as_points=False,
         points_direct_project=True,

@@ -69,14 +69,14 @@ class SelectiveMaskSam3(Sam3Image):
         hs: Tensor,
         **inputs: Any,
     ) -> None:
-        """Decode the masks of prompts with objects (P,) only, one prompt after the other.
+        """Decode the masks of prompts with objects (P,) only.
 
-        The backward pass computes them again, and so holds the activations of one prompt only,
-        0.6 GB at full size.
+        With activation checkpointing, one prompt after the other: the backward pass computes
+        them again, and so holds the activations of one prompt only, 0.6 GB at full size.
         """
         rows = shown_prompts(objects)
         parts: list[dict[str, Any]] = []
-        for row in rows.split(1):
+        for row in rows.split(1 if self.use_act_checkpoint_seg_head else len(rows)):
             parts.append({})
             super()._run_segmentation_heads(
                 out=parts[-1],

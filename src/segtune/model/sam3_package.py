@@ -9,11 +9,12 @@ the gradients of a resumed training run would differ in the last bits.
 # The imports below depend on the state that is set between them.
 # ruff: noqa: E402
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.jit import _state as torchscript
 from torchvision.ops import sigmoid_focal_loss
 
@@ -23,7 +24,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import sam3  # noqa: F401
 
-from sam3.model import vl_combiner
+from sam3.model import decoder, encoder, geometry_encoders, vl_combiner
+from sam3.model.act_ckpt_utils import activation_ckpt_wrapper
 from sam3.model.data_misc import BatchedDatapoint, BatchedFindTarget, FindStage
 from sam3.model.decoder import TransformerDecoder, TransformerDecoderLayer
 from sam3.model.encoder import TransformerEncoderFusion, TransformerEncoderLayer
@@ -40,7 +42,7 @@ from sam3.model.position_encoding import PositionEmbeddingSine
 from sam3.model.sam3_image import Sam3Image
 from sam3.model.text_encoder_ve import VETextEncoder
 from sam3.model.tokenizer_ve import SimpleTokenizer
-from sam3.model.vitdet import ViT
+from sam3.model.vitdet import ViT, get_abs_pos
 from sam3.model.vl_combiner import SAM3VLBackbone
 from sam3.train.matcher import BinaryHungarianMatcherV2, BinaryOneToManyMatcher
 
@@ -71,6 +73,28 @@ def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float)
 # additions make two equal runs differ in the last bits.
 loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
 
+# An F1 score of every decoder layer that nobody reads, and that makes a GPU wait.
+_no_score = SimpleNamespace(f1_score=lambda *inputs, **options: 0.0)
+loss_fns.torchmetrics = SimpleNamespace(functional=_no_score)
+
+
+def _checkpointed_if_set(module: nn.Module) -> Callable[..., Any]:
+    """Run a module, with activation checkpointing where its `checkpointed` is not False.
+
+    The package's encoders and decoder insist on checkpointing whenever they are trained.
+    """
+    run = activation_ckpt_wrapper(module)
+
+    def forward(*, act_ckpt_enable: bool, **inputs: Any) -> Any:
+        enabled = act_ckpt_enable and getattr(module, "checkpointed", True)
+        return run(act_ckpt_enable=enabled, **inputs)
+
+    return forward
+
+
+for _part in (decoder, encoder, geometry_encoders):
+    _part.activation_ckpt_wrapper = _checkpointed_if_set
+
 __all__ = [
     "MLP",
     "BatchedDatapoint",
@@ -97,5 +121,6 @@ __all__ = [
     "UniversalSegmentationHead",
     "VETextEncoder",
     "ViT",
+    "get_abs_pos",
     "loss_fns",
 ]

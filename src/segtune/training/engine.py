@@ -237,7 +237,9 @@ def accumulate(
         loss, outputs, targets, step_boxes=step_boxes, step_prompts=step_prompts
     )
     (scaler.scale(part) if scaler else part).backward()
-    return part.item(), {name: float(term) for name, term in terms.items()}
+    # Moved at once: a GPU would be waited for at every number.
+    total, *values = torch.stack([part.detach(), *terms.values()]).tolist()
+    return total, dict(zip(terms, values, strict=True))
 
 
 def _update(step: _Step, trained: _Trained) -> float:

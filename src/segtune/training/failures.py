@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar, cast
 
 import torch
 
-from segtune.core.config import EXECUTION, TrainSettings
+from segtune.core.config import CHECKPOINTED, TrainSettings
 from segtune.core.errors import SegtuneError
 from segtune.core.gpu_memory import out_of_memory
 from segtune.core.processes import Processes
@@ -74,12 +74,16 @@ def raise_together(failure: SegtuneError | None, processes: Processes) -> NoRetu
 
 def memory_advice(settings: TrainSettings) -> str:
     """The settings with which a step takes less memory, those that continue a run first."""
-    values = settings.model_dump(include=set(EXECUTION))
+    values = settings.model_dump(include={"micro_batch_size", "masks_per_chunk"})
     lower = [f"train.{name} (now {value})" for name, value in values.items() if value > 1]
+    continuing = [f"lower {' or '.join(lower)}"] if lower else []
+    checkpointed = settings.activation_checkpointing
+    if checkpointed != "auto" and set(checkpointed) != set(CHECKPOINTED):
+        continuing.append("set train.activation_checkpointing to auto")
     others = ["image_size"]
     if settings.max_negatives > 1:
         others.insert(0, f"train.max_negatives (now {settings.max_negatives})")
-    anew = f"a lower {' or '.join(others)} takes less memory, but starts a new run"
-    if not lower:
-        return anew[0].upper() + anew[1:]
-    return f"Lower {' or '.join(lower)}, which continues this run from here; {anew}"
+    advice = f"a lower {' or '.join(others)} takes less memory, but starts a new run"
+    if continuing:
+        advice = f"{', or '.join(continuing)}, which continues this run from here; {advice}"
+    return advice[0].upper() + advice[1:]

@@ -1,6 +1,7 @@
 """The largest optimizer step first: running out of memory shows in seconds, not at night.
 
-Only on a GPU; a process that fills the memory of a CPU is killed without an error to catch.
+It also shows how much memory is left for activations, which need not be computed again then. Only
+on a GPU; a process that fills the memory of a CPU is killed without an error to catch.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,18 +9,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from segtune.core.config import TrainSettings
+from segtune.core.config import CHECKPOINTED, Checkpointed, TrainSettings
 from segtune.core.console import log_line
-from segtune.core.errors import ResourceError
+from segtune.core.errors import ResourceError, listed
 from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch, collate
 from segtune.dataset.coco import Image, has_masks
 from segtune.lora.inject import lora_parameters
 from segtune.lora.targets import component_of
+from segtune.model.checkpointing import set_checkpointing
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.engine import accumulate
 from segtune.training.losses import build_loss
 from segtune.training.prompted_images import PromptedImages
+
+# Of the free memory. The allocator cannot use all of it, and other steps fragment it differently.
+USED_FRACTION = 0.85
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Trial:
     masks: int  # whose loss is computed at once
     change: str = ""  # of the settings, as one writes it in the config
     frozen: tuple[str, ...] = ()  # components whose adapters are not trained
+    checkpointed: tuple[Checkpointed, ...] = CHECKPOINTED
 
 
 Measure = Callable[[Trial], float | None]  # peak GB, or None when it does not fit
@@ -41,34 +47,59 @@ def require_memory(
 ) -> None:
     """Run the largest step of the training split, and report how much memory it takes.
 
+    Where the settings leave it open, the model then checkpoints as few components as fit; without
+    a GPU, all.
+
     Raises:
         ResourceError: on all processes, when it does not fit in any of them; with the
             settings that would help and what the step takes with them.
     """
-    device = processes.device
-    if device.type != "cuda":
-        return
+    chosen = settings.activation_checkpointing
     trial = Trial(
         images=settings.micro_batch_size,
         negatives=settings.max_negatives,
         masks=settings.masks_per_chunk,
+        checkpointed=CHECKPOINTED if chosen == "auto" else chosen,
     )
-    peak = peak_gb(model, dataset, trial, processes=processes)
-    failed = processes.sum([float(peak is None)])[0]
-    capacity = torch.cuda.get_device_properties(device).total_memory / 1e9
-    if not failed:
-        if processes.is_main:
-            log_line(f"the largest step takes {peak:.1f} GB of {capacity:.1f} GB of GPU memory")
+    if processes.device.type != "cuda":
+        set_checkpointing(model, trial.checkpointed)
         return
-    advice = suggestions(
-        trial,
-        tuple(settings.lora),
-        lambda other: peak_gb(model, dataset, other, processes=processes),
-    )
-    raise ResourceError(
-        f"the largest training step does not fit into {capacity:.1f} GB of GPU memory",
-        fix=advice,
-    )
+
+    def measure(other: Trial) -> float | None:
+        peaks = processes.gather(peak_gb(model, dataset, other, processes=processes))
+        found = [peak for peak in peaks if peak is not None]
+        return max(found) if len(found) == len(peaks) else None
+
+    capacity = torch.cuda.get_device_properties(processes.device).total_memory / 1e9
+    if measure(trial) is None:
+        raise ResourceError(
+            f"the largest training step does not fit into {capacity:.1f} GB of GPU memory",
+            fix=suggestions(trial, tuple(settings.lora), measure),
+        )
+    if chosen == "auto":
+        budget = USED_FRACTION * min(processes.gather(_free_gb()))
+        trial = fewest_checkpoints(trial, measure, budget)
+    peak = measure(trial)
+    if processes.is_main:
+        log_line(
+            f"the largest step takes {peak:.1f} GB of {capacity:.1f} GB of GPU memory; "
+            f"activations computed again: {listed(trial.checkpointed, len(CHECKPOINTED)) or 'none'}"
+        )
+
+
+def fewest_checkpoints(fits: Trial, measure: Measure, budget_gb: float) -> Trial:
+    """The first trial within a budget, from no checkpointed component to those of one that fits."""
+    for count in range(len(fits.checkpointed)):
+        trial = replace(fits, checkpointed=fits.checkpointed[:count])
+        peak = measure(trial)
+        if peak is not None and peak <= budget_gb:
+            return trial
+    return fits
+
+
+def _free_gb() -> float:
+    """What this process has of its GPU and what is free."""
+    return (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) / 1e9
 
 
 def suggestions(failed: Trial, components: Sequence[str], measure: Measure) -> str:
@@ -82,6 +113,9 @@ def suggestions(failed: Trial, components: Sequence[str], measure: Measure) -> s
 
 def _smaller(failed: Trial, components: Sequence[str]) -> list[Trial]:
     trials = []
+    if failed.checkpointed != CHECKPOINTED:
+        change = "train.activation_checkpointing: auto"
+        trials.append(replace(failed, checkpointed=CHECKPOINTED, change=change))
     if failed.images > 1:
         trials.append(replace(failed, images=1, change="train.micro_batch_size: 1"))
     if failed.masks > 1:
@@ -108,6 +142,7 @@ def peak_gb(
     frozen = [p for name, p in parameters.items() if component_of(name) in trial.frozen]
     torch.cuda.reset_peak_memory_stats()
     model.train()
+    set_checkpointing(model, trial.checkpointed)
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)

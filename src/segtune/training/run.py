@@ -14,6 +14,7 @@ from segtune.core.errors import ResourceError, SegtuneError
 from segtune.core.processes import Processes
 from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detections, from_record, to_record
+from segtune.lora.inject import ParameterCount
 from segtune.lora.layers import LoraSpec
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.checkpoint import save_state
@@ -47,6 +48,7 @@ class Run:
     settings: TrainSettings
     processes: Processes
     model: Sam3Image
+    parameters: dict[str, ParameterCount]  # by component, of the whole model
     adapted: dict[str, LoraSpec]  # by module name
     dataset: PromptedImages
     valid: Split

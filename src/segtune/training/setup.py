@@ -17,7 +17,8 @@ from segtune.dataset.coco import Split, has_masks, read_split
 from segtune.lora.inject import count_parameters, inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import set_image_size
-from segtune.model.precision import loss_scaler
+from segtune.model.frozen_text import replace_text_encoder
+from segtune.model.precision import autocast_dtype, loss_scaler, store_frozen_in
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
@@ -89,7 +90,7 @@ def prepare_run(
     """
     run = _new_run(inputs, settings, processes=processes, folder=folder)
     if processes.is_main:
-        _describe(run.model, run.dataset.split, modules=len(run.adapted))
+        _describe(run)
         counts = negatives_per_epoch(run.dataset, run.repeat_factors)
         describe_negatives(counts, run.nouns, settings)
     require_memory(run.model, run.dataset, settings=settings, processes=processes)
@@ -120,15 +121,21 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
     image_size = set_image_size(model, inputs.model, inputs.image_size)
     components = _trainable_components(settings.lora, with_masks=has_masks(train))
     adapted = inject_lora(model, lora_specs(components), settings.seed)
+    parameters = count_parameters(model, component_of)
+    store_frozen_in(model, autocast_dtype(processes.device))
     # After the adapters were drawn: on a GPU, a seed gives other values.
     model.to(processes.device)
     dataset = _dataset(train, image_size, settings, nouns)
+    if "text" not in components:
+        texts = names_of((train, valid)) | {*dataset.extra_negatives, *nouns.trained}
+        replace_text_encoder(model, texts | {*nouns.held_out}, device=processes.device)
     present = [dataset.present(image) for image in dataset.images]
     torch.manual_seed(settings.seed + processes.rank)  # for the dropout of LoRA
     return Run(
         settings=settings,
         processes=processes,
         model=model,
+        parameters=parameters,
         adapted=adapted,
         dataset=dataset,
         valid=valid,
@@ -204,12 +211,12 @@ def _history(out: Path, folder: Path, state: Mapping[str, Any] | None) -> Histor
     )
 
 
-def _describe(model: Sam3Image, train: Split, *, modules: int) -> None:
+def _describe(run: Run) -> None:
     """Print what is trained, component by component."""
-    if not has_masks(train):
+    if not has_masks(run.dataset.split):
         log_line("the training split has no masks: training boxes, without a mask loss")
-    log_line(f"LoRA on {modules} modules; trainable parameters:")
-    counts = count_parameters(model, component_of)
+    log_line(f"LoRA on {len(run.adapted)} modules; trainable parameters:")
+    counts = run.parameters
     for component, count in counts.items():
         if count.trainable:
             log_line(f"  {component:<14}{count.trainable:>12,}  of {count.total:>13,}")

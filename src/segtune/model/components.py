@@ -1,0 +1,119 @@
+"""The package's classes where segtune needs them to behave differently.
+
+Some fail without CUDA, one depends on the first batch it sees, one makes a GPU wait, and the
+trunk can start in front of any of its blocks.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from segtune.model.sam3_package import (
+    BinaryHungarianMatcherV2,
+    PositionEmbeddingSine,
+    SequenceGeometryEncoder,
+    TransformerDecoder,
+    ViT,
+    get_abs_pos,
+)
+
+
+class Trunk(ViT):
+    """The stock ViT, which can be cut in front of a block.
+
+    `first_block` None: images (B, 3, S, S) come in, as in the package. Otherwise the activations
+    (B, h, w, C) that come out of the blocks before it, from `prefix`.
+    """
+
+    first_block: int | None = None
+
+    def prefix(self, images: Tensor, blocks: int) -> Tensor:
+        """The activations (B, h, w, C) after the first `blocks` blocks, without gradients' needs.
+
+        Args:
+            images: (B, 3, S, S), normalized.
+            blocks: how many, from 0 to all.
+        """
+        x: Tensor = self.patch_embed(images)
+        x = self.ln_pre(
+            x
+            + get_abs_pos(
+                self.pos_embed,
+                self.pretrain_use_cls_token,
+                tuple(x.shape[1:3]),
+                self.retain_cls_token,
+                tiling=self.tile_abs_pos,
+            )
+        )
+        for block in self.blocks[:blocks]:
+            x = block(x)
+        return x
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The last feature map (B, C, h, w), in a list."""
+        if self.first_block is None:
+            return cast(list[Tensor], super().forward(x))
+        for block in self.blocks[self.first_block :]:
+            recomputed = self.use_act_checkpoint and self.training
+            x = checkpoint(block, x, use_reentrant=False) if recomputed else block(x)
+        return [self.ln_post(x).permute(0, 3, 1, 2)]
+
+
+class Decoder(TransformerDecoder):
+    """The stock decoder for square feature maps, whose side it does not ask the GPU for.
+
+    The package keeps the height and width of the feature map in a tensor, and compares it with
+    shapes about sixty times in a forward pass; on a GPU, each comparison waits for all that was
+    launched before.
+    """
+
+    def forward(self, *, memory: Tensor, **inputs: Any) -> Any:
+        """As in the package; memory is (h * w, P, C)."""
+        self._side = math.isqrt(len(memory))
+        return super().forward(memory=memory, **inputs)
+
+    def _get_rpb_matrix(self, reference_boxes: Tensor, feat_size: object) -> Tensor:
+        return cast(Tensor, super()._get_rpb_matrix(reference_boxes, (self._side, self._side)))
+
+
+class TextPromptedGeometryEncoder(SequenceGeometryEncoder):
+    """The stock encoder pins memory even for zero boxes, which fails without CUDA."""
+
+    def _encode_boxes(
+        self, boxes: Tensor, boxes_mask: Tensor, boxes_labels: Tensor, img_feats: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if len(boxes) == 0:
+            return img_feats.new_zeros(0, boxes.shape[1], self.d_model), boxes_mask
+        encoded = super()._encode_boxes(boxes, boxes_mask, boxes_labels, img_feats)
+        return cast(tuple[Tensor, Tensor], encoded)
+
+
+class PositionEncoding(PositionEmbeddingSine):
+    """Bitwise identical whichever batch fills the cache.
+
+    The stock encoding caches the result of the first batch. Vectorized kernels round sines
+    depending on their position in memory, so it depends on the batch size, and a resumed
+    training run, whose first batch is another one, would diverge from an uninterrupted one.
+    Here, one image always fills the cache.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = cast(Tensor, super().forward(x[:1]))
+        return one.expand(len(x), -1, -1, -1).contiguous()
+
+
+class Matcher(BinaryHungarianMatcherV2):
+    """Tolerates NaN, so that it reaches the loss, where all processes stop together.
+
+    The stock matcher raises in the process that has the NaN, and the others wait forever.
+    """
+
+    def forward(self, outputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        finite = {
+            name: outputs[name].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            for name in ("pred_logits", "pred_boxes")
+        }
+        return super().forward({**outputs, **finite}, *args, **kwargs)

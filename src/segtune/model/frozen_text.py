@@ -1,0 +1,53 @@
+"""A frozen text encoder, replaced by what it makes of the prompts of a training run."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segtune.model.forward import evaluating
+from segtune.model.precision import mixed_precision
+from segtune.model.sam3_package import Sam3Image
+
+
+class EncodedPrompts(nn.Module):
+    """The outputs of a text encoder for the prompts that there are.
+
+    Args:
+        prompts: N texts.
+        mask: (N, L) bool, True where a text has no token.
+        features: (L, N, C).
+    """
+
+    def __init__(self, prompts: Sequence[str], mask: Tensor, features: Tensor) -> None:
+        super().__init__()
+        self._rows = {prompt: row for row, prompt in enumerate(prompts)}
+        self._mask, self._features = mask, features
+
+    def forward(
+        self, text: Sequence[str], input_boxes: object = None, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As the package's text encoder, for some of the prompts."""
+        rows = torch.tensor([self._rows[prompt] for prompt in text], device=self._mask.device)
+        features = self._features[:, rows]
+        # The third output, the embeddings of the tokens, is not read in segtune's models.
+        return self._mask[rows], features, features
+
+
+def replace_text_encoder(
+    model: Sam3Image, prompts: Collection[str], *, device: torch.device
+) -> None:
+    """Encode prompts once, and put the results in the place of the text encoder, in place.
+
+    The encoder's parameters, 42 % of the full model's, are then free.
+
+    Args:
+        model: on `device`; its text encoder has no adapters.
+        prompts: all that the model will ever be given from now on.
+        device: of the model.
+    """
+    texts = sorted(set(prompts))
+    encoder = model.backbone.language_backbone
+    with torch.no_grad(), evaluating(model), mixed_precision(device):
+        mask, features, _ = encoder(texts, device=device)
+    model.backbone.language_backbone = EncodedPrompts(texts, mask, features)
