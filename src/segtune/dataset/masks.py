@@ -62,6 +62,25 @@ def rle_bbox_xywh(rle: Rle) -> BoxXywh:
     return x, y, w, h
 
 
+def rle_crop(rle: Rle) -> tuple[int, int, npt.NDArray[np.float32]]:
+    """The pixels within the tight box of a compressed RLE; the others are never decoded.
+
+    Returns:
+        The box's left and top, and its w columns (w, h) of 0 and 1: x first, as in an RLE.
+    """
+    height, width = rle["size"]
+    left, top, w, h = (int(value) for value in mask_utils.toBbox(rle))
+    column, row = np.divmod(np.cumsum(run_lengths(rle, height, width)), height)
+    # How many of the box's pixels come before the end of each run.
+    ends = ((column - left) * h + np.clip(row - top, 0, h)).clip(0, w * h)
+    runs = np.diff(ends, prepend=0)
+    return (
+        left,
+        top,
+        np.repeat(np.arange(len(runs)) % 2 == 1, runs).astype(np.float32).reshape(w, h),
+    )
+
+
 def run_lengths(rle: Any, height: int, width: int) -> npt.NDArray[np.int64]:
     """The run lengths of an RLE from a file, once it is certain that pycocotools can use it.
 

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +19,7 @@ from segtune.core.errors import SegtuneError
 from segtune.core.parent import end_with_creator
 from segtune.dataset.batch import Batch, Sample, collate, load_image
 from segtune.dataset.coco import Annotation, Image, Split, has_masks
-from segtune.dataset.masks import segmentation_to_mask
+from segtune.dataset.scaled_masks import scaled_masks
 from segtune.training.augment import Augmentation
 from segtune.training.sampling import Item
 
@@ -97,7 +96,12 @@ class PromptedImages(Dataset[Sample]):
         prompts = [*sorted({a.category_id for a in objects}), *negatives]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
         prompt_of = self.split.prompts(image)
-        masks = [_masks(anns, image, side) for anns in found]
+        masks = [
+            scaled_masks(
+                [a.segmentation for a in anns], height=image.height, width=image.width, side=side
+            )
+            for anns in found
+        ]
         return Sample(
             name=image.file_name,
             image=load_image(self.split.image_path(image), side)[0],
@@ -221,17 +225,3 @@ def _boxes_cxcywh(annotations: Sequence[Annotation], image: Image) -> Tensor:
     boxes = torch.tensor([a.bbox_xywh for a in annotations]).reshape(-1, 4)
     boxes[:, :2] += boxes[:, 2:] / 2
     return boxes / torch.tensor([image.width, image.height] * 2)
-
-
-def _masks(annotations: Sequence[Annotation], image: Image, image_size: int) -> Tensor:
-    """(n, S, S) bool; all False for a box-only object."""
-    if not annotations:
-        return torch.zeros(0, image_size, image_size, dtype=torch.bool)
-    blank = np.zeros((image.height, image.width), np.uint8)
-    drawn = [
-        segmentation_to_mask(a.segmentation, image.height, image.width) if a.segmentation else blank
-        for a in annotations
-    ]
-    masks = torch.from_numpy(np.stack(drawn)).float()[None]  # (1, n, height, width)
-    size = (image_size, image_size)
-    return F.interpolate(masks, size, mode="bilinear", antialias=True)[0] >= 0.5
