@@ -317,7 +317,7 @@ def sample(name: str, side: int, prompts: int, objects: int) -> Sample:
         mask[max(0, cy - h // 2) : cy + h // 2, max(0, cx - w // 2) : cx + w // 2] = True
     return Sample(
         name=name,
-        image=torch.randn(3, side, side),
+        image=torch.randint(256, (3, side, side)).byte(),
         prompts=tuple(f"thing {number}" for number in range(prompts)),
         boxes_cxcywh=tuple(boxes[ids] for ids in shown_by),
         masks=tuple(masks[ids] for ids in shown_by),

@@ -190,7 +190,7 @@ def images_alike(images: int, prompts: int, *, objects: int, shown: int) -> Batc
     return Batch(
         names=tuple(f"image {number}" for number in range(images)),
         captions=tuple(f"thing {number}" for number in range(prompts)),
-        images=torch.randn(images, 3, side, side),
+        images=torch.zeros(images, 3, side, side, dtype=torch.uint8),
         image_ids=torch.arange(images).repeat_interleave(prompts),
         text_ids=torch.arange(prompts).repeat(images),
         num_boxes=counts,

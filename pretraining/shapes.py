@@ -102,8 +102,8 @@ def _sample(scene: Scene, words: Sequence[str], name: str) -> Sample:
 
 
 def as_input(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """(3, SIDE, SIDE) in -1..1."""
-    return (torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+    """(3, SIDE, SIDE) uint8."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def _stack(masks: list[Mask]) -> torch.Tensor:

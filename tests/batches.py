@@ -29,7 +29,9 @@ def random_batch(objects: tuple[tuple[int, ...], ...], seed: int = 0, masks: boo
     return Batch(
         names=tuple(f"image {seed}.{image}" for image in range(len(objects))),
         captions=("first thing", "second thing", "third thing"),
-        images=torch.randn(len(objects), 3, IMAGE_SIZE, IMAGE_SIZE, generator=noise),
+        images=torch.randint(
+            256, (len(objects), 3, IMAGE_SIZE, IMAGE_SIZE), generator=noise
+        ).byte(),
         image_ids=torch.tensor(image_ids),
         text_ids=torch.tensor([p for prompts in objects for p in range(len(prompts))]),
         num_boxes=torch.tensor(counts),

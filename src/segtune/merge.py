@@ -89,7 +89,7 @@ def _merge(
 def outputs_on_random_input(model: Sam3Image, image_size: int) -> Outputs:
     """A model's outputs for two prompts on one random image, the same every time."""
     noise = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, image_size, image_size, generator=noise)
+    image = torch.randint(256, (1, 3, image_size, image_size), generator=noise).byte()
     with evaluating(model), torch.inference_mode():
         text = encode_prompts(model, ["a thing", "something else"], image.device)
         features = {**encode_images(model, image), **text}

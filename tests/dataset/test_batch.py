@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from segtune.dataset.batch import load_image
+from segtune.dataset.batch import load_image, normalized
 from segtune.model.architecture import ARCHITECTURES
 
 
@@ -25,7 +25,7 @@ def test_an_image_is_prepared_as_by_the_official_processor(
     expected = stock(v2.functional.to_image(Image.open(tmp_path / "image.png")))
     prepared, size = load_image(tmp_path / "image.png", side)
     assert size == height_width
-    torch.testing.assert_close(prepared, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalized(prepared), expected, rtol=0, atol=1e-6)
 
 
 def test_grayscale_and_transparent_images_have_three_channels(tmp_path: Path) -> None:

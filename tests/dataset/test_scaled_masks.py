@@ -41,7 +41,7 @@ def require_same(segmentation: Segmentation, height: int, width: int, side: int)
     side=SIDES,
 )
 def test_any_pixels(mask: Any, side: int) -> None:
-    require_same(mask_to_rle(mask), *mask.shape, side)
+    require_same(mask_to_rle(mask), *mask.shape, side=side)
 
 
 @settings(max_examples=150, deadline=None)
@@ -67,6 +67,14 @@ def test_boxes_with_holes_at_every_border(
         )
         mask[top:bottom, left:right] = value
     require_same(mask_to_rle(mask), *shape, side)
+
+
+def test_a_single_column_of_the_result() -> None:
+    # Of one column, torch's resize adds up in another order; the whole image has 24.
+    for height in range(1, 40):
+        mask = np.zeros((height, 24), np.uint8)
+        mask[::2, 11] = 1
+        require_same(mask_to_rle(mask), height, 24, 24)
 
 
 @pytest.mark.parametrize("height_width", [(640, 640), (1080, 1920), (1999, 3001)])

@@ -78,7 +78,7 @@ def test_an_adapter_of_the_vision_encoder_trained_by_peft_fits_sam3(tmp_path: Pa
     pattern = r".*vision_backbone\.trunk\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
     config = {"r": 2, "lora_alpha": 4, "target_modules": pattern}
     theirs = trained_by_peft(tmp_path, build_model("tiny"), **config)
-    ours, images = build_model("tiny"), torch.randn(1, 3, 96, 96)
+    ours, images = build_model("tiny"), torch.randint(256, (1, 3, 96, 96)).byte()
     attach_adapter(ours, tmp_path)
     assert len(lora_parameters(ours)) == 3 * 4 * 2  # blocks, linears, A and B
     with evaluating(ours), torch.inference_mode():

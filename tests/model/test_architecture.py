@@ -108,7 +108,7 @@ def test_another_input_size_has_the_position_embeddings_of_the_package(image_siz
     assert model.state_dict().keys() == built.state_dict().keys()
     for name, value in built.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    image = torch.randn(1, 3, image_size, image_size)
+    image = torch.randint(256, (1, 3, image_size, image_size)).byte()
     with evaluating(model), evaluating(built), torch.inference_mode():
         one, other = (encode_images(m, image)["backbone_fpn"] for m in (model, built))
     side = image_size // arch.patch_size

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
+from torchvision.transforms.v2 import functional as v2
 
 from segtune.dataset.batch import Sample
 from segtune.training.augment import MAX_BOX_NOISE, Augmentation, mirrored, padded, recolored
 
 SIDE = 48
 Box = tuple[int, int, int, int]
+COLOR_CHANGES = (v2.adjust_brightness, v2.adjust_contrast, v2.adjust_saturation)
 
 
 def boxes() -> st.SearchStrategy[list[Box]]:
@@ -34,10 +36,10 @@ def sample_of(corners: list[Box], side: int = SIDE) -> Sample:
     masks |= np.stack([_cross(a, b, c, d, side) for a, b, c, d in corners])
     xyxy = torch.tensor(corners, dtype=torch.float32) / side
     sizes = xyxy[:, 2:] - xyxy[:, :2]
-    noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    noise = torch.Generator().manual_seed(0)
     return Sample(
         name="a.jpg",
-        image=noise,
+        image=torch.randint(256, (3, side, side), generator=noise).byte(),
         prompts=("thing", "nothing"),
         boxes_cxcywh=(torch.cat([xyxy[:, :2] + sizes / 2, sizes], 1), torch.zeros(0, 4)),
         masks=(torch.from_numpy(masks), torch.zeros(0, side, side, dtype=torch.bool)),
@@ -102,8 +104,8 @@ def test_padding_is_black_at_the_right_and_bottom() -> None:
     sample = sample_of([(3, 5, 20, 9)])
     grown = padded(sample, 60)
     assert torch.equal(grown.image[:, :SIDE, :SIDE], sample.image)
-    assert (grown.image[:, SIDE:] == -1).all()
-    assert (grown.image[:, :, SIDE:] == -1).all()
+    assert not grown.image[:, SIDE:].any()
+    assert not grown.image[:, :, SIDE:].any()
 
 
 def test_sides_are_drawn_between_the_minimum_scale_and_the_input() -> None:
@@ -118,13 +120,24 @@ def test_sides_are_drawn_between_the_minimum_scale_and_the_input() -> None:
 def test_colors_are_multiplied() -> None:
     sample = sample_of([(3, 5, 20, 9)])
     brighter = recolored(sample, np.array([1.2, 1.0, 1.0]))
-    pixels = sample.image / 2 + 0.5
-    torch.testing.assert_close(brighter.image / 2 + 0.5, (pixels * 1.2).clamp(0, 1))
+    expected = (sample.image.double() * 1.2).clamp(0, 255)
+    assert brighter.image.dtype == torch.uint8
+    assert (brighter.image - expected).abs().max() <= 0.5 + 1e-4
     gray = recolored(sample, np.array([1.0, 1.0, 0.0])).image
-    torch.testing.assert_close(gray[0], gray[1])
+    assert torch.equal(gray[0], gray[1])
     flat = recolored(sample, np.array([1.0, 0.0, 1.0])).image
-    assert flat.std() < 1e-5
+    assert flat.unique().numel() == 1
     assert torch.equal(brighter.masks[0], sample.masks[0])
+    assert torch.equal(recolored(sample, np.ones(3)).image, sample.image)
+
+
+def test_colors_are_rounded_once_after_all_changes() -> None:
+    sample, factors = sample_of([(3, 5, 20, 9)]), (1.1, 0.8, 1.3)
+    pixels = sample.image.float() / 255
+    for factor, change in zip(factors, COLOR_CHANGES, strict=True):
+        pixels = change(pixels, factor)
+    found = recolored(sample, np.array(factors)).image
+    assert (found - 255 * pixels).abs().max() <= 0.5 + 1e-4
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from segtune.dataset.batch import Batch, Sample, collate
 from segtune.dataset.coco import Annotation, Category, Split, has_masks, read_split
 from segtune.dataset.coco import Image as CocoImage
 from segtune.dataset.masks import Segmentation, mask_to_rle, segmentation_to_mask
+from segtune.training import prompted_images
 from segtune.training.augment import Augmentation
 from segtune.training.prompted_images import PromptedImages, training_batches
 from segtune.training.sampling import local_steps
@@ -339,6 +341,39 @@ def test_a_batch_refers_to_its_images_and_texts(coco: Path) -> None:
     assert len(batch.masks) == len(batch.boxes_cxcywh) == int(batch.num_boxes.sum()) == 2
     require_packed_like_padded(batch)
     assert collate(samples, with_masks=False).masks is None
+
+
+def test_a_loader_pins_batches_as_a_whole(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    (batch,) = pin_memory([collate([dataset(coco)[(0, 0, 0)]], with_masks=True)])
+    assert isinstance(batch, Batch)
+    assert len(pinned) == len(tensors(batch)) == 9
+    assert not {value.data_ptr() for value in tensors(batch).values() if len(value)} & {
+        value.data_ptr() for value in pinned
+    }
+    assert batch.names == ("train/1.png",)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_batches_are_pinned_where_there_is_a_gpu(
+    coco: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool
+) -> None:
+    loaders: list[dict[str, Any]] = []
+
+    def loader(*_: Any, **options: Any) -> list[list[Batch]]:
+        loaders.append(options)
+        return []
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(prompted_images, "DataLoader", loader)
+    list(training_batches(dataset(coco), [], epoch=0, micro_batch_size=1, workers=0))
+    assert [options["pin_memory"] for options in loaders] == [cuda]
 
 
 def require_packed_like_padded(batch: Batch) -> None:

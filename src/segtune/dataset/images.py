@@ -156,7 +156,10 @@ def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
         deep_color = is_deep_color(image)
         if draft_side:
             image.draft("RGB", (draft_side, draft_side))
-        return eight_bits(ImageOps.exif_transpose(image), deep_color).convert("RGB")
+        # Copies of a large photograph take as long as half of its decoding: none without need.
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = eight_bits(image, deep_color)
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def upright_size(image: PilImage.Image) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def _draw(segmentation: Segmentation, mask: Tensor, *, height: int, width: int) 
     left, top, columns = rle_crop(segmentation_to_rle(segmentation, height, width))
     if not columns.size:
         return
-    places, resized = _resized_columns(torch.from_numpy(columns), left, width, len(mask))
+    places, resized = _resized_columns(torch.from_numpy(columns).float(), left, width, len(mask))
     # Of full height: torch has no resize that begins in the middle of an image.
     tall = torch.zeros(height, len(resized))
     tall[top : top + columns.shape[1]] = resized.T
@@ -57,7 +57,8 @@ def _resized_columns(columns: Tensor, left: int, width: int, side: int) -> tuple
     sources, weights = _weights(width, side)
     inside = (sources >= left) & (sources < left + len(columns))
     (reached,) = torch.nonzero((inside & (weights > 0)).any(1), as_tuple=True)
-    places = slice(int(reached[0]), int(reached[-1]) + 1)
+    # With a neighbor on either side: torch adds up a single column in another order.
+    places = slice(max(0, int(reached[0]) - 1), int(reached[-1]) + 2)
     # A last column of zeros stands for all that are not in the crop.
     table = torch.cat([columns, columns.new_zeros(1, columns.shape[1])])
     bags = torch.where(inside, sources - left, len(columns))[places]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from segtune.dataset.batch import Batch
+from segtune.dataset.batch import Batch, normalized
 from segtune.model.sam3_package import (
     BatchedDatapoint,
     BatchedFindTarget,
@@ -35,8 +35,8 @@ def grounding_outputs(model: Sam3Image, batch: Batch) -> dict[str, Any]:
 
 
 def encode_images(model: Sam3Image, images: Tensor) -> dict[str, Any]:
-    """Image features of (B, 3, S, S), to be reused for any number of prompts."""
-    return cast(dict[str, Any], model.backbone.forward_image(images))
+    """Image features of (B, 3, S, S) uint8, to be reused for any number of prompts."""
+    return cast(dict[str, Any], model.backbone.forward_image(normalized(images)))
 
 
 def encode_prompts(model: Sam3Image, captions: list[str], device: torch.device) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def loss_targets(model: Sam3Image, batch: Batch) -> dict[str, Any]:
 
 def _datapoint(batch: Batch) -> BatchedDatapoint:
     return BatchedDatapoint(
-        img_batch=batch.images,
+        img_batch=normalized(batch.images),
         find_text_batch=list(batch.captions),
         find_inputs=[_find_stage(batch.image_ids, batch.text_ids)],
         find_targets=[_find_target(batch)],

@@ -35,7 +35,7 @@ class PreparedImage:
     """An image to predict on."""
 
     id: int
-    pixels: Tensor  # (3, S, S), normalized
+    pixels: Tensor  # (3, S, S) uint8
     size: Size  # (height, width) of the original, in pixels
     prompts: Prompts
     probes: Prompts = ()  # prompts of which it only matters whether anything is detected

@@ -71,20 +71,23 @@ def padded(sample: Sample, side: int) -> Sample:
     margin = (0, side - old, 0, side - old)
     return replace(
         sample,
-        image=F.pad(sample.image, margin, value=-1.0),  # -1 is black
+        image=F.pad(sample.image, margin, value=0),  # black
         boxes_cxcywh=tuple(boxes * (old / side) for boxes in sample.boxes_cxcywh),
         masks=tuple(F.pad(masks, margin) for masks in sample.masks),
     )
 
 
 def recolored(sample: Sample, factors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Sample:
-    """Brightness, contrast and saturation multiplied by three factors, in this order."""
+    """Brightness, contrast and saturation multiplied by three factors, in this order.
+
+    Rounded once, after all three, to the nearest of 256 levels.
+    """
     brightness, contrast, saturation = factors.tolist()
-    pixels = sample.image / 2 + 0.5
+    pixels = sample.image.float() / 255
     pixels = transforms.adjust_brightness(pixels, brightness)
     pixels = transforms.adjust_contrast(pixels, contrast)
     pixels = transforms.adjust_saturation(pixels, saturation)
-    return replace(sample, image=(pixels - 0.5) / 0.5)
+    return replace(sample, image=(pixels * 255).round().to(torch.uint8))
 
 
 def with_noisy_boxes(sample: Sample, deviation: float, rng: np.random.Generator) -> Sample:

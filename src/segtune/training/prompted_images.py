@@ -183,6 +183,7 @@ def training_batches(
         collate_fn=collate_fn,
         num_workers=workers,
         worker_init_fn=_live_as_long_as_training,
+        pin_memory=torch.cuda.is_available(),
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )
