@@ -1,5 +1,6 @@
 """A small converted dataset, as `segtune.convert` writes it: discs and squares on noise."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,16 @@ def write_converted(folder: Path, counts: dict[str, int] | None = None, masks: b
     counts = counts or {"train": 8, "valid": 4, "test": 4}
     for split, count in counts.items():
         _write_split(coco, split, count, masks)
-    (coco / "manifest.json").write_text(json.dumps({"root": str(folder), "images": []}))
+    images = [_entry(path, folder) for name in counts for path in (folder / name).iterdir()]
+    (coco / "manifest.json").write_text(json.dumps({"root": str(folder), "images": images}))
     (folder / "report.json").write_text(json.dumps({"errors": [], "warnings": []}))
     return coco
+
+
+def _entry(path: Path, root: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return {"path": str(path.relative_to(root)), "size": len(content), "sha256": digest}
 
 
 def _write_split(coco: Path, split: str, count: int, masks: bool) -> None:

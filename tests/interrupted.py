@@ -17,6 +17,7 @@ def interrupted_run(folder: Path) -> Run:
     inputs = Inputs(
         coco=write_converted(folder),
         out=folder / "out",
+        features=folder / "out" / "features",
         model="tiny",
         weights="default",
         image_size=None,

@@ -22,8 +22,6 @@ from snakemake.cli import get_argument_parser
 
 from segtune.core import errors
 from segtune.core.config import (
-    RENAMED,
-    RENAMED_VALUES,
     Config,
     LoraSettings,
     TrainSettings,
@@ -31,6 +29,7 @@ from segtune.core.config import (
     parse_section,
     parse_train,
 )
+from segtune.core.setting_problems import RENAMED, RENAMED_VALUES
 from tests.documentation import (
     PAGES,
     ROOT,

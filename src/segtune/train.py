@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = Inputs(
         coco=arguments.coco,
         out=arguments.out,
+        features=arguments.features or arguments.out / "features",
         model=arguments.model,
         weights=arguments.weights,
         image_size=arguments.image_size,
@@ -86,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--coco", type=Path, required=True, help="folder of segtune.convert")
     parser.add_argument("--report", type=Path, required=True, help="report.json of validate")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--features", type=Path, help="folder of segtune.features (default: one in --out)"
+    )
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), default="tiny")
     parser.add_argument("--weights", default="default", help="see config.yaml")
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
@@ -152,7 +156,10 @@ def _run(
         for name, changes in changes_since(folder.parent, fingerprint).items():
             log_line(f"not resuming the interrupted run {name}: {'; '.join(changes)}")
     stop = StopSignal()
-    run = prepare_run(inputs, settings, processes=processes, folder=folder)
+    try:
+        run = prepare_run(inputs, settings, processes=processes, folder=folder)
+    except StepFailed as failed:
+        raise failed.error from None
     try:
         train(run, out=inputs.out, stop_wanted=stop)
     except Interrupted:

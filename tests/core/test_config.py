@@ -9,8 +9,6 @@ import yaml
 
 from segtune.core.config import (
     QUERIES,
-    RENAMED,
-    RENAMED_VALUES,
     Config,
     parse_config,
     parse_train,
@@ -18,6 +16,7 @@ from segtune.core.config import (
 )
 from segtune.core.errors import ConfigError
 from segtune.core.recipes import TRAIN
+from segtune.core.setting_problems import RENAMED, RENAMED_VALUES
 from segtune.model.architecture import ARCHITECTURES
 from segtune.model.weight_files import TINY_WEIGHTS, weights_file
 from tests.documentation import ROOT

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segtune.core.config import RENAMED
 from segtune.core.errors import AdapterError
+from segtune.core.setting_problems import RENAMED
 from segtune.lora.adapter import attach_adapter, save_adapter
 from segtune.lora.inject import lora_parameters
 from segtune.lora.state import lora_state_dict

@@ -109,7 +109,13 @@ def test_a_gradient_that_overflows_at_any_scale_is_an_error() -> None:
 
 def prepared(coco: Path, folder: Path) -> Run:
     inputs = Inputs(
-        coco=coco, out=folder, model="tiny", weights="default", image_size=None, workers=0
+        coco=coco,
+        out=folder,
+        features=folder,
+        model="tiny",
+        weights="default",
+        image_size=None,
+        workers=0,
     )
     settings = train_settings()
     with process_group() as processes:

@@ -52,7 +52,13 @@ def described(
         values = {**values, "categories": categories, "annotations": found}
         (coco / f"{split}.json").write_text(json.dumps(values))
     inputs = Inputs(
-        coco=coco, out=folder, model="tiny", weights="default", image_size=None, workers=0
+        coco=coco,
+        out=folder,
+        features=folder,
+        model="tiny",
+        weights="default",
+        image_size=None,
+        workers=0,
     )
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))
     run = prepare_run(
@@ -106,7 +112,13 @@ def test_adapters_are_drawn_before_the_model_moves_to_its_device(
 
     monkeypatch.setattr(setup, "inject_lora", noting)
     inputs = Inputs(
-        coco=coco, out=tmp_path, model="tiny", weights="default", image_size=None, workers=0
+        coco=coco,
+        out=tmp_path,
+        features=tmp_path,
+        model="tiny",
+        weights="default",
+        image_size=None,
+        workers=0,
     )
     processes = Processes(rank=1, count=1, device=torch.device("meta"))
     run = prepare_run(

@@ -162,6 +162,11 @@ def settings(stage):
     return lambda wildcards: text
 
 
+def feature_settings(wildcards):
+    """What of the train section decides which features there are."""
+    return CONFIG.feature_json()
+
+
 def fraction_settings(wildcards):
     """The train section for a fraction of the images: as many optimizer steps as with all."""
     rounds = round(1 / float(wildcards.fraction))
@@ -186,14 +191,18 @@ def forget_unless_whole(inputs, outputs):
 
 
 # Params that depend on input or output are not compared, and these must not be: a result stays
-# up to date when the checkout moves, when more of the earlier results are to be kept, or when a
-# training step is to take less memory.
+# up to date when the checkout or the features move, when more of the earlier results are to be
+# kept, or when a training step is to take less memory.
 def link_script(wildcards, output):
     return LINK_SCRIPT
 
 
 def keep(wildcards, output):
     return CONFIG.keep
+
+
+def features_folder(wildcards, output):
+    return Path(CONFIG.results) / "features"
 
 
 def execution(wildcards, output):

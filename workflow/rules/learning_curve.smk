@@ -45,6 +45,7 @@ use rule train as train_fraction with:
         rules.learning_curve_subset.output.train,
         rules.learning_curve_subset.output.valid,
         WEIGHTS_INPUT,
+        FEATURES,
         manifest=rules.learning_curve_subset.output.manifest,
         report=rules.validate.output,
     output:

@@ -5,6 +5,7 @@
 #   <results>/coco/manifest.json
 #   <results>/validate/report.json
 #   base weights                      config key `weights`
+#   <results>/features/index.json     with `cache_features`
 #
 # OUTPUTS
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors (PEFT's
@@ -26,6 +27,7 @@ rule train:
         rules.convert.output.train,
         rules.convert.output.valid,
         WEIGHTS_INPUT,
+        FEATURES,
         manifest=rules.convert.output.manifest,
         # The gate. Not ancient(): with it, Snakemake 9.27 overlooks changed params whenever
         # the job that makes this file runs as well.
@@ -57,6 +59,7 @@ rule train:
         settings=settings("train"),
         code=code("train"),
         execution=execution,
+        features=features_folder,
         keep=keep,
         link_script=link_script,
     message:
@@ -71,7 +74,7 @@ rule train:
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
             --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
             {params.image_size} --settings {params.settings:q} \
-            --execution {params.execution:q} --workers $(({threads} / 4)) \
+            --execution {params.execution:q} --features {params.features:q} --workers $(({threads} / 4)) \
             --keep {params.keep} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
@@ -110,5 +113,7 @@ rule train_page:
         """
 
 
-forget_unless_whole([*rules.convert.output, *rules.validate.output], rules.train.output)
+forget_unless_whole(
+    [*rules.convert.output, *rules.validate.output, *FEATURES], rules.train.output
+)
 forget_unless_whole(rules.train.output, rules.train_page.output)

@@ -21,25 +21,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
-from segtune.core.errors import MAX_SHOWN, ConfigError, shown
+from segtune.core.errors import ConfigError, shown
 from segtune.core.foreign import reason
 from segtune.core.recipes import with_recipe, with_train_recipe
-
-# Keys of earlier versions -> today's.
-RENAMED = {
-    "carved_share": "holdout_fraction",
-    "carve_seed": "holdout_seed",
-    "smallest_scale": "min_scale",
-    "colour_jitter": "color_jitter",
-    "repeat_threshold": "repeat_factor_threshold",
-    "rank_stabilised": "rank_stabilized",
-    "score_threshold": "confidence_threshold",
-    "false_alarm_score": "confidence_threshold",
-    "outside_prompts": "ood_prompts",
-}
-RENAMED_VALUES = {("missing_test", "carve"): "hold_out"}
+from segtune.core.setting_problems import problem_of
 
 # Of the attention in each model; checked here, too, because it needs no torch.
 WINDOW_PIXELS = {"tiny": 48, "full": 336}
@@ -166,6 +152,12 @@ class TrainSettings(Section):
     min_scale: float = Field(
         gt=0, le=1, description="images are shrunk to a random scale from here to 1, padded"
     )
+    scale_views: int = Field(
+        0, ge=0, description="random scales of an image, drawn once; 0: a new one each time"
+    )
+    cache_features: bool = Field(
+        False, description="compute what frozen vision blocks make of each image once, on disk"
+    )
     color_jitter: float = Field(
         0.0, ge=0, lt=1, description="brightness, contrast, saturation vary by up to this fraction"
     )
@@ -194,11 +186,33 @@ class TrainSettings(Section):
     lora: dict[Component, LoraSettings] = Field(min_length=1)
 
     @model_validator(mode="after")
+    def _features_can_be_cached(self) -> "TrainSettings":
+        vision = self.lora.get("vision")
+        if not self.cache_features:
+            return self
+        if vision and min(block_numbers(vision.blocks), default=0) == 0:
+            raise ValueError(
+                "cache_features: lora.vision adapts the first block, so that nothing is frozen; "
+                "set its `blocks`, such as 24-31, or `vision: false`"
+            )
+        if self.color_jitter:
+            raise ValueError("cache_features: color_jitter changes an image each time")
+        if self.min_scale < 1 and not self.scale_views:
+            raise ValueError("cache_features: min_scale needs a number of scale_views")
+        return self
+
+    @model_validator(mode="after")
     def _blocks_are_of_vision(self) -> "TrainSettings":
         for component, lora in self.lora.items():
             if lora.blocks and component != "vision":
                 raise ValueError(f"lora.{component}.blocks: only vision has blocks to choose")
         return self
+
+
+def frozen_vision_blocks(settings: TrainSettings, model: str) -> int:
+    """How many blocks come before the first one with adapters."""
+    vision = settings.lora.get("vision")
+    return min(block_numbers(vision.blocks), default=0) if vision else VISION_BLOCKS[model]
 
 
 def require_divisible(settings: TrainSettings, processes: int) -> None:
@@ -295,6 +309,14 @@ class Config(Section):
         values = section.model_dump(mode="json", exclude=set(EXECUTION))
         return json.dumps(values, sort_keys=True)
 
+    def feature_json(self) -> str:
+        """As much of the train section as decides which features there are, as JSON."""
+        names = {"cache_features", "horizontal_flip", "min_scale", "scale_views", "seed"}
+        values = self.train.model_dump(mode="json", include=names)
+        vision = self.train.lora.get("vision")
+        lora = {"vision": {"blocks": vision.blocks}} if vision else {"detr_decoder": {}}
+        return json.dumps({**values, "lora": lora}, sort_keys=True)
+
     def execution_json(self) -> str:
         """The settings of `EXECUTION`, as JSON with sorted keys."""
         values = self.train.model_dump(mode="json", include=set(EXECUTION))
@@ -361,18 +383,7 @@ def _validated(kind: type[SectionT], values: object, source: str) -> SectionT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(map(_problem, error.errors()))
+        problems = "; ".join(map(problem_of, error.errors()))
         raise ConfigError(
             problems, file=source, fix="config.yaml lists all settings with their units"
         ) from None
-
-
-def _problem(details: ErrorDetails) -> str:
-    """One problem with its dotted path, and today's name where an old one was used."""
-    path = ".".join(map(str, details["loc"]))[:MAX_SHOWN] or "settings"
-    key = details["loc"][-1] if details["loc"] else ""
-    if details["type"] == "extra_forbidden":
-        old, new = key, RENAMED.get(str(key))
-    else:
-        old, new = details["input"], RENAMED_VALUES.get((str(key), str(details["input"])))
-    return f"{path}: {old!r} is now called {new!r}" if new else f"{path}: {details['msg']}"

@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {
     f"core.{name}"
     for name in (
         *("config", "console", "errors", "fingerprints", "gpu_memory", "kept"),
-        *("leases", "publishing", "recipes"),
+        *("leases", "publishing", "recipes", "setting_problems"),
     )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none

@@ -68,7 +68,8 @@ def with_recipe(config: Any) -> Any:
     filled = _over(recipe, config)
     lora = filled["train"].get("lora") if isinstance(filled["train"], dict) else None
     if isinstance(lora, dict):
-        filled["train"]["lora"] = {name: v for name, v in lora.items() if v not in (None, False)}
+        left_out = (None, False, "false", "False")  # on the command line, values are text
+        filled["train"]["lora"] = {name: v for name, v in lora.items() if v not in left_out}
     return filled
 
 

@@ -27,7 +27,7 @@ class Sample:
     """An image with its prompts and, per prompt, the objects to detect."""
 
     name: str
-    image: Tensor  # (3, S, S) uint8
+    image: Tensor  # (3, S, S) uint8, or its activations (h, w, C) in front of a block
     prompts: tuple[str, ...]
     boxes_cxcywh: tuple[Tensor, ...]  # per prompt (n, 4), in 0..1
     masks: tuple[Tensor, ...]  # per prompt (n, S, S) bool
@@ -40,7 +40,7 @@ class Batch:
 
     names: tuple[str, ...]  # B, file names for error messages
     captions: tuple[str, ...]  # C distinct texts
-    images: Tensor  # (B, 3, S, S) uint8
+    images: Tensor  # (B, 3, S, S) uint8, or activations (B, h, w, C)
     image_ids: Tensor  # (P,) positions in `images`
     text_ids: Tensor  # (P,) positions in `captions`
     num_boxes: Tensor  # (P,) objects

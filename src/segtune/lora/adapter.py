@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segtune.core.atomic import atomic_path, write_json
-from segtune.core.config import RENAMED
 from segtune.core.errors import MAX_SHOWN, AdapterError, shown
 from segtune.core.fingerprints import file_digest
 from segtune.core.foreign import read_json, reason, require_file
+from segtune.core.setting_problems import RENAMED
 from segtune.lora.adapter_shapes import (
     Shapes,
     read_shapes,

@@ -14,6 +14,7 @@ from torch import nn
 from segtune.core.errors import ConfigError
 from segtune.model.components import (
     Decoder,
+    EncoderLayer,
     Matcher,
     PositionEncoding,
     TextPromptedGeometryEncoder,
@@ -34,7 +35,6 @@ from segtune.model.sam3_package import (
     SimpleTokenizer,
     TransformerDecoderLayer,
     TransformerEncoderFusion,
-    TransformerEncoderLayer,
     TransformerWrapper,
     UniversalSegmentationHead,
     VETextEncoder,
@@ -247,8 +247,8 @@ def _attention(arch: Architecture, batch_first: bool) -> MultiheadAttentionWrapp
     )
 
 
-def _encoder_layer(arch: Architecture, for_geometry: bool) -> TransformerEncoderLayer:
-    return TransformerEncoderLayer(
+def _encoder_layer(arch: Architecture, for_geometry: bool) -> EncoderLayer:
+    return EncoderLayer(
         activation="relu",
         d_model=arch.d_model,
         dim_feedforward=arch.feedforward,

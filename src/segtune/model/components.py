@@ -1,24 +1,44 @@
 """The package's classes where segtune needs them to behave differently.
 
-Some fail without CUDA, one depends on the first batch it sees, one makes a GPU wait, and the
-trunk can start in front of any of its blocks.
+Some fail without CUDA, one depends on the first batch it sees, one makes a GPU wait, some compute
+for every prompt what is the same for all prompts of an image, and the trunk can start in front of
+any of its blocks.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from segtune.model.sam3_package import (
     BinaryHungarianMatcherV2,
     PositionEmbeddingSine,
+    Prompt,
     SequenceGeometryEncoder,
     TransformerDecoder,
+    TransformerEncoderLayer,
     ViT,
     get_abs_pos,
 )
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Which rows of a batch of P prompts show which of B images."""
+
+    image_ids: Tensor  # (P,)
+    first: Tensor  # (B,) a row of each image
+
+    @classmethod
+    def of(cls, image_ids: Tensor, images: int) -> "ImageRows":
+        """From the image of each prompt (P,), without waiting for a GPU."""
+        rows = torch.arange(len(image_ids), device=image_ids.device)
+        last = rows[-1:].expand(images)  # also for an image without a prompt
+        return cls(image_ids, last.scatter_reduce(0, image_ids, rows, "amin"))
 
 
 class Trunk(ViT):
@@ -31,7 +51,7 @@ class Trunk(ViT):
     first_block: int | None = None
 
     def prefix(self, images: Tensor, blocks: int) -> Tensor:
-        """The activations (B, h, w, C) after the first `blocks` blocks, without gradients' needs.
+        """The activations (B, h, w, C) after the first `blocks` blocks.
 
         Args:
             images: (B, 3, S, S), normalized.
@@ -79,8 +99,77 @@ class Decoder(TransformerDecoder):
         return cast(Tensor, super()._get_rpb_matrix(reference_boxes, (self._side, self._side)))
 
 
+class EncoderLayer(TransformerEncoderLayer):
+    """The stock layer; the first one attends within each image once, and not for each prompt.
+
+    Its input is the image alone, which meets the prompt only after the self-attention.
+    """
+
+    rows: ImageRows | None = None  # of the first layer
+
+    def forward_pre(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        *,
+        memory_key_padding_mask: Tensor,
+        query_pos: Tensor,
+        **inputs: Any,
+    ) -> Tensor:
+        """As in the package; tgt is (P, h * w, C)."""
+        if self.rows is None:
+            whole = super().forward_pre(
+                tgt,
+                memory,
+                memory_key_padding_mask=memory_key_padding_mask,
+                query_pos=query_pos,
+                **inputs,
+            )
+            return cast(Tensor, whole)
+        first = self.rows.first
+        x = self.norm1(tgt[first])  # (B, h * w, C)
+        q = k = x + query_pos[first]
+        tgt = tgt + self.self_attn(q, k, value=x)[0][self.rows.image_ids]
+        x = self.norm2(tgt)
+        tgt = (
+            tgt
+            + self.cross_attn_image(
+                query=x, key=memory, value=memory, key_padding_mask=memory_key_padding_mask
+            )[0]
+        )
+        x = self.norm3(tgt)
+        return cast(Tensor, tgt + self.linear2(self.activation(self.linear1(x))))
+
+
 class TextPromptedGeometryEncoder(SequenceGeometryEncoder):
-    """The stock encoder pins memory even for zero boxes, which fails without CUDA."""
+    """The stock encoder pins memory even for zero boxes, which fails without CUDA.
+
+    Without boxes its output is the same for all prompts of an image.
+    """
+
+    rows: ImageRows | None = None
+
+    def forward(
+        self,
+        geo_prompt: Prompt,
+        img_feats: list[Tensor],
+        img_sizes: list[Any],
+        img_pos_embeds: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """As in the package; the features are (h * w, P, C), the outputs (1, P, C) and (P, 1)."""
+        if self.rows is None or len(geo_prompt.box_embeddings):
+            return super().forward(geo_prompt, img_feats, img_sizes, img_pos_embeds)
+        first = self.rows.first
+        found, mask = super().forward(
+            Prompt(
+                box_embeddings=geo_prompt.box_embeddings[:, first],
+                box_mask=geo_prompt.box_mask[first],
+            ),
+            [features[:, first] for features in img_feats],
+            img_sizes,
+            [positions[:, first] for positions in img_pos_embeds],
+        )
+        return found[:, self.rows.image_ids], mask[self.rows.image_ids]
 
     def _encode_boxes(
         self, boxes: Tensor, boxes_mask: Tensor, boxes_labels: Tensor, img_feats: Tensor

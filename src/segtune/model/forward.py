@@ -35,8 +35,11 @@ def grounding_outputs(model: Sam3Image, batch: Batch) -> dict[str, Any]:
 
 
 def encode_images(model: Sam3Image, images: Tensor) -> dict[str, Any]:
-    """Image features of (B, 3, S, S) uint8, to be reused for any number of prompts."""
-    return cast(dict[str, Any], model.backbone.forward_image(normalized(images)))
+    """Image features of (B, 3, S, S) uint8, to be reused for any number of prompts.
+
+    Or of activations (B, h, w, C), in a model that starts with them.
+    """
+    return cast(dict[str, Any], model.backbone.forward_image(_visual_input(images)))
 
 
 def encode_prompts(model: Sam3Image, captions: list[str], device: torch.device) -> dict[str, Any]:
@@ -68,9 +71,14 @@ def loss_targets(model: Sam3Image, batch: Batch) -> dict[str, Any]:
     return cast(dict[str, Any], model.back_convert(_find_target(batch)))
 
 
+def _visual_input(images: Tensor) -> Tensor:
+    """Pixels as the model reads them; activations of a frozen prefix stay as they are."""
+    return normalized(images) if images.dtype == torch.uint8 else images
+
+
 def _datapoint(batch: Batch) -> BatchedDatapoint:
     return BatchedDatapoint(
-        img_batch=normalized(batch.images),
+        img_batch=_visual_input(batch.images),
         find_text_batch=list(batch.captions),
         find_inputs=[_find_stage(batch.image_ids, batch.text_ids)],
         find_targets=[_find_target(batch)],

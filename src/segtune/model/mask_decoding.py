@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segtune.model.components import ImageRows
 from segtune.model.sam3_package import Sam3Image
 
 
@@ -40,11 +41,17 @@ class SelectiveMaskSam3(Sam3Image):
     limits: _Limits | None = None
     _objects: Tensor | None = None  # (P,) per prompt, during a forward pass in training
 
-    def forward_grounding(self, *, find_target: Any, **inputs: Any) -> dict[str, Any]:
+    def forward_grounding(
+        self, *, backbone_out: dict[str, Any], find_input: Any, find_target: Any, **inputs: Any
+    ) -> dict[str, Any]:
         """As in the package."""
+        rows = ImageRows.of(find_input.img_ids, len(backbone_out["vision_features"]))
+        self.geometry_encoder.rows = self.transformer.encoder.layers[0].rows = rows
         self._objects = find_target.num_boxes if self.training else None
         try:
-            outputs: dict[str, Any] = super().forward_grounding(find_target=find_target, **inputs)
+            outputs: dict[str, Any] = super().forward_grounding(
+                backbone_out=backbone_out, find_input=find_input, find_target=find_target, **inputs
+            )
         finally:
             self._objects = None
         return outputs

@@ -5,6 +5,7 @@ randomness comes from the generator that the caller passes.
 """
 
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,6 +18,14 @@ from segtune.dataset.batch import Sample
 MAX_BOX_NOISE = 20 / 1008  # of the image's side, as in the official recipe
 
 
+@dataclass(frozen=True, order=True)
+class View:
+    """How an image is seen: resized to `side` pixels, perhaps mirrored, then padded."""
+
+    side: int
+    mirrored: bool = False
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are augmented; by default not at all.
@@ -25,6 +34,7 @@ class Augmentation:
         horizontal_flip: mirror half of the images.
         min_scale: images are shrunk to a random fraction of the input, at least this one,
             and padded at the right and at the bottom. SAM 3's recipe has 480 of 1008 pixels.
+        scale_views: how many random scales an image has, drawn once; 0: a new one each time.
         color_jitter: brightness, contrast and saturation are multiplied by up to 1 +- this.
         box_noise: standard deviation of the sides of target boxes, as a fraction of the
             box's width or height.
@@ -32,23 +42,63 @@ class Augmentation:
 
     horizontal_flip: bool = False
     min_scale: float = 1.0
+    scale_views: int = 0
     color_jitter: float = 0.0
     box_noise: float = 0.0
 
-    def drawn_side(self, image_size: int, rng: np.random.Generator) -> int:
-        """The side in pixels to which an image is resized before it is padded."""
-        smallest = round(self.min_scale * image_size)
-        return int(rng.integers(smallest, image_size + 1)) if smallest < image_size else image_size
+    def views(self, name: str, image_size: int, seed: int) -> list[View]:
+        """All views of an image, where there are not too many to count.
 
-    def augmented(self, sample: Sample, image_size: int, rng: np.random.Generator) -> Sample:
+        Args:
+            name: of the image, whose scales depend on it and not on the others.
+            image_size: side of the model's input, in pixels.
+            seed: of the scales.
+        """
+        flips = (False, True) if self.horizontal_flip else (False,)
+        sides = set(self._sides(name, image_size, seed))
+        return [View(side, mirrored) for side in sorted(sides) for mirrored in flips]
+
+    def _sides(self, name: str, image_size: int, seed: int) -> list[int]:
+        """One side from each of `scale_views` equal parts of the range."""
+        smallest = round(self.min_scale * image_size)
+        if smallest == image_size:
+            return [image_size]
+        places = np.random.default_rng([seed, crc32(name.encode())]).random(self.scale_views)
+        fractions = (np.arange(self.scale_views) + places) / self.scale_views
+        return [round(smallest + (image_size - smallest) * fraction) for fraction in fractions]
+
+    def drawn_view(
+        self, name: str, image_size: int, *, seed: int, rng: np.random.Generator
+    ) -> View:
+        """A view for one item; the arguments are those of `views`."""
+        smallest = round(self.min_scale * image_size)
+        if smallest == image_size:
+            side = image_size
+        elif self.scale_views:
+            side = int(rng.choice(self._sides(name, image_size, seed)))
+        else:
+            side = int(rng.integers(smallest, image_size + 1))
+        return View(side, mirrored=self.horizontal_flip and rng.random() < 0.5)
+
+    def augmented(
+        self, sample: Sample, image_size: int, *, mirror: bool, rng: np.random.Generator
+    ) -> Sample:
         """A sample of any side, augmented and padded to `image_size` pixels."""
-        if self.horizontal_flip and rng.random() < 0.5:
+        if mirror:
             sample = mirrored(sample)
         if self.color_jitter:
             sample = recolored(sample, 1 + self.color_jitter * rng.uniform(-1, 1, 3))
         if self.box_noise:
             sample = with_noisy_boxes(sample, self.box_noise, rng)
         return padded(sample, image_size)
+
+
+def framed(image: Tensor, view: View, image_size: int) -> Tensor:
+    """An image (3, side, side) as in a view: (3, image_size, image_size)."""
+    if view.mirrored:
+        image = image.flip(-1)
+    margin = image_size - view.side
+    return F.pad(image, (0, margin, 0, margin))  # 0 is black
 
 
 def mirrored(sample: Sample) -> Sample:

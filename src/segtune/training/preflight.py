@@ -176,7 +176,7 @@ def largest_batch(dataset: PromptedImages, *, images: int, negatives: int) -> Ba
         dataset.images, key=lambda image: _cost(dataset, image, negatives), reverse=True
     )
     samples = [
-        dataset.sample(image, dataset.negatives(image)[:negatives], dataset.image_size)
+        dataset.largest_sample(image, dataset.negatives(image)[:negatives])
         for image in largest[:images]
     ]
     return collate(samples, has_masks(dataset.split))

@@ -7,6 +7,7 @@ epoch, item), and not on the number of workers or processes.
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +21,8 @@ from segtune.core.parent import end_with_creator
 from segtune.dataset.batch import Batch, Sample, collate, load_image
 from segtune.dataset.coco import Annotation, Image, Split, has_masks
 from segtune.dataset.scaled_masks import scaled_masks
-from segtune.training.augment import Augmentation
+from segtune.training.augment import Augmentation, View
+from segtune.training.feature_store import FeatureStore
 from segtune.training.sampling import Item
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class PromptedImages(Dataset[Sample]):
             prompt for prompt in extra_negatives if prompt.strip().casefold() not in known
         )
         self.augmentation = augmentation
+        self.features: FeatureStore | None = None  # in place of pixels
         self.classes = [category.id for category in split.categories]
         self.images = [image for image in split.images if self._offers_a_prompt(image)]
 
@@ -78,10 +81,20 @@ class PromptedImages(Dataset[Sample]):
     def __getitem__(self, item: tuple[int, int, int]) -> Sample:
         epoch, index, occurrence = item
         rng = np.random.default_rng([self.seed, epoch, index, occurrence])
-        side = self.augmentation.drawn_side(self.image_size, rng)
+        image = self.images[index]
+        view = self.augmentation.drawn_view(
+            image.file_name, self.image_size, seed=self.seed, rng=rng
+        )
         negatives = self._chosen_negatives(index, epoch + occurrence)
-        sample = self.sample(self.images[index], negatives, side)
-        return self.augmentation.augmented(sample, self.image_size, rng)
+        sample = self.augmentation.augmented(
+            self.sample(image, negatives, view.side),
+            self.image_size,
+            mirror=view.mirrored,
+            rng=rng,
+        )
+        if self.features is None:
+            return sample
+        return replace(sample, image=self.features.read(image, view))
 
     def __getitems__(self, items: Sequence[tuple[int, int, int]]) -> list[Sample] | SegtuneError:
         """The samples of a step; an error is returned, since a loader would add its traceback."""
@@ -90,8 +103,22 @@ class PromptedImages(Dataset[Sample]):
         except SegtuneError as error:
             return error.with_traceback(None)
 
+    def views(self, image: Image) -> list[View]:
+        """All views of an image that there can be."""
+        return self.augmentation.views(image.file_name, self.image_size, self.seed)
+
+    def largest_sample(self, image: Image, negatives: Sequence[int | str]) -> Sample:
+        """An image that takes as much memory as it can with these negatives."""
+        sample = self.sample(image, negatives, self.image_size)
+        if self.features is None:
+            return sample
+        return replace(sample, image=self.features.read(image, self.views(image)[0]))
+
     def sample(self, image: Image, negatives: Sequence[int | str], side: int) -> Sample:
-        """An image of `side` pixels, prompted with its own classes and with `negatives`."""
+        """An image of `side` pixels, prompted with its own classes and with `negatives`.
+
+        With cached features, its pixels are empty.
+        """
         objects = self._objects(image)
         prompts = [*sorted({a.category_id for a in objects}), *negatives]
         found = [[a for a in objects if a.category_id == prompt] for prompt in prompts]
@@ -104,12 +131,17 @@ class PromptedImages(Dataset[Sample]):
         ]
         return Sample(
             name=image.file_name,
-            image=load_image(self.split.image_path(image), side)[0],
+            image=self._pixels(image, side),
             prompts=tuple(prompt_of[p] if isinstance(p, int) else p for p in prompts),
             boxes_cxcywh=tuple(_boxes_cxcywh(anns, image) for anns in found),
             masks=tuple(masks),
             has_mask=tuple(mask.flatten(1).any(1) for mask in masks),
         )
+
+    def _pixels(self, image: Image, side: int) -> Tensor:
+        if self.features is not None:
+            return torch.empty(3, side, side, dtype=torch.uint8)
+        return load_image(self.split.image_path(image), side)[0]
 
     def present(self, image: Image) -> frozenset[int]:
         """The classes in an image, including those that occur only as a crowd."""
@@ -182,12 +214,12 @@ def training_batches(
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_fn,
         num_workers=workers,
-        worker_init_fn=_live_as_long_as_training,
+        worker_init_fn=live_as_long_as_training,
         pin_memory=torch.cuda.is_available(),
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )
-    with _stop_signals_blocked():
+    with stop_signals_blocked():
         running = iter(loader)  # starts the workers, which inherit what is blocked
     for batches in running:
         if isinstance(batches, SegtuneError):
@@ -204,7 +236,8 @@ def _collate_step(
     return [collate(samples[start : start + micro_batch_size], with_masks) for start in starts]
 
 
-def _live_as_long_as_training(worker: int) -> None:
+def live_as_long_as_training(worker: int) -> None:
+    """For data workers: not to be stopped by signals, but to end with their process."""
     end_with_creator()
     # torchrun and Ctrl-C signal the whole process group. Training finishes its step and saves
     # first, for which it needs the data; its workers end with it.
@@ -213,7 +246,7 @@ def _live_as_long_as_training(worker: int) -> None:
 
 
 @contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
+def stop_signals_blocked() -> Iterator[None]:
     """Within, signals to stop wait: one would kill a worker that does not ignore them yet."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

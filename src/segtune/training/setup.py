@@ -8,15 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtune.core.config import EXECUTION, Component, LoraSettings, TrainSettings
+from segtune.core.config import (
+    EXECUTION,
+    Component,
+    LoraSettings,
+    TrainSettings,
+    frozen_vision_blocks,
+)
 from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, DatasetError, WeightsError
 from segtune.core.fingerprints import code_fingerprints, file_digest
 from segtune.core.processes import Processes
-from segtune.dataset.coco import Split, has_masks, read_split
+from segtune.dataset.coco import Split, has_masks, read_manifest, read_split
 from segtune.lora.inject import count_parameters, inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import set_image_size
+from segtune.model.frozen_prefix import start_after
 from segtune.model.frozen_text import replace_text_encoder
 from segtune.model.precision import autocast_dtype, loss_scaler, store_frozen_in
 from segtune.model.sam3_package import Sam3Image
@@ -24,6 +31,8 @@ from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
 from segtune.training.augment import Augmentation
 from segtune.training.checkpoint import load_state, remove_damaged
+from segtune.training.feature_store import FeatureStore, Records, store_folder
+from segtune.training.features import Prefix, complete_features, feature_key, wanted_views
 from segtune.training.history import History
 from segtune.training.negative_counts import describe_negatives, negatives_per_epoch
 from segtune.training.ood_negatives import OodNegatives, names_of, ood_negatives
@@ -41,6 +50,7 @@ class Inputs:
 
     coco: Path  # folder of the converted splits
     out: Path
+    features: Path  # folder of features, with `cache_features`
     model: str  # "tiny" or "full"
     weights: str
     image_size: int | None  # pixels
@@ -87,6 +97,7 @@ def prepare_run(
         AdapterError: when a LoRA target matches no module.
         TrainingError: when the saved state is not one of this run.
         ResourceError: when the largest step does not fit into GPU memory.
+        StepFailed: when features were to be computed, and that failed in any process.
     """
     run = _new_run(inputs, settings, processes=processes, folder=folder)
     if processes.is_main:
@@ -126,6 +137,12 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
     # After the adapters were drawn: on a GPU, a seed gives other values.
     model.to(processes.device)
     dataset = _dataset(train, image_size, settings, nouns)
+    if settings.cache_features:
+        blocks = frozen_vision_blocks(settings, inputs.model)
+        prefix = Prefix(model, blocks, image_size, processes.device)
+        dataset.features = _cached_features(
+            inputs, settings, prefix, splits=(train, valid), processes=processes
+        )
     if "text" not in components:
         texts = names_of((train, valid)) | {*dataset.extra_negatives, *nouns.trained}
         replace_text_encoder(model, texts | {*nouns.held_out}, device=processes.device)
@@ -148,6 +165,26 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
         random_state=random_state(),
         nouns=nouns,
     )
+
+
+def _cached_features(
+    inputs: Inputs,
+    settings: TrainSettings,
+    prefix: Prefix,
+    *,
+    splits: tuple[Split, Split],
+    processes: Processes,
+) -> FeatureStore:
+    """The features of all views, of which the rule `features` has computed most or all.
+
+    The model starts with them from then on.
+    """
+    folder = store_folder(inputs.features, feature_key(inputs.model, inputs.weights, prefix))
+    records = Records(read_manifest(inputs.coco))
+    wanted = wanted_views(*splits, settings, image_size=prefix.image_size, records=records)
+    complete_features(prefix, wanted, folder, processes=processes, workers=inputs.workers)
+    start_after(prefix.model, prefix.blocks)
+    return FeatureStore(folder, records)
 
 
 def _trainable_components(
@@ -178,6 +215,7 @@ def _dataset(
         augmentation=Augmentation(
             horizontal_flip=settings.horizontal_flip,
             min_scale=settings.min_scale,
+            scale_views=settings.scale_views,
             color_jitter=settings.color_jitter,
             box_noise=settings.box_noise,
         ),

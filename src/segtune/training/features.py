@@ -1,0 +1,203 @@
+"""Features computed once: for every view of the training images, and for the valid images.
+
+A store is completed, not rebuilt: damaged shards and missing views are computed, by all processes
+together, and the rest stays. So a restart goes on where it was, and new images are all that a new
+version of a dataset costs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from segtune.core.config import TrainSettings
+from segtune.core.console import log_line, progress
+from segtune.core.errors import SegtuneError, WeightsError
+from segtune.core.fingerprints import code_fingerprints, file_digest
+from segtune.core.processes import Processes
+from segtune.core.publishing import require_space
+from segtune.dataset.batch import load_image
+from segtune.dataset.coco import Image, Split
+from segtune.model.frozen_prefix import encode_prefix, stored_dtype
+from segtune.model.sam3_package import Sam3Image
+from segtune.model.weight_files import weights_file
+from segtune.training.augment import Augmentation, View, framed
+from segtune.training.failures import agreed, attempt
+from segtune.training.feature_store import (
+    Records,
+    is_intact,
+    known_records,
+    shards,
+    write_shards,
+)
+from segtune.training.prompted_images import live_as_long_as_training, stop_signals_blocked
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A view of an image whose features are wanted."""
+
+    name: str  # of the record
+    image: Image
+    path: Path
+    view: View
+
+
+def wanted_views(
+    train: Split, valid: Split, settings: TrainSettings, *, image_size: int, records: Records
+) -> list[Wanted]:
+    """Every view that training may read, each once."""
+    augmentation = Augmentation(
+        horizontal_flip=settings.horizontal_flip,
+        min_scale=settings.min_scale,
+        scale_views=settings.scale_views,
+    )
+    views = [
+        (train, image, view)
+        for image in train.images
+        for view in augmentation.views(image.file_name, image_size, settings.seed)
+    ]
+    views += [(valid, image, View(image_size)) for image in valid.images]
+    found = {}
+    for split, image, view in views:
+        name = records.name(image, view)
+        found[name] = Wanted(name, image, split.image_path(image), view)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The part of a model that computes features."""
+
+    model: Sam3Image  # whole
+    blocks: int  # of the trunk, from the first one on
+    image_size: int  # pixels
+    device: torch.device
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the features of one view."""
+        trunk = self.model.backbone.vision_backbone.trunk
+        patches: int = (self.image_size // trunk.patch_embed.proj.kernel_size[0]) ** 2
+        return patches * int(trunk.pos_embed.shape[-1]) * stored_dtype(self.device).itemsize
+
+
+def feature_key(model: str, weights: str, prefix: Prefix) -> dict[str, Any]:
+    """All that features depend on, besides images and views.
+
+    Args:
+        model: "tiny" or "full".
+        weights: the setting.
+        prefix: that computes them.
+
+    Raises:
+        WeightsError: when the weights cannot be read.
+    """
+    path = weights_file(model, weights)
+    return {
+        "model": model,
+        "weights": file_digest(path, WeightsError, "Check --weights") if path else weights,
+        "image_size": prefix.image_size,
+        "blocks": prefix.blocks,
+        "device": prefix.device.type,
+        "precision": str(stored_dtype(prefix.device)),
+        "torch": torch.__version__,
+        "code": code_fingerprints("features"),
+    }
+
+
+def complete_features(
+    prefix: Prefix, wanted: Sequence[Wanted], folder: Path, *, processes: Processes, workers: int
+) -> None:
+    """Compute the features that a store lacks, after its damaged shards have been removed.
+
+    Args:
+        prefix: on the device of this process.
+        wanted: the same in all processes.
+        folder: of the store.
+        processes: among which the work is divided.
+        workers: data processes of each.
+
+    Raises:
+        StepFailed: when an image, the memory or the disk failed in any process; nothing is
+            computed if the disk has too little space.
+    """
+    _remove_damaged(folder, processes)
+    present = known_records(shards(folder))
+    missing = [one for one in wanted if one.name not in present]
+    processes.gather(None)  # nobody writes before all have looked
+    if missing:
+        needed = len(missing) * prefix.nbytes
+        agreed(attempt(partial(_require_space, folder, needed, len(missing), processes)), processes)
+        own = missing[processes.rank :: processes.count]
+        work = partial(_compute, prefix, own, folder, workers=workers, visible=processes.is_main)
+        agreed(attempt(work), processes)
+
+
+def _remove_damaged(folder: Path, processes: Processes) -> None:
+    """Check the shards, each by one process."""
+    for path in shards(folder)[processes.rank :: processes.count]:
+        if not is_intact(path):
+            log_line(f"WARNING: {path} is damaged; its features are computed again")
+            path.unlink()
+    processes.gather(None)
+
+
+def _require_space(folder: Path, needed: int, views: int, processes: Processes) -> None:
+    if processes.is_main:
+        log_line(f"features of {views} views to compute: {needed / 1e9:.2f} GB of disk")
+        require_space(folder, needed)
+
+
+def _compute(
+    prefix: Prefix, wanted: Sequence[Wanted], folder: Path, *, workers: int, visible: bool
+) -> None:
+    done = write_shards(folder, _computed(prefix, wanted, workers))
+    with progress("features of view", len(wanted), visible=visible) as advance:
+        for count in done:
+            for _ in range(count):
+                advance()
+
+
+def _computed(
+    prefix: Prefix, wanted: Sequence[Wanted], workers: int
+) -> Iterator[tuple[str, Tensor]]:
+    """The features (h, w, C) of views, one at a time, so that they depend on nothing else."""
+    loader: DataLoader[Tensor | SegtuneError] = DataLoader(
+        _Pixels(wanted, prefix.image_size),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=live_as_long_as_training,
+        generator=torch.Generator(),
+        pin_memory=prefix.device.type == "cuda",
+    )
+    with stop_signals_blocked():
+        running = iter(loader)
+    for one, pixels in zip(wanted, running, strict=True):
+        if isinstance(pixels, SegtuneError):
+            raise pixels
+        images = pixels[None].to(prefix.device, non_blocking=True)
+        yield one.name, encode_prefix(prefix.model, images, prefix.blocks)[0].cpu()
+
+
+class _Pixels(Dataset["Tensor | SegtuneError"]):
+    """The pixels (3, S, S) uint8 of views; an error is returned, as from `PromptedImages`."""
+
+    def __init__(self, wanted: Sequence[Wanted], image_size: int) -> None:
+        self.wanted, self.image_size = wanted, image_size
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, index: int) -> Tensor | SegtuneError:
+        one = self.wanted[index]
+        try:
+            pixels, _ = load_image(one.path, one.view.side)
+        except SegtuneError as error:
+            return error.with_traceback(None)
+        return framed(pixels, one.view, self.image_size)
