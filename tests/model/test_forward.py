@@ -32,6 +32,16 @@ def test_encoding_once_equals_the_whole_forward_pass() -> None:
         assert torch.equal(whole[name], parts[name])
 
 
+def test_the_model_reads_bytes_as_the_official_processor_prepares_them() -> None:
+    model, batch = build_model("tiny"), random_batch(((1,),))
+    assert batch.images.dtype == torch.uint8
+    with evaluating(model), torch.inference_mode():
+        prepared = (batch.images.float() / 255 - 0.5) / 0.5
+        expected = model.backbone.forward_image(prepared)["backbone_fpn"]
+        found = encode_images(model, batch.images)["backbone_fpn"]
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+
+
 def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
     model = build_model("tiny")
     batch, alone = random_batch(((0, 0, 0), (0,))), random_batch(((0, 0, 0),))
