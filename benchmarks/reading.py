@@ -98,7 +98,7 @@ def timed(path: Path, objects: list[list[float]]) -> Timed:
 
 
 def plain_pixels(path: Path) -> Tensor:
-    """(3, SIDE, SIDE) uint8, by Pillow and torchvision alone."""
+    """(3, SIDE, SIDE) uint8, the way of Pillow and torchvision."""
     with Image.open(path) as image:
         return _resized(ImageOps.exif_transpose(image).convert("RGB"))
 
