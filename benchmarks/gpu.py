@@ -16,15 +16,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C._autograd import DeviceType
 
+from benchmarks.batches import OBJECTS, noise_batch, random_updates
 from benchmarks.gpu_commands import stages, stop_and_resume
 from benchmarks.gpu_prediction import prediction
 from benchmarks.memory import ROOT, preset_settings
 from segtune.core.config import TrainSettings
 from segtune.core.processes import Processes, local_device
-from segtune.dataset.batch import Batch, Sample, collate
+from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import ARCHITECTURES, build_model
@@ -42,8 +43,6 @@ Rows = Iterator[tuple[str, str]]  # (what was measured, figure)
 
 LADDER = ((10, 20), (10, 50), (10, 100), (6, 200), (20, 20), (30, 20))  # prompts, objects
 STEPS = ((10, 1), (10, 4), (10, 8), (7, 4))  # prompts per image, images per micro-batch
-OBJECTS = 6  # of an image in the items that do not vary them
-SHOWN = 3  # prompts of an image that show something, at most
 WARM_UP, TIMED = 3, 10  # optimizer steps
 CPU = torch.device("cpu")
 
@@ -71,9 +70,7 @@ class Bench:
     def batch(self, *, prompts: int, objects: int = OBJECTS, images: int = 1) -> Batch:
         """Noise with rectangles, spread over the first few prompts of each image."""
         side = ARCHITECTURES[self.architecture].image_size
-        torch.manual_seed(0)
-        samples = [sample(f"image {i}", side, prompts, objects) for i in range(images)]
-        return collate(samples, with_masks=True)
+        return noise_batch(side, prompts=prompts, objects=objects, images=images)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -306,32 +303,6 @@ def _accumulate(bench: Bench, batch: Batch) -> None:
         step_boxes=float(batch.num_boxes.sum()),
         step_prompts=float(len(batch.num_boxes)),
     )
-
-
-def sample(name: str, side: int, prompts: int, objects: int) -> Sample:
-    """An image of noise whose objects are spread over its first prompts."""
-    shown_by = [list(range(objects))[p::SHOWN] if p < SHOWN else [] for p in range(prompts)]
-    boxes = torch.cat([torch.rand(objects, 2) * 0.5 + 0.25, torch.rand(objects, 2) * 0.3 + 0.1], 1)
-    masks = torch.zeros(objects, side, side, dtype=torch.bool)
-    for mask, (cx, cy, w, h) in zip(masks, (boxes * side).long().tolist(), strict=True):
-        mask[max(0, cy - h // 2) : cy + h // 2, max(0, cx - w // 2) : cx + w // 2] = True
-    return Sample(
-        name=name,
-        image=torch.randint(256, (3, side, side)).byte(),
-        prompts=tuple(f"thing {number}" for number in range(prompts)),
-        boxes_cxcywh=tuple(boxes[ids] for ids in shown_by),
-        masks=tuple(masks[ids] for ids in shown_by),
-        has_mask=tuple(torch.ones(len(ids), dtype=torch.bool) for ids in shown_by),
-    )
-
-
-def random_updates(model: nn.Module) -> None:
-    """Small random B matrices: with B = 0, as they start, no A would have a gradient."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in lora_parameters(model).items():
-            if ".lora_B_" in name:
-                parameter.normal_(std=1e-3)
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:

@@ -115,7 +115,7 @@ SCALES_READ = 3  # of these; the package discards the others
 
 
 def build_model(
-    architecture: str, seed: int = 0, neck_scales: int = len(SCALE_FACTORS)
+    architecture: str | Architecture, seed: int = 0, neck_scales: int = len(SCALE_FACTORS)
 ) -> Sam3Image:
     """Build SAM 3 with random weights, on the CPU.
 
@@ -124,12 +124,12 @@ def build_model(
     stochastic depth are off: the base is frozen, and LoRA has a dropout of its own.
 
     Args:
-        architecture: "tiny" or "full".
+        architecture: "tiny", "full", or numbers of your own.
         seed: of the random weights; the global generator is left unchanged.
         neck_scales: feature maps that the neck makes, at least 3. The model reads the first
             three; the fourth, which SAM 3 has and SAM 3.1 has not, is computed and discarded.
     """
-    arch = ARCHITECTURES[architecture]
+    arch = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SelectiveMaskSam3(

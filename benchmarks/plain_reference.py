@@ -1,0 +1,107 @@
+"""How SAM 3 is trained elsewhere, as the reference for speed: the package's modules and flow.
+
+The model is the package's `Sam3Image` with every checkpoint that its builder sets, one of them
+inside another in the segmentation head; the loss is its own, with the terms and weights of the
+official fine-tuning configuration; and a step is that of its trainer: model and loss in the
+device's precision, clipping, AdamW. The masks of all prompts are decoded, the losses of all matched
+masks are computed at once, every image is encoded in every step, and frozen weights are float32.
+
+Only LoRA, which the package lacks, and the random weights come from segtune.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from segtune.dataset.batch import Batch
+from segtune.lora.inject import lora_parameters
+from segtune.model.architecture import Architecture, build_model
+from segtune.model.forward import grounding_outputs, loss_targets
+from segtune.model.precision import mixed_precision
+from segtune.model.sam3_package import (
+    BinaryOneToManyMatcher,
+    Sam3Image,
+    Sam3LossWrapper,
+    loss_fns,
+)
+
+
+def plain_model(architecture: str | Architecture) -> Sam3Image:
+    """The package's model with its own checkpoints, and segtune's random weights."""
+    parts = build_model(architecture)
+    parts.segmentation_head.act_ckpt = True  # within the checkpoint around the whole head
+    return Sam3Image(
+        backbone=parts.backbone,
+        transformer=parts.transformer,
+        input_geometry_encoder=parts.geometry_encoder,
+        segmentation_head=parts.segmentation_head,
+        dot_prod_scoring=parts.dot_prod_scoring,
+        num_feature_levels=1,
+        o2m_mask_predict=True,
+        use_instance_query=False,
+        multimask_output=True,
+        matcher=parts.matcher,
+    )
+
+
+def plain_loss(matcher: nn.Module) -> nn.Module:
+    """The loss of the official fine-tuning configuration, averaged over one process."""
+    terms = [
+        loss_fns.Boxes(weight_dict={"loss_bbox": 5.0, "loss_giou": 2.0}),
+        loss_fns.IABCEMdetr(
+            weak_loss=False,
+            weight_dict={"loss_ce": 20.0, "presence_loss": 20.0},
+            pos_weight=10.0,
+            alpha=0.25,
+            gamma=2,
+            use_presence=True,
+            pos_focal=False,
+            pad_n_queries=200,
+            pad_scale_pos=1.0,
+        ),
+        loss_fns.Masks(
+            weight_dict={"loss_mask": 200.0, "loss_dice": 10.0}, focal_alpha=0.25, focal_gamma=2.0
+        ),
+    ]
+    return Sam3LossWrapper(
+        loss_fns_find=terms,
+        normalization="local",
+        matcher=matcher,
+        o2m_matcher=BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4),
+        o2m_weight=2.0,
+        use_o2m_matcher_on_o2m_aux=False,
+    )
+
+
+def plain_gradients(
+    model: Sam3Image, loss: nn.Module, batch: Batch, device: torch.device
+) -> Tensor:
+    """The loss of a batch; its gradients are added to those of the parameters."""
+    moved = batch.to(device)
+    with mixed_precision(device):
+        outputs = grounding_outputs(model, moved)
+        computed = cast(Any, loss).compute_loss(outputs, loss_targets(model, moved))
+    total = cast(Tensor, computed[loss_fns.CORE_LOSS_KEY])
+    total.backward()
+    return total.detach()
+
+
+def plain_training(
+    model: Sam3Image, *, device: torch.device, learning_rate: float, clip_norm: float
+) -> Callable[[Batch], Tensor]:
+    """A function that takes one optimizer step of the adapters on a batch, and returns its loss."""
+    loss = plain_loss(model.matcher)
+    parameters = list(lora_parameters(model).values())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    model.train()
+
+    def step(batch: Batch) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        total = plain_gradients(model, loss, batch, device)
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+        optimizer.step()
+        return total
+
+    return step
