@@ -9,7 +9,6 @@ masks are computed at once, every image is encoded in every step, and frozen wei
 Only LoRA, which the package lacks, and the random weights come from segtune.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -88,20 +87,18 @@ def plain_gradients(
     return total.detach()
 
 
-def plain_training(
-    model: Sam3Image, *, device: torch.device, learning_rate: float, clip_norm: float
-) -> Callable[[Batch], Tensor]:
-    """A function that takes one optimizer step of the adapters on a batch, and returns its loss."""
-    loss = plain_loss(model.matcher)
-    parameters = list(lora_parameters(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    model.train()
-
-    def step(batch: Batch) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        total = plain_gradients(model, loss, batch, device)
-        nn.utils.clip_grad_norm_(parameters, clip_norm)
-        optimizer.step()
-        return total
-
-    return step
+def plain_step(
+    model: Sam3Image,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    device: torch.device,
+    clip_norm: float,
+) -> Tensor:
+    """Take one optimizer step on a batch; its loss before the step."""
+    optimizer.zero_grad(set_to_none=True)
+    total = plain_gradients(model, loss, batch, device)
+    nn.utils.clip_grad_norm_(lora_parameters(model).values(), clip_norm)
+    optimizer.step()
+    return total

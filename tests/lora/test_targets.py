@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.meta_device import on_meta
 from segtune.core.config import Component, LoraSettings
 from segtune.lora.inject import inject_lora, lora_parameters, merge_lora
 from segtune.lora.targets import LORA_PATTERNS, component_of, lora_specs
@@ -10,7 +11,6 @@ from segtune.model.architecture import build_model
 from segtune.model.forward import evaluating, grounding_outputs, loss_targets
 from segtune.training.losses import build_loss, prompted_loss
 from tests.batches import OUTPUTS, adapted_tiny, all_specs, largest_difference, random_batch
-from tests.meta_device import on_meta
 
 
 @pytest.mark.parametrize("component", sorted(LORA_PATTERNS))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.meta_device import on_meta
 from segtune.core.config import VISION_BLOCKS, WINDOW_PIXELS
 from segtune.core.errors import ConfigError
 from segtune.lora.targets import component_of
@@ -17,7 +18,6 @@ from segtune.model.forward import (
 )
 from segtune.model.recognition import base_model_name
 from segtune.model.tokenizer import bpe_vocabulary
-from tests.meta_device import on_meta
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
