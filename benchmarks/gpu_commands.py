@@ -26,9 +26,9 @@ def stages() -> Iterator[tuple[str, str]]:
     """(command, seconds) from the demo to its evaluation."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for title, command in _commands(folder, SHORT).items():
+        for title, command in demo_commands(folder, SHORT).items():
             began = time.perf_counter()
-            done = _run(command)
+            done = run_command(command)
             seconds = f"{time.perf_counter() - began:.0f} s"
             yield title, seconds if done.returncode == 0 else _failure(done)
         metrics = folder / "metrics.json"
@@ -40,9 +40,9 @@ def stop_and_resume() -> Iterator[tuple[str, str]]:
     """SIGTERM to a training run with data workers, with and without torchrun; then resume it."""
     for title, launcher in {"one process": (), "torchrun": TORCHRUN}.items():
         with tempfile.TemporaryDirectory() as name:
-            commands = _commands(Path(name), LONG)
+            commands = demo_commands(Path(name), LONG)
             for command in (commands["convert"], commands["validate"]):
-                _run(command).check_returncode()
+                run_command(command).check_returncode()
             train = [*launcher, *commands["train"]]
             status, seconds, output = _terminated(train)
             saved = re.findall(r"stopped after step \d+", output)
@@ -53,7 +53,7 @@ def stop_and_resume() -> Iterator[tuple[str, str]]:
             yield f"{title}, the same command again", f"{resumed or output[-300:]!r}"
 
 
-def _commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]]:
+def demo_commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]]:
     coco, out, test = str(folder / "coco"), str(folder), str(folder / "coco/test.json")
     predict = ["segtune.predict", "--coco", test, "--model", "tiny"]
     return {
@@ -88,7 +88,7 @@ def _arguments(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", *command]
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         _arguments(command), env=_environment(), capture_output=True, text=True, timeout=SECONDS
     )

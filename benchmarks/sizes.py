@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from segtune.core.config import Config, LoraSettings, TrainSettings
 from segtune.model.architecture import ARCHITECTURES, Architecture
 
-# 52 million parameters: vision has 55 % of them and text 43 %, as in `full`. A quarter of its
-# width, and as many layers as give the components similar fractions of a step's time on a CPU, where
-# narrow layers take more time than their operations suggest.
+# 52 million parameters: vision has 55 % of them and text 43 %, as in `full`. It has a quarter of
+# the width of `full`, and as many layers as give the components similar fractions of a step's
+# time on a CPU, where narrow layers take more time than their operations suggest.
 MID = Architecture(
     image_size=252,
     patch_size=14,

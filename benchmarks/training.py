@@ -6,7 +6,8 @@ blocks, in its last quarter, or nowhere. The reference is the plain way with LoR
 (benchmarks/plain_reference.py), and ratios are to it. Steps of all cases are timed in turn; one
 more of each counts operations, their time, and live tensors. On a CPU, seconds are those of one
 core. `full` is computed on a GPU only:
-without one, operations and memory are counted on tensors that have no content.
+without one, operations and memory are counted on tensors that have no content. `--epoch` trains the
+tiny model on the demo and times epochs and validations.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from statistics import median
 
 import torch
 
+from benchmarks.epoch import epoch_table
 from benchmarks.memory import GB
 from benchmarks.sizes import SIZES
 from benchmarks.step_account import COMPONENTS, StepAccount
@@ -44,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.training", description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), default="mid")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each case")
+    parser.add_argument("--epoch", action="store_true", help="whole epochs with validation instead")
     arguments = parser.parse_args(argv)
+    if arguments.epoch:
+        print("\n".join(epoch_table()))
+        return
     device = local_device()
     with _one_thread():
         if arguments.size == "full" and device == CPU:
@@ -146,10 +152,11 @@ def summary(found: Sequence[Measured]) -> Iterator[str]:
 
 
 def fractions(found: Sequence[Measured]) -> Iterator[str]:
-    """A table of the components' fractions of a step: of its time on a CPU, and of its operations."""
+    """A table of the components' fractions of a step's operations, and on a CPU of its time."""
     titles = [f"{one.case.title}, {'plain' if one.case.plain else 'segtune'}" for one in found]
     timed = bool(found[0].busy_seconds)
-    yield f"| fraction of {'time (of operations)' if timed else 'operations'} | {' | '.join(titles)} |"
+    of = "time (of operations)" if timed else "operations"
+    yield f"| fraction of {of} | {' | '.join(titles)} |"
     yield "|---" * (1 + len(found)) + "|"
     for component in COMPONENTS:
         cells = []
