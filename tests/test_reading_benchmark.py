@@ -25,9 +25,7 @@ def test_every_size_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "saved again with quality 95: differs by " in again
 
 
-def test_ways_that_differ_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ways_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg")
     monkeypatch.setattr(reading, "plain_pixels", lambda path: reading._draft_pixels(path) + 1)

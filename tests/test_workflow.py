@@ -506,7 +506,31 @@ def test_a_preset_shows_its_plan(checkout: Path, preset: Path) -> None:
     assert f'"learning_rate": {train.learning_rate}' in text
     assert f'"micro_batch_size": {train.micro_batch_size}' in text
     assert f"--model {'tiny' if 'tiny' in preset.stem else 'full'}" in text
-    assert jobs == EVERYTHING
+    assert jobs == EVERYTHING | ({"features": 1} if train.cache_features else {})
+
+
+CACHED = "cache_features: true, lora: {vision: false}"
+
+
+def test_cached_features_are_a_stage_between_validation_and_training(finished: Path) -> None:
+    jobs, text = plan(finished, "--printshellcmds", "--config", f"train={{{CACHED}}}")
+    assert jobs == {"features": 1, **FROM_TRAIN}
+    (job,) = re.findall(r"rule train:\n.*\n((?: +.*\n)+)", text)
+    assert "results/features/finished/index.json" in job
+    assert "--features results/features" in text
+    # What a feature does not depend on is not among its settings.
+    (settings,) = re.findall(r"segtune.features .*?--settings '(.*?)'", text, re.S)
+    assert set(json.loads(settings)) == {
+        *("cache_features", "horizontal_flip", "lora", "min_scale", "scale_views", "seed")
+    }
+
+
+def test_a_learning_curve_shares_the_features(finished: Path) -> None:
+    jobs, text = plan(
+        finished, "--printshellcmds", "--config", f"train={{{CACHED}}}", "--", "learning_curve"
+    )
+    assert jobs["features"] == 1
+    assert text.count("--features results/features ") == 3
 
 
 def test_a_misspelled_setting_is_named(checkout: Path) -> None:
