@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from pretraining.train_tiny import measure
-from segtune.core.config import Config
+from segtune.core.config import Config, PredictSettings
 from segtune.dataset.coco import read_split
-from segtune.dataset.detections import read_detections
+from segtune.dataset.detections import Detections, read_detections
 from segtune.evaluation.assessment import match_detections
 from segtune.evaluation.error_types import classify_errors
 from segtune.evaluation.false_alarms import false_alarms
 from segtune.evaluation.label_issues import find_label_issues
 from segtune.evaluation.metrics import Metrics, Outcome, read_metrics
+from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
+from segtune.training.selection import valid_scores
 from tests.corrupted_labels import ERRORS_PER_KIND, corrupt
 from tests.forked import Forked, main_of
 
@@ -25,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 # Measured with three seeds, see benchmarks/adaptation.py. Other processors round differently.
 MAX_ZERO_SHOT_AP = 0.15
 MIN_TUNED_AP = 0.40
+SCORE_TOLERANCE = 0.005  # of validation while training, as docs/training.md states it
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -90,6 +93,26 @@ def test_fine_tuning_learns_the_demo(demo: DemoRun) -> None:
     assert low is not None and low > 0.25
     assert demo.metrics.verdict.outcome is Outcome.BETTER
     assert demo.metrics.verdict.sentence.startswith("fine-tuned is better than zero-shot")
+
+
+def test_scores_while_training_are_close_to_exact_ones(demo: DemoRun) -> None:
+    valid = read_split(demo.coco / "valid.json")
+    lines = (demo.folder / "history.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    epochs = {r["epoch"]: r for r in records if r["kind"] == "valid"}
+    best = json.loads((demo.folder / "adapter/recipe.json").read_text())["result"]["best_epoch"]
+    for epoch, weights in ((0, "default"), (best, str(demo.folder / "sam3.pt"))):
+        predictions = predict_images(
+            load_base_model("tiny", weights),
+            valid,
+            valid.images,
+            image_size=96,
+            device=torch.device("cpu"),
+            settings=PredictSettings(),
+        )
+        exact = Detections(found for _, in_image in predictions for found in in_image)
+        for name, value in valid_scores(valid, valid, exact).totals().items():
+            assert epochs[epoch][name] == pytest.approx(value, abs=SCORE_TOLERANCE)
 
 
 def test_negatives_are_rarely_detected(demo: DemoRun) -> None:

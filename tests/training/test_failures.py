@@ -66,7 +66,7 @@ def full_predictions(*_: Any, **__: Any) -> Iterator[Any]:
 
 
 def full_in_validation(given: list[str]) -> None:
-    in_last_rank(validation, "predict_images", call=1, then=full_predictions)
+    in_last_rank(validation, "detections_on_grid", call=1, then=full_predictions)
     main(given)
 
 

@@ -54,10 +54,10 @@ def test_of_equal_epochs_the_last_is_best_but_patience_counts_on() -> None:
 
 def test_the_scores_of_perfect_and_of_no_predictions() -> None:
     split = split_of(OBJECTS)
-    perfect = valid_scores(split, Detections(detection(*o) for o in OBJECTS))
+    perfect = valid_scores(split, split, Detections(detection(*o) for o in OBJECTS))
     assert perfect.ap_per_class == pytest.approx({"cat": 1.0, "dog": 1.0})
     assert perfect.totals() == pytest.approx({"box_AP": 1, "mask_AP": 1, "cgF1": 1}, abs=1e-3)
-    assert valid_scores(split, Detections()).to_record() == {
+    assert valid_scores(split, split, Detections()).to_record() == {
         "box_AP": 0.0,
         "mask_AP": 0.0,
         "cgF1": 0.0,

@@ -1,5 +1,6 @@
 """Validation selects the adapter and the detections of the best epoch, not of the last."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,14 +12,16 @@ from torch import Tensor, nn
 from segtune.core.config import parse_train
 from segtune.core.processes import Processes
 from segtune.dataset.detections import Detection, Detections
+from segtune.dataset.mask_grid import resampled
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.layers import LoraSpec
 from segtune.training import validation
 from segtune.training.ood_negatives import NO_NOUNS
 from segtune.training.run import Position, Run
 from segtune.training.selection import ValidScores
-from tests.scenes import OBJECTS, detection, split_of
+from tests.scenes import OBJECTS, SIDE, detection, split_of
 
+GRID = (40, 50)  # height, width of masks that are scored, in pixels
 MASK_AP = (0.1, 0.5, 0.2)  # of the base model, and of two epochs
 BEST_EPOCH = 1
 
@@ -49,7 +52,8 @@ def validated(monkeypatch: pytest.MonkeyPatch, out: Path, average: bool) -> Run:
 
     def detections(*args: Any, **kwargs: Any) -> list[Detection]:
         image, category, box = OBJECTS[0]
-        return [detection(image, category, box, score_of(run.position.epoch))]
+        found = detection(image, category, box, score_of(run.position.epoch))
+        return [replace(found, rle=resampled(found.rle, (SIDE, SIDE), GRID))]
 
     def scores(*args: Any) -> ValidScores:
         mask_ap = MASK_AP[run.position.epoch]
@@ -65,7 +69,7 @@ def validated(monkeypatch: pytest.MonkeyPatch, out: Path, average: bool) -> Run:
         if average:
             values = lora_parameters(model)
             run.average = {name: torch.full_like(p, 10.0 + epoch) for name, p in values.items()}
-        validation.validate(run, out=out, stop_wanted=lambda: False)
+        validation.validate(run, split_of(OBJECTS), out=out, stop_wanted=lambda: False)
     return cast(Run, run)
 
 
@@ -81,6 +85,8 @@ def test_the_adapter_and_the_detections_are_those_of_the_best_epoch(
     assert filled_with(run.best_adapter) == {BEST_EPOCH}
     assert [d.score for d in run.base_detections] == [score_of(0)]
     assert [d.score for d in run.best_detections] == [score_of(BEST_EPOCH)]
+    for found in (*run.base_detections, *run.best_detections):
+        assert found.rle["size"] == [SIDE, SIDE]
 
 
 def test_an_averaged_run_keeps_the_average_and_trains_on_with_its_own(

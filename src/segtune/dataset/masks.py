@@ -47,8 +47,14 @@ def segmentation_to_mask(
 
 def mask_to_rle(mask: npt.NDArray[Any]) -> Rle:
     """A mask (height, width) of 0 and 1 or booleans as a compressed RLE, its counts as text."""
-    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": _text(rle["counts"])}
+    (rle,) = masks_to_rles(np.asfortranarray(mask, dtype=np.uint8)[..., None])
+    return rle
+
+
+def masks_to_rles(masks: npt.NDArray[np.uint8]) -> list[Rle]:
+    """Masks (height, width, n) of 0 and 1, in Fortran's order, as compressed RLEs."""
+    size = [*masks.shape[:2]]
+    return [{"size": size.copy(), "counts": _text(r["counts"])} for r in mask_utils.encode(masks)]
 
 
 def rle_area(rle: Rle) -> float:

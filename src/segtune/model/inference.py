@@ -1,7 +1,10 @@
 """Predictions on the images of a split; each image is encoded once for all its prompts."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,15 +16,16 @@ from torch import Tensor
 from segtune.core.config import PredictSettings
 from segtune.dataset.batch import Size, load_image
 from segtune.dataset.coco import Image, Split
+from segtune.dataset.data_workers import read_ahead
 from segtune.dataset.detections import Detection
-from segtune.dataset.masks import BoxXywh, mask_to_rle
+from segtune.dataset.masks import BoxXywh, Rle, mask_to_rle
 from segtune.model.forward import (
     detect_encoded,
     encode_images,
     encode_prompts,
     evaluating,
 )
-from segtune.model.mask_decoding import Selected, limit_masks
+from segtune.model.mask_decoding import limit_masks
 from segtune.model.precision import mixed_precision
 from segtune.model.sam3_package import Sam3Image
 
@@ -35,10 +39,24 @@ class PreparedImage:
     """An image to predict on."""
 
     id: int
-    pixels: Tensor  # (3, S, S) uint8
+    pixels: Tensor  # (3, S, S) uint8, or activations (h, w, C)
     size: Size  # (height, width) of the original, in pixels
     prompts: Prompts
     probes: Prompts = ()  # prompts of which it only matters whether anything is detected
+
+
+@dataclass(frozen=True)
+class PromptDetections:
+    """The detections of one prompt in an image, highest score first."""
+
+    category_id: int
+    scores: list[float]
+    boxes_xywh: list[BoxXywh]  # pixels of the original image
+
+
+ReadImage = Callable[[Image], tuple[Tensor, Size]]
+# With mask logits (n, h, w) of the square that the model sees, on its device.
+FoundInImage = tuple[PreparedImage, Iterator[tuple[PromptDetections, Tensor]]]
 
 
 def predict_images(
@@ -60,27 +78,75 @@ def predict_images(
         image_size: side of the model's input, in pixels.
         device: of the model.
         settings: prompts per pass, confidence threshold and detections per prompt.
-        probes: by image id, see `predict`; the detections of the categories do not depend on them.
+        probes: by image id, see `detect`; the detections of the categories do not depend on them.
 
     Yields:
         The id of each image and its detections.
     """
-    probes = probes or {}
-    # All texts of the split, whichever images, so that their padding is always the same.
+    read = partial(read_pixels, split, image_size=image_size)
+    prepared = prepared_images(split, images, read, probes=probes or {})
+    found = detect_in_split(
+        model, split, prepared, device=device, settings=settings, probes=probes or {}
+    )
+    return with_full_masks(found)
+
+
+def prepared_images(
+    split: Split,
+    images: Sequence[Image],
+    read: ReadImage,
+    *,
+    probes: Mapping[int, Prompts],
+    workers: int = 0,
+) -> Iterator[PreparedImage]:
+    """Some images of a split, each prompted with every category.
+
+    Args:
+        split: images and categories.
+        images: of the split.
+        read: returns what the model starts with, and the size of the original; can be pickled.
+        probes: by image id, see `detect`.
+        workers: processes that read ahead; without them, an image is read when its turn comes.
+
+    Raises:
+        DatasetError: when an image cannot be read.
+    """
+    prepare = partial(_prepared, split, read=read, probes=probes)
+    return read_ahead(prepare, images, workers=workers)
+
+
+def read_pixels(split: Split, image: Image, *, image_size: int) -> tuple[Tensor, Size]:
+    """An image of a split as `load_image` reads it."""
+    return load_image(split.image_path(image), image_size)
+
+
+def detect_in_split(
+    model: Sam3Image,
+    split: Split,
+    prepared: Iterable[PreparedImage],
+    *,
+    device: torch.device,
+    settings: PredictSettings,
+    probes: Mapping[int, Prompts],
+) -> Generator[FoundInImage, None, None]:
+    """`detect` in prepared images of a split, with all texts of the split and of the probes."""
+    # Whichever images, so that the padding of the texts is always the same.
     texts = sorted({text for image in split.images for text in split.prompts(image).values()})
     probe_texts = sorted({text for prompts in probes.values() for _, text in prompts})
-    prepared = (
-        _prepared(split, image, image_size, probes=probes.get(image.id, ())) for image in images
-    )
-    return predict(
-        model, prepared, texts, device=device, settings=settings, probe_texts=probe_texts
-    )
+    return detect(model, prepared, texts, device=device, settings=settings, probe_texts=probe_texts)
 
 
-def _prepared(split: Split, image: Image, image_size: int, *, probes: Prompts) -> PreparedImage:
-    pixels, size = load_image(split.image_path(image), image_size)
-    prompts = tuple(split.prompts(image).items())
-    return PreparedImage(image.id, pixels, size=size, prompts=prompts, probes=probes)
+def _prepared(
+    split: Split, image: Image, *, read: ReadImage, probes: Mapping[int, Prompts]
+) -> PreparedImage:
+    pixels, size = read(image)
+    return PreparedImage(
+        image.id,
+        pixels,
+        size=size,
+        prompts=tuple(split.prompts(image).items()),
+        probes=probes.get(image.id, ()),
+    )
 
 
 def predict(
@@ -90,8 +156,20 @@ def predict(
     *,
     device: torch.device,
     settings: PredictSettings,
-    probe_texts: Sequence[str] = (),
 ) -> Generator[tuple[int, list[Detection]], None, None]:
+    """The detections of `detect`, with masks of the original images' sizes."""
+    return with_full_masks(detect(model, images, texts, device=device, settings=settings))
+
+
+def detect(
+    model: Sam3Image,
+    images: Iterable[PreparedImage],
+    texts: Sequence[str],
+    *,
+    device: torch.device,
+    settings: PredictSettings,
+    probe_texts: Sequence[str] = (),
+) -> Generator[FoundInImage, None, None]:
     """Detect what each image is prompted with.
 
     Each text and each image is encoded once, and masks are only decoded for the detections
@@ -107,8 +185,8 @@ def predict(
             a score of at least `PROBE_THRESHOLD`, so that it costs little.
 
     Yields:
-        The id of each image and its detections, prompt by prompt, highest score first; then
-        those of its probes.
+        Each image and its detections, prompt by prompt, then those of its probes. They are made
+        while they are taken, which must be before the next image.
     """
     probing = settings.model_copy(
         update={"confidence_threshold": PROBE_THRESHOLD, "max_detections": 1}
@@ -120,13 +198,9 @@ def predict(
         probes = _Texts(probe_texts, encoded, probing)
         for image in images:
             features = encode_images(model, image.pixels[None].to(device))
-            yield (
-                image.id,
-                [
-                    *_detected(model, image, features, prompts=image.prompts, texts=classes),
-                    *_detected(model, image, features, prompts=image.probes, texts=probes),
-                ],
-            )
+            found = _detected(model, image, features, prompts=image.prompts, texts=classes)
+            probed = _detected(model, image, features, prompts=image.probes, texts=probes)
+            yield image, chain(found, probed)
 
 
 @dataclass(frozen=True)
@@ -145,23 +219,27 @@ def _detected(
     *,
     prompts: Prompts,
     texts: _Texts,
-) -> list[Detection]:
+) -> Iterator[tuple[PromptDetections, Tensor]]:
     """The detections of prompts in an image that is encoded as `features`."""
     settings = texts.settings
-    limits = limit_masks(
-        model,
-        min_score=settings.confidence_threshold,
-        max_detections=settings.max_detections,
-    )
-    found: list[Detection] = []
-    with limits:
-        for start in range(0, len(prompts), settings.prompts_per_pass):
-            chunk = prompts[start : start + settings.prompts_per_pass]
+    for start in range(0, len(prompts), settings.prompts_per_pass):
+        chunk = prompts[start : start + settings.prompts_per_pass]
+        limits = limit_masks(
+            model,
+            min_score=settings.confidence_threshold,
+            max_detections=settings.max_detections,
+        )
+        with limits:
             outputs = _outputs(model, features, [text for _, text in chunk], texts)
-            for row, (category_id, _) in enumerate(chunk):
-                boxes, selected = outputs["pred_boxes"][row], outputs["selected"][row]
-                found += _detections(selected, boxes, image, category_id=category_id)
-    return found
+        for row, (category_id, _) in enumerate(chunk):
+            boxes, selected = outputs["pred_boxes"][row], outputs["selected"][row]
+            if selected.mask_logits is not None:
+                found = PromptDetections(
+                    category_id=category_id,
+                    scores=selected.scores.tolist(),
+                    boxes_xywh=_boxes_xywh(boxes[selected.queries].float().cpu(), image.size),
+                )
+                yield found, selected.mask_logits.float()
 
 
 def _outputs(
@@ -174,25 +252,31 @@ def _outputs(
     return detect_encoded(model, features, image_ids=first, text_ids=text_ids)
 
 
-def _detections(
-    selected: Selected, boxes_cxcywh: Tensor, image: PreparedImage, *, category_id: int
-) -> list[Detection]:
-    """The detections of one prompt, from its boxes (Q, 4) in 0..1."""
-    if selected.mask_logits is None:
-        return []
-    boxes = _boxes_xywh(boxes_cxcywh[selected.queries].float().cpu(), image.size)
-    return [
-        Detection(
-            image_id=image.id,
-            category_id=category_id,
+def with_full_masks(
+    predictions: Generator[FoundInImage, None, None],
+) -> Generator[tuple[int, list[Detection]], None, None]:
+    """Each image's id and its detections, with masks of the original image's size."""
+    with closing(predictions):
+        for image, in_image in predictions:
+            found: list[Detection] = []
+            for prompt, mask_logits in in_image:
+                masks = (mask_to_rle(_mask(logits, image.size)) for logits in mask_logits)
+                found += detections_of(prompt, image.id, masks)
+            yield image.id, found
+
+
+def detections_of(
+    prompt: PromptDetections, image_id: int, masks: Iterable[Rle]
+) -> Iterator[Detection]:
+    """The detections of one prompt, one by one with their masks."""
+    for score, box, rle in zip(prompt.scores, prompt.boxes_xywh, masks, strict=True):
+        yield Detection(
+            image_id=image_id,
+            category_id=prompt.category_id,
             score=score,
-            bbox_xywh=box_xywh,
-            rle=mask_to_rle(_mask(logits, image.size)),
+            bbox_xywh=box,
+            rle=rle,
         )
-        for score, box_xywh, logits in zip(
-            selected.scores.tolist(), boxes, selected.mask_logits.float(), strict=True
-        )
-    ]
 
 
 def _boxes_xywh(boxes_cxcywh: Tensor, size: Size) -> list[BoxXywh]:

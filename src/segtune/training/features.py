@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from segtune.core.config import TrainSettings
 from segtune.core.console import log_line, progress
-from segtune.core.errors import SegtuneError, WeightsError
+from segtune.core.errors import WeightsError
 from segtune.core.fingerprints import code_fingerprints, file_digest
 from segtune.core.processes import Processes
 from segtune.core.publishing import require_space
 from segtune.dataset.batch import load_image
 from segtune.dataset.coco import Image, Split
+from segtune.dataset.data_workers import read_ahead
 from segtune.model.frozen_prefix import encode_prefix, stored_dtype
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import weights_file
@@ -35,7 +35,6 @@ from segtune.training.feature_store import (
     shards,
     write_shards,
 )
-from segtune.training.prompted_images import live_as_long_as_training, stop_signals_blocked
 
 
 @dataclass(frozen=True)
@@ -168,36 +167,13 @@ def _computed(
     prefix: Prefix, wanted: Sequence[Wanted], workers: int
 ) -> Iterator[tuple[str, Tensor]]:
     """The features (h, w, C) of views, one at a time, so that they depend on nothing else."""
-    loader: DataLoader[Tensor | SegtuneError] = DataLoader(
-        _Pixels(wanted, prefix.image_size),
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=live_as_long_as_training,
-        generator=torch.Generator(),
-        pin_memory=prefix.device.type == "cuda",
-    )
-    with stop_signals_blocked():
-        running = iter(loader)
-    for one, pixels in zip(wanted, running, strict=True):
-        if isinstance(pixels, SegtuneError):
-            raise pixels
-        images = pixels[None].to(prefix.device, non_blocking=True)
+    read = partial(_pixels, image_size=prefix.image_size)
+    for one, pixels in zip(wanted, read_ahead(read, wanted, workers=workers), strict=True):
+        images = pixels[None].to(prefix.device)
         yield one.name, encode_prefix(prefix.model, images, prefix.blocks)[0].cpu()
 
 
-class _Pixels(Dataset["Tensor | SegtuneError"]):
-    """The pixels (3, S, S) uint8 of views; an error is returned, as from `PromptedImages`."""
-
-    def __init__(self, wanted: Sequence[Wanted], image_size: int) -> None:
-        self.wanted, self.image_size = wanted, image_size
-
-    def __len__(self) -> int:
-        return len(self.wanted)
-
-    def __getitem__(self, index: int) -> Tensor | SegtuneError:
-        one = self.wanted[index]
-        try:
-            pixels, _ = load_image(one.path, one.view.side)
-        except SegtuneError as error:
-            return error.with_traceback(None)
-        return framed(pixels, one.view, self.image_size)
+def _pixels(one: Wanted, image_size: int) -> Tensor:
+    """(3, S, S) uint8."""
+    pixels, _ = load_image(one.path, one.view.side)
+    return framed(pixels, one.view, image_size)

@@ -10,6 +10,7 @@ from torch import nn
 from segtune.core.console import Advance, progress
 from segtune.dataset.batch import Batch
 from segtune.dataset.coco import has_masks
+from segtune.dataset.mask_grid import on_grid
 from segtune.lora.inject import lora_parameters
 from segtune.training.ema import update_ema
 from segtune.training.engine import StepReport, train_one_epoch
@@ -33,10 +34,11 @@ def train(run: Run, *, out: Path, stop_wanted: Callable[[], bool]) -> None:
         Interrupted: when any process wanted to stop.
         StepFailed: when a loss or gradient is not finite, or memory or data failed in any process.
     """
+    grid = on_grid(run.valid, run.dataset.image_size)
     loss = build_loss(run.model.matcher, has_masks(run.dataset.split), run.settings.masks_per_chunk)
     while True:
         if run.validation_is_due:
-            validate(run, out=out, stop_wanted=stop_wanted)
+            validate(run, grid, out=out, stop_wanted=stop_wanted)
             save(run)
         if run.is_over:
             return

@@ -4,9 +4,7 @@ One row of a batch is one prompt on one image. The content of an item depends on
 epoch, item), and not on the number of workers or processes.
 """
 
-import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -17,17 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segtune.core.errors import SegtuneError
-from segtune.core.parent import end_with_creator
 from segtune.dataset.batch import Batch, Sample, collate, load_image
 from segtune.dataset.coco import Annotation, Image, Split, has_masks
+from segtune.dataset.data_workers import live_as_long_as_creator, loaded
 from segtune.dataset.scaled_masks import scaled_masks
 from segtune.training.augment import Augmentation, View
 from segtune.training.feature_store import FeatureStore
 from segtune.training.sampling import Item
 
 T = TypeVar("T")
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class PromptedImages(Dataset[Sample]):
@@ -214,17 +210,12 @@ def training_batches(
         batch_sampler=[[(epoch, *item) for item in step] for step in steps],
         collate_fn=collate_fn,
         num_workers=workers,
-        worker_init_fn=live_as_long_as_training,
+        worker_init_fn=live_as_long_as_creator,
         pin_memory=torch.cuda.is_available(),
         # Each loader draws a seed; from the global generator, a resumed run would differ.
         generator=torch.Generator(),
     )
-    with stop_signals_blocked():
-        running = iter(loader)  # starts the workers, which inherit what is blocked
-    for batches in running:
-        if isinstance(batches, SegtuneError):
-            raise batches
-        yield batches
+    return loaded(loader)
 
 
 def _collate_step(
@@ -234,25 +225,6 @@ def _collate_step(
         return samples
     starts = range(0, len(samples), micro_batch_size)
     return [collate(samples[start : start + micro_batch_size], with_masks) for start in starts]
-
-
-def live_as_long_as_training(worker: int) -> None:
-    """For data workers: not to be stopped by signals, but to end with their process."""
-    end_with_creator()
-    # torchrun and Ctrl-C signal the whole process group. Training finishes its step and saves
-    # first, for which it needs the data; its workers end with it.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def stop_signals_blocked() -> Iterator[None]:
-    """Within, signals to stop wait: one would kill a worker that does not ignore them yet."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _boxes_cxcywh(annotations: Sequence[Annotation], image: Image) -> Tensor:

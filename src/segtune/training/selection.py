@@ -35,12 +35,18 @@ class ValidScores:
         return {**self.totals(), "per_class": self.ap_per_class}
 
 
-def valid_scores(valid: Split, detections: Detections) -> ValidScores:
-    """Box and mask AP and cgF1 of detections on the valid split, and AP per class."""
+def valid_scores(valid: Split, grid: Split, detections: Detections) -> ValidScores:
+    """Box and mask AP and cgF1 of detections on the valid split, and AP per class.
+
+    Args:
+        valid: the ground truth, with which boxes are compared.
+        grid: the same as `on_grid` has it, with which masks are compared.
+        detections: with boxes in pixels of the images, and masks on their grids.
+    """
     with_masks = has_masks(valid)
     boxes = average_precision(valid, detections, "box")
-    masks = average_precision(valid, detections, "mask") if with_masks else None
-    concepts = concept_scores(concept_counts(valid, detections, with_masks))
+    masks = average_precision(grid, detections, "mask") if with_masks else None
+    concepts = concept_scores(concept_counts(grid if with_masks else valid, detections, with_masks))
     per_class = (masks or boxes).per_class
     return ValidScores(
         box_ap=boxes.AP or 0.0,
