@@ -18,33 +18,27 @@ from torch import Tensor, nn
 
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import lora_parameters
-from segtune.model.architecture import Architecture, build_model
+from segtune.model import architecture
+from segtune.model.architecture import Architecture
 from segtune.model.forward import grounding_outputs, loss_targets
 from segtune.model.precision import mixed_precision
 from segtune.model.sam3_package import (
     BinaryOneToManyMatcher,
     Sam3Image,
     Sam3LossWrapper,
+    TransformerDecoder,
+    ViT,
     loss_fns,
 )
 
 
-def plain_model(architecture: str | Architecture) -> Sam3Image:
+def plain_model(arch: str | Architecture) -> Sam3Image:
     """The package's model with its own checkpoints, and segtune's random weights."""
-    parts = build_model(architecture)
-    parts.segmentation_head.act_ckpt = True  # within the checkpoint around the whole head
-    return Sam3Image(
-        backbone=parts.backbone,
-        transformer=parts.transformer,
-        input_geometry_encoder=parts.geometry_encoder,
-        segmentation_head=parts.segmentation_head,
-        dot_prod_scoring=parts.dot_prod_scoring,
-        num_feature_levels=1,
-        o2m_mask_predict=True,
-        use_instance_query=False,
-        multimask_output=True,
-        matcher=parts.matcher,
-    )
+    stock = {"SelectiveMaskSam3": Sam3Image, "Trunk": ViT, "Decoder": TransformerDecoder}
+    with patch.multiple(architecture, **stock):
+        model = architecture.build_model(arch)
+    model.segmentation_head.act_ckpt = True  # within the checkpoint around the whole head
+    return model
 
 
 def plain_loss(matcher: nn.Module) -> nn.Module:

@@ -5,28 +5,29 @@ from collections.abc import Mapping
 from segtune.core.config import Config, LoraSettings, TrainSettings
 from segtune.model.architecture import ARCHITECTURES, Architecture
 
-# 52 million parameters: vision has 55 % of them and text 43 %, as in `full`. It has a quarter of
-# the width of `full`, and as many layers as give the components similar fractions of a step's
-# time on a CPU, where narrow layers take more time than their operations suggest.
+# 53 million parameters: vision has 54 % of them and text 43 %, as in `full`. It has a quarter of
+# the width of `full`, and so many layers that the components take about the fractions of a step's
+# time on a CPU that they take of its operations in `full`; narrow layers take more time than
+# their operations suggest.
 MID = Architecture(
-    image_size=252,
+    image_size=294,
     patch_size=14,
-    pretrain_image_size=84,
+    pretrain_image_size=98,
     vit_width=256,
     vit_depth=32,
     vit_heads=4,
     vit_mlp_ratio=4.625,
-    vit_window=6,
+    vit_window=7,
     vit_global_blocks=(7, 15, 23, 31),
     d_model=64,
     feedforward=512,
     encoder_layers=4,
-    decoder_layers=3,
+    decoder_layers=2,
     geometry_layers=1,
     queries=50,
-    text_width=320,
-    text_heads=5,
-    text_layers=5,
+    text_width=384,
+    text_heads=6,
+    text_layers=2,
 )
 SIZES: Mapping[str, Architecture] = {**ARCHITECTURES, "mid": MID}
 

@@ -144,7 +144,7 @@ def summary(found: Sequence[Measured]) -> Iterator[str]:
     yield "|---" * 10 + "|"
     reference = found[0]
     for one in found:
-        cells = [one.case.title, "plain" if one.case.plain else "segtune"]
+        cells = [one.case.title, one.case.way]
         for figure in (_teraflops, _teraflops_without_attention, _images_per_second, _peak_gb):
             value, base = figure(one), figure(reference)
             cells += [f"{value:.3g}", f"{value / base:.2f}"] if value and base else ["", ""]
@@ -153,7 +153,7 @@ def summary(found: Sequence[Measured]) -> Iterator[str]:
 
 def fractions(found: Sequence[Measured]) -> Iterator[str]:
     """A table of the components' fractions of a step's operations, and on a CPU of its time."""
-    titles = [f"{one.case.title}, {'plain' if one.case.plain else 'segtune'}" for one in found]
+    titles = [f"{one.case.title}, {one.case.way}" for one in found]
     timed = bool(found[0].busy_seconds)
     of = "time (of operations)" if timed else "operations"
     yield f"| fraction of {of} | {' | '.join(titles)} |"

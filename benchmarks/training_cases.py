@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ from benchmarks.memory import images_alike, norms_in_float32, without_content
 from benchmarks.meta_device import on_meta
 from benchmarks.plain_reference import plain_loss, plain_model, plain_step
 from benchmarks.sizes import SIZES, settings_with_lora_from
-from segtune.core.config import TrainSettings
+from segtune.core.config import CHECKPOINTED, Checkpointed, TrainSettings
 from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.targets import lora_specs
 from segtune.model.architecture import build_model
+from segtune.model.checkpointing import set_checkpointing
+from segtune.model.frozen_prefix import encode_prefix, start_after
+from segtune.model.precision import autocast_dtype, store_frozen_in
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.engine import accumulate, train_one_epoch
 from segtune.training.losses import build_loss
@@ -34,8 +37,16 @@ class Case:
     """A way to train; those with the same LoRA compute the same loss and gradients."""
 
     title: str
-    plain: bool  # benchmarks/plain_reference.py; else segtune
     block: int  # LoRA is in vision from this block on; nowhere if it is the number of blocks
+    plain: bool  # benchmarks/plain_reference.py; else segtune
+    checkpointed: tuple[Checkpointed, ...] = ()  # in segtune's way
+
+    @property
+    def way(self) -> str:
+        """How its rows are called."""
+        if self.plain:
+            return "plain"
+        return "segtune, checkpointed" if self.checkpointed else "segtune"
 
 
 @dataclass(frozen=True)
@@ -56,11 +67,16 @@ class Prepared:
 
 
 def cases(size: str) -> list[Case]:
-    """The plain way with LoRA in all of vision, which is the reference, and the others."""
+    """The plain way with LoRA in all of vision, which is the reference, and the others.
+
+    segtune's way without and with activation checkpointing, which is a choice there.
+    """
     depth = SIZES[size].vit_depth
     blocks = {"all of vision": 0, f"vision from block {depth * 3 // 4}": depth * 3 // 4}
     blocks["vision frozen"] = depth
-    return [Case(title, plain, block) for plain in (True, False) for title, block in blocks.items()]
+    ways: list[dict[str, Any]] = [{"plain": True}, {"plain": False}]
+    ways.append({"plain": False, "checkpointed": CHECKPOINTED})
+    return [Case(title, block, **way) for way in ways for title, block in blocks.items()]
 
 
 def prepared(case: Case, size: str, device: torch.device) -> Prepared:
@@ -71,6 +87,8 @@ def prepared(case: Case, size: str, device: torch.device) -> Prepared:
     random_updates(model)
     model.to(device).train()
     batch = noise_batch(SIZES[size].image_size, prompts=PROMPTS).to(device)
+    if not case.plain:
+        batch = _with_levers(model, batch, case, autocast_dtype(device))
     optimizer = build_optimizer(model, settings)
     step = _plain if case.plain else _segtune
     return Prepared(model, optimizer, batch, step(model, optimizer, batch, settings))
@@ -94,6 +112,8 @@ def without_values(case: Case) -> Iterator[Prepared]:
         stack.enter_context(without_content(model, batch, shown_per_image=SHOWN))
         stack.enter_context(_Unread())
         stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+        if not case.plain:
+            batch = _with_levers(model, batch, case, torch.bfloat16)
         optimizer = build_optimizer(model, settings)
         step = _plain if case.plain else _segtune_without_values
         yield Prepared(model, optimizer, batch, step(model, optimizer, batch, settings))
@@ -114,6 +134,17 @@ class _Unread(TorchFunctionMode):
 
 def _model(case: Case, size: str) -> Sam3Image:
     return plain_model(SIZES[size]) if case.plain else build_model(SIZES[size])
+
+
+def _with_levers(model: Sam3Image, batch: Batch, case: Case, dtype: torch.dtype) -> Batch:
+    """Prepare an adapted model as `segtune.train` does; the batch that it takes then."""
+    store_frozen_in(model, dtype)
+    set_checkpointing(model, case.checkpointed)
+    if not case.block:
+        return batch
+    features = encode_prefix(model, batch.images, case.block)
+    start_after(model, case.block)
+    return replace(batch, images=features)
 
 
 def _plain(
