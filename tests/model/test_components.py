@@ -1,0 +1,90 @@
+"""What segtune's versions of the package's classes leave out, and that it makes no difference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from segtune.dataset.batch import normalized
+from segtune.model.architecture import build_model
+from segtune.model.components import ImageRows
+from segtune.model.forward import grounding_outputs
+from segtune.model.sam3_package import Sam3Image, TransformerDecoder
+from tests.batches import OUTPUTS, random_batch
+
+BATCH = random_batch(((0, 1, 0), (2,)))  # three prompts of one image, one of another
+
+
+@pytest.fixture
+def model() -> Sam3Image:
+    return build_model("tiny").eval()
+
+
+def test_rows_of_images_are_found_in_any_order() -> None:
+    rows = ImageRows.of(torch.tensor([2, 0, 0, 2, 1]), 4)
+    assert rows.first.tolist() == [1, 4, 0, 4]  # the last one has no prompt
+
+
+def shapes_of(model: Sam3Image, module: torch.nn.Module) -> list[tuple[int, ...]]:
+    """Of what a module is called with in a forward pass."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(_: Any, arguments: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        given = [*arguments, *named.values()]
+        shapes.append(next(tuple(x.shape) for x in given if isinstance(x, Tensor)))
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
+    grounding_outputs(model, BATCH)
+    handle.remove()
+    return shapes
+
+
+def test_the_first_layer_attends_within_an_image_once(model: Sam3Image) -> None:
+    layers = model.transformer.encoder.layers
+    assert shapes_of(model, layers[0].self_attn) == [(2, 64, 64)]
+    assert shapes_of(model, layers[1].self_attn) == [(4, 64, 64)]
+
+
+def test_without_boxes_the_geometry_of_an_image_is_encoded_once(model: Sam3Image) -> None:
+    assert shapes_of(model, model.geometry_encoder.encode[0].cross_attn_image) == [(1, 2, 64)]
+
+
+def test_outputs_are_those_of_computing_for_each_prompt(model: Sam3Image) -> None:
+    found = grounding_outputs(model, BATCH)
+    stock = build_model("tiny").eval()
+    stock.__class__ = Sam3Image  # which never says which rows show which image
+    expected = grounding_outputs(stock, BATCH)
+    assert stock.transformer.encoder.layers[0].rows is None
+    for name in OUTPUTS:
+        assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", range(4))
+def test_the_trunk_is_its_prefix_and_the_rest(model: Sam3Image, blocks: int) -> None:
+    trunk = model.backbone.vision_backbone.trunk
+    images = normalized(BATCH.images)
+    with torch.no_grad():
+        (expected,) = trunk(images)
+        prefix = trunk.prefix(images, blocks)
+        trunk.first_block = blocks
+        (found,) = trunk(prefix)
+    assert torch.equal(found, expected)
+
+
+def test_the_decoder_does_not_ask_a_gpu_for_the_size_of_its_input(
+    model: Sam3Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[Any] = []
+    stock: Callable[..., Tensor] = TransformerDecoder._get_rpb_matrix
+
+    def noting(self: TransformerDecoder, boxes: Tensor, size: Any) -> Tensor:
+        sizes.append(size)
+        return stock(self, boxes, size)
+
+    monkeypatch.setattr(TransformerDecoder, "_get_rpb_matrix", noting)
+    grounding_outputs(model, BATCH)
+    assert sizes == [(8, 8)] * 3
+    assert all(type(side) is int for size in sizes for side in size)
