@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -23,14 +24,16 @@ from benchmarks.batches import OBJECTS, noise_batch, random_updates
 from benchmarks.gpu_commands import stages, stop_and_resume
 from benchmarks.gpu_prediction import prediction
 from benchmarks.memory import ROOT, preset_settings
-from segtune.core.config import TrainSettings
+from benchmarks.training import measured_cases
+from segtune.core.config import CHECKPOINTED, TrainSettings
 from segtune.core.processes import Processes, local_device
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import ARCHITECTURES, build_model
+from segtune.model.checkpointing import set_checkpointing
 from segtune.model.forward import encode_prompts, grounding_outputs
-from segtune.model.precision import mixed_precision
+from segtune.model.precision import autocast_dtype, mixed_precision, store_frozen_in
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weights import load_base_model
 from segtune.training.ema import adapter_values, load_adapter_values, update_ema
@@ -44,6 +47,7 @@ Rows = Iterator[tuple[str, str]]  # (what was measured, figure)
 LADDER = ((10, 20), (10, 50), (10, 100), (6, 200), (20, 20), (30, 20))  # prompts, objects
 STEPS = ((10, 1), (10, 4), (10, 8), (7, 4))  # prompts per image, images per micro-batch
 WARM_UP, TIMED = 3, 10  # optimizer steps
+REPEATS = 3  # timed steps of each way to train
 CPU = torch.device("cpu")
 
 
@@ -61,6 +65,7 @@ class Bench:
         model = build_model(self.architecture)
         inject_lora(model, lora_specs(self.settings.lora))
         random_updates(model)
+        store_frozen_in(model, autocast_dtype(self.device))
         return model.to(self.device).train()
 
     @property
@@ -201,9 +206,11 @@ def memory(bench: Bench) -> Rows:
 
 
 def steps(bench: Bench) -> Rows:
-    """Seconds per optimizer step."""
-    for prompts, images in STEPS:
-        title = f"{prompts} prompts, micro-batch of {images}"
+    """Seconds per optimizer step, with activation checkpointing of everything and of nothing."""
+    for (prompts, images), checkpointed in itertools.product(STEPS, (CHECKPOINTED, ())):
+        way = "checkpointed" if checkpointed else "activations kept"
+        title = f"{prompts} prompts, micro-batch of {images}, {way}"
+        set_checkpointing(bench.model, checkpointed)
         batch = bench.batch(prompts=prompts, images=images)
         try:
             reports = train(bench, [[batch]] * (WARM_UP + TIMED))[WARM_UP:]
@@ -216,6 +223,31 @@ def steps(bench: Bench) -> Rows:
             title,
             f"{middle:.3f} s ({seconds[0]:.3f} to {seconds[-1]:.3f}), {images / middle:.2f} "
             f"images/s, peak {reports[-1].peak_memory_gb:.1f} GB",
+        )
+    set_checkpointing(bench.model, CHECKPOINTED)
+
+
+def checkpointing(bench: Bench) -> Rows:
+    """A step of one image without the checkpoints of one component, and of one more each time."""
+    batch = bench.batch(prompts=10)
+    for count in range(len(CHECKPOINTED), -1, -1):
+        chosen = CHECKPOINTED[:count]
+        set_checkpointing(bench.model, chosen)
+        reports = train(bench, [[batch]] * (WARM_UP + TIMED))[WARM_UP:]
+        middle = median(report.seconds for report in reports)
+        yield (
+            ", ".join(chosen) or "nothing",
+            f"{middle:.3f} s, peak {reports[-1].peak_memory_gb:.1f} GB",
+        )
+    set_checkpointing(bench.model, CHECKPOINTED)
+
+
+def beside_the_plain_way(bench: Bench) -> Rows:
+    """The table of benchmarks/training.py, in seconds of this device."""
+    for one in measured_cases(bench.architecture, bench.device, repeats=REPEATS):
+        yield (
+            f"LoRA in {one.case.title}, {one.case.way}",
+            f"{1 / median(one.seconds):.2f} images/s, peak {one.peak_bytes / 1e9:.1f} GB",
         )
 
 
@@ -327,6 +359,8 @@ ITEMS: dict[str, Callable[[Bench], Rows]] = {
     "memory": memory,
     "steps": steps,
     "profile": profile,
+    "checkpointing": checkpointing,
+    "ways": beside_the_plain_way,
     "repeatability": repeatability,
     "prediction": lambda bench: prediction(bench.model, bench.architecture, bench.device),
     "stages": lambda bench: stages(),

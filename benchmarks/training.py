@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.size == "full" and device == CPU:
             found = [counted_without_values(case) for case in cases("full")]
         else:
-            found = _measured(arguments.size, device, repeats=arguments.repeats)
+            found = measured_cases(arguments.size, device, repeats=arguments.repeats)
     print(f"{arguments.size} on {device}\n")
     print("\n".join([*summary(found), "", *fractions(found)]), flush=True)
 
@@ -84,7 +84,7 @@ def counted_without_values(case: Case) -> Measured:
     )
 
 
-def _measured(size: str, device: torch.device, *, repeats: int) -> list[Measured]:
+def measured_cases(size: str, device: torch.device, *, repeats: int) -> list[Measured]:
     """All cases; those are timed in turn, because a machine's speed varies with time."""
     ready = {case: prepared(case, size, device) for case in cases(size)}
     seconds: dict[Case, list[float]] = {case: [] for case in ready}
