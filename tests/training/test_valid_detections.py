@@ -13,6 +13,7 @@ import torch
 
 from segtune.core.errors import DatasetError, ResourceError
 from segtune.dataset.coco import Image, Split, read_split
+from segtune.dataset.data_workers import STOP_SIGNALS
 from segtune.dataset.detections import Detection, Detections
 from segtune.dataset.mask_bits import packed_to_rles
 from segtune.dataset.mask_grid import grid_size, on_grid, resampled
@@ -97,7 +98,9 @@ def killed(bits: Any, height: int) -> list[Rle]:
 
 
 def interrupted(bits: Any, height: int) -> list[Rle]:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # A process that is not forked starts without signals that are blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    for number in STOP_SIGNALS:
         os.kill(os.getpid(), number)
     return packed_to_rles(bits, height)
 
