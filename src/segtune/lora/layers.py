@@ -87,19 +87,19 @@ class _Adapters(nn.Module):
         """B of each adapted block: (block_rows, rank)."""
         return {name: getattr(self, f"lora_B_{name}") for name in self.blocks}
 
-    def block(self, name: str, x: Tensor) -> Tensor:
-        """The update of one block: (..., in) -> (..., block_rows)."""
-        low_rank = F.linear(self.dropout(x), getattr(self, f"lora_A_{name}"))
-        return F.linear(low_rank, getattr(self, f"lora_B_{name}")) * self.scale
+    def block(self, name: str, x: Tensor, projected: Tensor) -> Tensor:
+        """Add the update of one block, of x (n, in), to (n, block_rows)."""
+        matrices = (getattr(self, f"lora_{side}_{name}") for side in "AB")
+        return self._added(x, projected, *matrices)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The update of the whole matrix: (..., in) -> (..., out)."""
-        if self.blocks == ("all",):
-            return self.block("all", x)
-        updates = {name: self.block(name, x) for name in self.blocks}
-        # In the dtype of the updates: under autocast, zeros of x would make all of it float32.
-        zeros = torch.zeros_like(updates[self.blocks[0]])
-        return torch.cat([updates.get(name, zeros) for name in FUSED], dim=-1)
+    def forward(self, x: Tensor, projected: Tensor) -> Tensor:
+        """Add the update of the whole matrix, of x (n, in), to (n, out)."""
+        return self._added(x, projected, *self.stacked())
+
+    def _added(self, x: Tensor, projected: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        # Scaled while it is small, and added by the product itself.
+        low_rank = F.linear(self.dropout(x), down) * self.scale
+        return torch.addmm(projected, low_rank, up.t())
 
     def delta(self) -> Tensor:
         """The update as a matrix: (out, in)."""
@@ -108,9 +108,9 @@ class _Adapters(nn.Module):
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """All blocks as one A (n * rank, in) and one block-structured B (out, n * rank)."""
-        down = torch.cat(list(self.lora_A.values()))
         if self.blocks == ("all",):
-            return down, self.lora_B["all"]
+            return self.lora_A["all"], self.lora_B["all"]
+        down = torch.cat(list(self.lora_A.values()))
         rank = len(down) // len(self.blocks)
         up = down.new_zeros(len(FUSED) * self.block_rows, len(down))
         for column, (name, matrix) in enumerate(self.lora_B.items()):
@@ -163,7 +163,9 @@ class LoraLinear(nn.Linear):
         self.lora = _Adapters(base.weight, spec, spec.projections or ("all",))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.lora(x)
+        flat = x.reshape(-1, self.in_features)
+        adapted: Tensor = self.lora(flat, F.linear(flat, self.weight, self.bias))
+        return adapted.view(*x.shape[:-1], self.out_features)
 
     def merged(self) -> nn.Linear:
         """The base layer with the update added to its weight, in place."""
@@ -225,10 +227,12 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
     def _project(self, index: int, x: Tensor) -> Tensor:
         rows = slice(index * self.embed_dim, (index + 1) * self.embed_dim)
         bias = self.in_proj_bias[rows] if self.in_proj_bias is not None else None
-        projected = F.linear(x, self.in_proj_weight[rows], bias)
+        flat = x.reshape(-1, self.embed_dim)
+        projected = F.linear(flat, self.in_proj_weight[rows], bias)
         if self.lora is not None and FUSED[index] in self.lora.blocks:
-            projected = projected + self.lora.block(FUSED[index], x)
-        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            projected = self.lora.block(FUSED[index], flat, projected)
+        heads = projected.view(*x.shape[:-1], self.num_heads, self.head_dim)
+        return heads.transpose(1, 2)
 
     def merged(self) -> nn.MultiheadAttention:
         """The base attention with the updates added to its weights, in place."""

@@ -16,8 +16,10 @@ from segtune.model.components import (
     Decoder,
     EncoderLayer,
     Matcher,
+    Neck,
     PositionEncoding,
     TextPromptedGeometryEncoder,
+    Tokenizer,
     Trunk,
 )
 from segtune.model.mask_decoding import SelectiveMaskSam3
@@ -28,11 +30,9 @@ from segtune.model.sam3_package import (
     MultiheadAttentionWrapper,
     PixelDecoder,
     PositionEmbeddingSine,
-    Sam3DualViTDetNeck,
     Sam3Image,
     SAM3VLBackbone,
     SequenceGeometryEncoder,
-    SimpleTokenizer,
     TransformerDecoderLayer,
     TransformerEncoderFusion,
     TransformerWrapper,
@@ -111,7 +111,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 HEADS = 8  # of every attention outside the ViT and the text encoder
 SCALE_FACTORS = (4.0, 2.0, 1.0, 0.5)  # of the neck's feature maps, relative to the ViT's
-SCALES_READ = 3  # of these; the package discards the others
 
 
 def build_model(
@@ -126,8 +125,8 @@ def build_model(
     Args:
         architecture: "tiny", "full", or numbers of your own.
         seed: of the random weights; the global generator is left unchanged.
-        neck_scales: feature maps that the neck makes, at least 3. The model reads the first
-            three; the fourth, which SAM 3 has and SAM 3.1 has not, is computed and discarded.
+        neck_scales: feature maps that the neck has weights for, at least 3. The model reads the
+            first three; the fourth, which SAM 3 has and SAM 3.1 has not, is not computed.
     """
     arch = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
     with torch.random.fork_rng(devices=[]):
@@ -136,7 +135,6 @@ def build_model(
             backbone=SAM3VLBackbone(
                 visual=_vision(arch, neck_scales),
                 text=_text(arch),
-                scalp=neck_scales - SCALES_READ,
             ),
             transformer=_transformer(arch),
             input_geometry_encoder=_geometry_encoder(arch),
@@ -197,7 +195,7 @@ def _position_encoding(arch: Architecture) -> PositionEmbeddingSine:
     return PositionEncoding(num_pos_feats=arch.d_model, normalize=True, precompute_resolution=None)
 
 
-def _vision(arch: Architecture, neck_scales: int) -> Sam3DualViTDetNeck:
+def _vision(arch: Architecture, neck_scales: int) -> Neck:
     trunk = Trunk(
         img_size=arch.image_size,
         pretrain_img_size=arch.pretrain_image_size,
@@ -223,7 +221,7 @@ def _vision(arch: Architecture, neck_scales: int) -> Sam3DualViTDetNeck:
         return_interm_layers=False,
         bias_patch_embed=False,
     )
-    return Sam3DualViTDetNeck(
+    return Neck(
         position_encoding=_position_encoding(arch),
         d_model=arch.d_model,
         scale_factors=SCALE_FACTORS[:neck_scales],
@@ -233,7 +231,7 @@ def _vision(arch: Architecture, neck_scales: int) -> Sam3DualViTDetNeck:
 
 def _text(arch: Architecture) -> VETextEncoder:
     return VETextEncoder(
-        tokenizer=SimpleTokenizer(bpe_path=str(bpe_vocabulary())),
+        tokenizer=Tokenizer(bpe_path=str(bpe_vocabulary())),
         d_model=arch.d_model,
         width=arch.text_width,
         heads=arch.text_heads,

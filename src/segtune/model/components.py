@@ -1,8 +1,8 @@
 """The package's classes where segtune needs them to behave differently.
 
 Some fail without CUDA, one depends on the first batch it sees, one makes a GPU wait, some compute
-for every prompt what is the same for all prompts of an image, and the trunk can start in front of
-any of its blocks.
+for every prompt what is the same for all prompts of an image, or what nobody reads, and the trunk
+can start in front of any of its blocks.
 """
 
 import math
@@ -18,12 +18,16 @@ from segtune.model.sam3_package import (
     BinaryHungarianMatcherV2,
     PositionEmbeddingSine,
     Prompt,
+    Sam3DualViTDetNeck,
     SequenceGeometryEncoder,
+    SimpleTokenizer,
     TransformerDecoder,
     TransformerEncoderLayer,
     ViT,
     get_abs_pos,
 )
+
+SCALES_READ = 3  # of the neck's feature maps
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,35 @@ class Trunk(ViT):
         return [self.ln_post(x).permute(0, 3, 1, 2)]
 
 
+class Neck(Sam3DualViTDetNeck):
+    """The stock neck, which makes only the feature maps that are read.
+
+    The package computes a fourth one and discards it, and encodes the positions of all of them,
+    though only those of the smallest one are read.
+    """
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], None, None]:
+        """Of (B, 3, S, S) images, or of what the trunk starts with: feature maps (B, C, h, w)."""
+        x = self.trunk(images)[-1]
+        maps = [convolution(x) for convolution in self.convs[:SCALES_READ]]
+        positions = self.position_encoding(maps[-1]).to(maps[-1].dtype)
+        return maps, [positions], None, None
+
+
+class Tokenizer(SimpleTokenizer):
+    """The stock tokenizer, which pads texts only to the longest of them.
+
+    The package pads all to 32 tokens. Padding is hidden from every other token, so that only the
+    time that it takes makes a difference.
+    """
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
+        """The tokens (n, L) of n texts; 0 is padding."""
+        tokens: Tensor = super().__call__(texts, context_length)
+        ends = tokens.argmax(dim=1)  # the end of a text is the token of the highest number
+        return tokens[:, : int(ends.max()) + 1]
+
+
 class Decoder(TransformerDecoder):
     """The stock decoder for square feature maps, whose side it does not ask the GPU for.
 
@@ -102,7 +135,7 @@ class Decoder(TransformerDecoder):
 class EncoderLayer(TransformerEncoderLayer):
     """The stock layer; the first one attends within each image once, and not for each prompt.
 
-    Its input is the image alone, which meets the prompt only after the self-attention.
+    Its input is the image, which meets the prompt only after the self-attention.
     """
 
     rows: ImageRows | None = None  # of the first layer
