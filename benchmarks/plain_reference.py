@@ -9,6 +9,8 @@ masks are computed at once, every image is encoded in every step, and frozen wei
 Only LoRA, which the package lacks, and the random weights come from segtune.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -24,18 +26,31 @@ from segtune.model.forward import grounding_outputs, loss_targets
 from segtune.model.precision import mixed_precision
 from segtune.model.sam3_package import (
     BinaryOneToManyMatcher,
+    Sam3DualViTDetNeck,
     Sam3Image,
     Sam3LossWrapper,
+    SAM3VLBackbone,
+    SimpleTokenizer,
     TransformerDecoder,
+    TransformerEncoderLayer,
     ViT,
     loss_fns,
 )
 
+STOCK: Mapping[str, Any] = {
+    "SelectiveMaskSam3": Sam3Image,
+    "SAM3VLBackbone": partial(SAM3VLBackbone, scalp=1),  # the neck's fourth feature map
+    "Trunk": ViT,
+    "Neck": Sam3DualViTDetNeck,
+    "Tokenizer": SimpleTokenizer,
+    "EncoderLayer": TransformerEncoderLayer,
+    "Decoder": TransformerDecoder,
+}
+
 
 def plain_model(arch: str | Architecture) -> Sam3Image:
     """The package's model with its own checkpoints, and segtune's random weights."""
-    stock = {"SelectiveMaskSam3": Sam3Image, "Trunk": ViT, "Decoder": TransformerDecoder}
-    with patch.multiple(architecture, **stock):
+    with patch.multiple(architecture, **STOCK):
         model = architecture.build_model(arch)
     model.segmentation_head.act_ckpt = True  # within the checkpoint around the whole head
     return model
