@@ -177,7 +177,7 @@ def test_shards_that_were_written_before_an_interruption_stay(
     assert len(known_records(shards(cache.folder))) == 6
 
 
-def test_too_little_space_is_said_before_anything_is_computed(
+def test_too_little_space_is_reported_before_anything_is_computed(
     coco: Path, encoded: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path, needed: int) -> None:

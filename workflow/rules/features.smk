@@ -8,11 +8,10 @@
 #   base weights                      config key `weights`
 #
 # OUTPUTS
-#   <results>/features/index.json     what the features are of, and how many there are; Snakemake
-#                                     sees a link to it (see common.smk)
+#   <results>/features/index.json     what the features are of, and how many there are
 #
-# The features themselves, many GB, lie beside it and are undeclared: a run that was interrupted
-# goes on with what there is.
+# Snakemake sees a link to it in <results>/features/finished/ (see common.smk). The features
+# themselves, many GB, lie beside it and are undeclared, so that a run that was interrupted resumes.
 
 
 rule features:
