@@ -5,6 +5,7 @@ micro-batch at 1008 x 1008 in bfloat16 autocast with the LoRA of each preset, on
 a shape and no content (torch's FakeTensorMode), and counts the storage of every live tensor.
 Matchings, which depend on content, are replaced by fixed ones of the largest size. Of an image's
 prompts, as many as the preset allows are negatives; its objects belong to the others in turn.
+Everything is checkpointed, which is what a step takes at least.
 Not included: the CUDA context (about 0.5 GB), the workspaces of kernels, and what the allocator
 loses to fragmentation.
 """
@@ -13,6 +14,7 @@ import argparse
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -29,13 +31,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segtune.core.config import Config, TrainSettings
+from benchmarks.meta_device import on_meta
+from segtune.core.config import Config, TrainSettings, frozen_vision_blocks
 from segtune.dataset.batch import Batch
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.targets import lora_specs
 from segtune.model import mask_decoding
 from segtune.model.architecture import ARCHITECTURES, build_model
 from segtune.model.forward import encode_images, grounding_outputs, loss_targets
+from segtune.model.frozen_prefix import encode_prefix, start_after
+from segtune.model.precision import store_frozen_in
 from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3Image
 from segtune.training import mask_loss
 from segtune.training.losses import build_loss, prompted_loss
@@ -108,8 +113,8 @@ def _table_of_presets() -> Table:
         row = []
         for path in presets:
             settings = preset_settings(path)
-            key = str((settings.lora, settings.micro_batch_size, settings.masks_per_chunk))
-            key += str((settings.max_negatives, prompts, objects))
+            key = str((settings.lora, settings.micro_batch_size, settings.cache_features))
+            key += str((settings.masks_per_chunk, settings.max_negatives, prompts, objects))
             if key not in known:
                 known[key] = f"{max(p for *_, p in step_account(settings, prompts, objects)):.2f}"
             row.append(known[key])
@@ -128,11 +133,16 @@ def step_account(
 ) -> Iterator[tuple[str, float, float]]:
     """(what was done, live GB after it, peak GB until then), of images that are all like this."""
     count, shown = LiveStorage(), max(1, prompts - settings.max_negatives)
-    model = build_model("full")
+    with on_meta():
+        model = build_model("full")
     with FakeTensorMode(allow_non_fake_inputs=True), count, norms_in_float32():
         model.to_empty(device="cpu")  # only shapes matter here
         inject_lora(model, lora_specs(settings.lora))
+        store_frozen_in(model, torch.bfloat16)
         batch = images_alike(settings.micro_batch_size, prompts, objects=objects, shown=shown)
+        if settings.cache_features:
+            batch = _with_features(model, batch, frozen_vision_blocks(settings, "full"))
+            count.peak = count.bytes
         with without_content(model, batch, shown_per_image=shown):
             yield "weights, adapters and images", count.bytes / GB, count.peak / GB
             optimizer = torch.optim.AdamW(lora_parameters(model).values())
@@ -151,6 +161,12 @@ def step_account(
             yield "backward pass", count.bytes / GB, count.peak / GB
             optimizer.step()
             yield "optimizer step", count.bytes / GB, count.peak / GB
+
+
+def _with_features(model: Sam3Image, batch: Batch, blocks: int) -> Batch:
+    features = encode_prefix(model, batch.images, blocks).bfloat16()
+    start_after(model, blocks)
+    return replace(batch, images=features)
 
 
 def _loss(

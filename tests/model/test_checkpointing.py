@@ -1,9 +1,5 @@
 """Which activations are computed again, and that it makes no difference."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,6 +8,7 @@ from segtune.core.config import CHECKPOINTED, Checkpointed
 from segtune.model.checkpointing import set_checkpointing
 from segtune.model.sam3_package import Sam3Image
 from tests.batches import adapted_tiny, random_batch, step_gradients
+from tests.module_calls import calls_of
 
 BATCH = random_batch(((0, 2, 0), (1, 0)))
 
@@ -30,18 +27,6 @@ def test_loss_and_gradients_are_the_same(components: tuple[Checkpointed, ...]) -
     for name, gradient in gradients.items():
         scale = float(expected[name].abs().max())
         assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * scale, msg=name)
-
-
-@contextmanager
-def calls_of(module: torch.nn.Module) -> Iterator[list[int]]:
-    calls: list[int] = []
-
-    def count(*_: Any) -> None:
-        calls.append(1)
-
-    handle = module.register_forward_pre_hook(count)
-    yield calls
-    handle.remove()
 
 
 def parts(model: Sam3Image) -> dict[str, torch.nn.Module]:

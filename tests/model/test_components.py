@@ -14,6 +14,7 @@ from segtune.model.components import ImageRows
 from segtune.model.forward import grounding_outputs
 from segtune.model.sam3_package import Sam3Image, TransformerDecoder
 from tests.batches import OUTPUTS, random_batch
+from tests.module_calls import calls_of
 
 BATCH = random_batch(((0, 1, 0), (2,)))  # three prompts of one image, one of another
 
@@ -88,3 +89,11 @@ def test_the_decoder_does_not_ask_a_gpu_for_the_size_of_its_input(
     grounding_outputs(model, BATCH)
     assert sizes == [(8, 8)] * 3
     assert all(type(side) is int for size in sizes for side in size)
+
+
+def test_only_what_is_read_of_the_neck_is_computed(model: Sam3Image) -> None:
+    neck = model.backbone.vision_backbone
+    assert len(neck.convs) == 4  # the weights of SAM 3
+    with calls_of(neck.convs[3]) as unread, calls_of(neck.position_encoding) as positions:
+        grounding_outputs(model, BATCH)
+    assert not unread and len(positions) == 1

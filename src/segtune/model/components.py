@@ -111,8 +111,8 @@ class Tokenizer(SimpleTokenizer):
     def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
         """The tokens (n, L) of n texts; 0 is padding."""
         tokens: Tensor = super().__call__(texts, context_length)
-        ends = tokens.argmax(dim=1)  # the end of a text is the token of the highest number
-        return tokens[:, : int(ends.max()) + 1]
+        longest = max(len(self.encode(text)) for text in texts) + 2  # with a start and an end
+        return tokens[:, :longest]
 
 
 class Decoder(TransformerDecoder):

@@ -1,8 +1,8 @@
 """Features computed once: for every view of the training images, and for the valid images.
 
 A store is completed, not rebuilt: damaged shards and missing views are computed, by all processes
-together, and the rest stays. So an interrupted run resumes, and new images are all that a new version of
-a dataset costs.
+together, and the rest stays. So an interrupted run resumes, and new images are all that a new
+version of a dataset costs.
 """
 
 from collections.abc import Iterator, Sequence
