@@ -1,7 +1,10 @@
 """The command that computes features once, and a training that starts with them."""
 
 import json
+import os
 import re
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from safetensors.torch import load_file
 
 from segtune.features import main
 from segtune.train import main as train
+from segtune.training import features
 from tests.converted import write_converted
 from tests.train_runs import arguments, history
 
@@ -31,6 +35,10 @@ def compute(coco: Path, **changes: Any) -> Path:
     settings = json.dumps({**CACHED, **changes})
     main(["--coco", str(coco), "--out", str(folder), "--settings", settings])
     return folder
+
+
+def training(coco: Path, out: str) -> list[str]:
+    return arguments(coco, coco.parent / out, **{**CACHED, "epochs": 1})
 
 
 def test_training_finds_what_the_command_has_computed(
@@ -62,22 +70,60 @@ def test_training_finds_what_the_command_has_computed(
 def test_training_computes_what_is_missing(
     coco: Path, capsys: pytest.CaptureFixture[str], signal_handlers: None
 ) -> None:
-    given = arguments(coco, coco.parent / "out", **{**CACHED, "epochs": 1})
-    train(given)
+    train(training(coco, "out"))
     found = TO_COMPUTE.search(capsys.readouterr().out)
     assert found and found[1] == "8"
     assert list((coco.parent / "out/features").glob("*/*.safetensors"))
 
 
-def test_features_of_other_settings_are_removed(coco: Path) -> None:
+def test_features_of_other_settings_are_removed_and_nothing_else(coco: Path) -> None:
     folder = compute(coco)
     (first,) = folder.glob("*/")
     assert compute(coco, lora={"vision": {"rank": 2, "blocks": "2"}}) == folder
     (second,) = folder.glob("*/")
     assert first != second
-    (folder / "notes").mkdir()  # of somebody else
+    for other in ("adapter", "0123456789abcdef"):
+        (folder / other).mkdir()
+        (folder / other / "adapter_model.safetensors").write_bytes(b"somebody's")
     compute(coco)
-    assert {path.name for path in folder.glob("*/")} == {first.name, "notes"}
+    assert {path.name for path in folder.glob("*/")} == {
+        *(first.name, "adapter", "0123456789abcdef")
+    }
+
+
+def test_views_that_are_not_wanted_any_more_are_removed(coco: Path) -> None:
+    scales = {"min_scale": 0.5, "scale_views": 2}
+    folder = compute(coco, **scales, seed=1)
+    before = set(folder.glob("*/*.safetensors"))
+    compute(coco, **scales, seed=2)
+    # One shard had the views of the training images and those of valid, which stay the same.
+    assert before < set(folder.glob("*/*.safetensors"))
+    compute(coco, horizontal_flip=False)
+    assert len(list(folder.glob("*/*.safetensors"))) <= 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_between_two_views(
+    coco: Path,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signal_handlers: None,
+) -> None:
+    encode = features.encode_prefix
+
+    def signaled(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return encode(*arguments)
+
+    monkeypatch.setattr(features, "encode_prefix", signaled)
+    for stopped in (partial(compute, coco), partial(train, training(coco, "out"))):
+        with pytest.raises(SystemExit) as raised:
+            stopped()
+        assert raised.value.code == 130
+        assert "the same command" in capsys.readouterr().out
+    assert not (coco.parent / "features/index.json").exists()
+    assert list(coco.parent.glob("features/*/*.safetensors"))
 
 
 def test_a_stage_that_caches_nothing_is_refused(
@@ -96,6 +142,7 @@ def test_a_stage_that_caches_nothing_is_refused(
         ({"lora": {"vision": {"blocks": "0-2"}}}, "adapts the first block"),
         ({"color_jitter": 0.1}, "color_jitter"),
         ({"min_scale": 0.5}, "scale_views"),
+        ({"scale_views": 2}, "only one scale"),
     ],
 )
 def test_what_cannot_be_cached_is_refused(

@@ -6,8 +6,7 @@ import torch
 from benchmarks import gpu, gpu_prediction
 
 IN_PROCESS = (
-    "environment,exactness,gradients,memory,steps,profile,checkpointing,"
-    "repeatability,prediction"
+    "environment,exactness,gradients,memory,steps,profile,checkpointing,repeatability,prediction"
 )
 
 

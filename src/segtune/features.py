@@ -1,16 +1,18 @@
 """Compute what the frozen vision blocks make of the images, once for all epochs of training.
 
 Needs `cache_features` in the train section. The same command completes what is there: images that
-are new, and shards that are damaged. Features of other settings are removed.
+are new, and shards that are damaged. Features that these settings do not need are removed. SIGINT
+and SIGTERM stop it; what is computed by then stays.
 """
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segtune.core.atomic import write_json
+from segtune.core.atomic import disk_problems, write_json
 from segtune.core.config import TrainSettings, frozen_vision_blocks, parse_train
+from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, exit_on_error
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.processes import Processes, process_group
@@ -18,9 +20,24 @@ from segtune.dataset.coco import read_manifest, read_split
 from segtune.model.architecture import ARCHITECTURES, set_image_size
 from segtune.model.precision import autocast_dtype, store_frozen_in
 from segtune.model.weights import load_base_model
+from segtune.training.engine import Interrupted
 from segtune.training.failures import StepFailed
-from segtune.training.feature_store import Records, shards, store_folder
-from segtune.training.features import Prefix, complete_features, feature_key, wanted_views
+from segtune.training.feature_store import (
+    Records,
+    is_intact,
+    is_store,
+    shard_records,
+    shards,
+    store_folder,
+)
+from segtune.training.features import (
+    Prefix,
+    Wanted,
+    complete_features,
+    feature_key,
+    wanted_views,
+)
+from segtune.training.stop_signal import INTERRUPTED_STATUS, StopSignal
 
 INDEX = "index.json"
 
@@ -34,9 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError("train.cache_features is false", fix="Set it, or skip this command")
         with process_group() as processes, memory_errors():
             try:
-                _complete(arguments, settings, processes)
+                _complete(arguments, settings, processes, StopSignal())
             except StepFailed as failed:
                 raise failed.error from None
+            except Interrupted:
+                if processes.is_main:
+                    log_line("stopped; the same command computes the features that are missing")
+                raise SystemExit(INTERRUPTED_STATUS) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,16 +72,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _complete(arguments: argparse.Namespace, settings: TrainSettings, processes: Processes) -> None:
+def _complete(
+    arguments: argparse.Namespace,
+    settings: TrainSettings,
+    processes: Processes,
+    stop_wanted: Callable[[], bool],
+) -> None:
     train, valid = (read_split(arguments.coco / f"{name}.json") for name in ("train", "valid"))
     records = Records(read_manifest(arguments.coco))
     prefix = _prefix(arguments, settings, processes)
     wanted = wanted_views(train, valid, settings, image_size=prefix.image_size, records=records)
-    key = feature_key(arguments.model, arguments.weights, prefix)
+    key = feature_key(arguments.model, arguments.weights, prefix, processes)
     folder = store_folder(arguments.out, key)
-    if processes.is_main:
-        _remove_others(folder)
-    complete_features(prefix, wanted, folder, processes=processes, workers=arguments.workers)
+    if processes.is_main and arguments.out.exists():
+        with disk_problems(folder):
+            _remove_unwanted(folder, wanted)
+    complete_features(
+        prefix,
+        wanted,
+        folder,
+        processes=processes,
+        workers=arguments.workers,
+        stop_wanted=stop_wanted,
+    )
     if processes.is_main:
         found = shards(folder)
         gigabytes = sum(path.stat().st_size for path in found) / 1e9
@@ -76,10 +110,17 @@ def _prefix(arguments: argparse.Namespace, settings: TrainSettings, processes: P
     return Prefix(model.to(processes.device), blocks, image_size, processes.device)
 
 
-def _remove_others(folder: Path) -> None:
-    """Remove the stores of other settings: each is as large, and can be computed again."""
-    for other in folder.parent.glob("*/"):
-        if other != folder and shards(other):
+def _remove_unwanted(folder: Path, wanted: Sequence[Wanted]) -> None:
+    """Remove shards without a wanted view, and the stores of other settings.
+
+    Each store is as large, and can be computed again.
+    """
+    names = {one.name for one in wanted}
+    for path in shards(folder):
+        if is_intact(path) and names.isdisjoint(shard_records(path)):
+            path.unlink()
+    for other in folder.parent.iterdir():
+        if other != folder and is_store(other):
             shutil.rmtree(other)
 
 

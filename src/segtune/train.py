@@ -8,7 +8,6 @@ only when the new ones are complete, all together; earlier ones are kept and fou
 
 import argparse
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -38,23 +37,7 @@ from segtune.training.loop import train
 from segtune.training.negative_counts import negatives_per_epoch
 from segtune.training.run import Position, Run, save, save_failure
 from segtune.training.setup import Inputs, prepare_run, run_fingerprint
-
-INTERRUPTED_STATUS = 130  # of a shell command that Ctrl-C ended
-
-
-class StopSignal:
-    """Notes that SIGINT or SIGTERM has arrived, instead of ending the process."""
-
-    def __init__(self) -> None:
-        self.arrived = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: object) -> None:
-        self.arrived = True
-
-    def __call__(self) -> bool:
-        return self.arrived
+from segtune.training.stop_signal import INTERRUPTED_STATUS, StopSignal
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -157,9 +140,13 @@ def _run(
             log_line(f"not resuming the interrupted run {name}: {'; '.join(changes)}")
     stop = StopSignal()
     try:
-        run = prepare_run(inputs, settings, processes=processes, folder=folder)
+        run = prepare_run(inputs, settings, processes=processes, folder=folder, stop_wanted=stop)
     except StepFailed as failed:
         raise failed.error from None
+    except Interrupted:
+        if processes.is_main:
+            log_line("stopped while computing features; the same command continues with them")
+        raise SystemExit(INTERRUPTED_STATUS) from None
     try:
         train(run, out=inputs.out, stop_wanted=stop)
     except Interrupted:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from segtune.core.config import CHECKPOINTED
 from segtune.core.errors import DatasetError, ResourceError
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.processes import Processes, process_group
@@ -243,20 +244,22 @@ def test_a_fragmented_memory_is_recognized(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_advice_begins_with_what_continues_the_run() -> None:
     settings = train_settings(
-        micro_batch_size=2, masks_per_chunk=1, max_negatives=4, activation_checkpointing="auto"
+        micro_batch_size=2,
+        masks_per_chunk=1,
+        max_negatives=4,
+        activation_checkpointing=list(CHECKPOINTED),
     )
     assert memory_advice(settings) == (
         "Lower train.micro_batch_size (now 2), which continues this run from here; a lower "
         "train.max_negatives (now 4) or image_size takes less memory, but starts a new run"
     )
-    settings = train_settings(
-        micro_batch_size=1, masks_per_chunk=1, max_negatives=1, activation_checkpointing=["vision"]
-    )
-    assert memory_advice(settings) == (
-        "Set train.activation_checkpointing to auto, which continues this run from here; a lower "
-        "image_size takes less memory, but starts a new run"
-    )
-    settings = train_settings(
-        micro_batch_size=1, masks_per_chunk=1, max_negatives=1, activation_checkpointing="auto"
-    )
+    smallest = {"micro_batch_size": 1, "masks_per_chunk": 1, "max_negatives": 1}
+    for checkpointed in ("auto", ["vision"]):
+        settings = train_settings(**smallest, activation_checkpointing=checkpointed)
+        assert memory_advice(settings) == (
+            "Set train.activation_checkpointing to [detr_encoder, segmentation, vision, "
+            "detr_decoder, text], which continues this run from here; a lower image_size takes "
+            "less memory, but starts a new run"
+        )
+    settings = train_settings(**smallest, activation_checkpointing=list(CHECKPOINTED))
     assert memory_advice(settings) == ("A lower image_size takes less memory, but starts a new run")

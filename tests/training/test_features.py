@@ -1,7 +1,7 @@
 """Features of frozen vision blocks: computed once, found again, and equal to what they replace."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from segtune.core.processes import Processes
 from segtune.dataset.batch import collate
 from segtune.dataset.coco import read_manifest, read_split
 from segtune.lora.inject import inject_lora
-from segtune.model import frozen_prefix
+from segtune.model import frozen_prefix, precision
 from segtune.model.architecture import build_model
 from segtune.model.frozen_prefix import encode_prefix, start_after
 from segtune.model.sam3_package import Sam3Image
 from segtune.training import feature_store, features
 from segtune.training.augment import Augmentation, View
+from segtune.training.engine import Interrupted
 from segtune.training.failures import StepFailed
 from segtune.training.feature_store import FeatureStore, Records, known_records, shards
 from segtune.training.features import Prefix, complete_features, feature_key, wanted_views
@@ -68,6 +69,28 @@ def test_a_step_that_starts_with_features_is_the_same(blocks: int) -> None:
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4 * scale)
 
 
+def test_blocks_compute_in_the_same_precision_whatever_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (precision, frozen_prefix):
+        monkeypatch.setattr(module, "autocast_dtype", lambda device: torch.bfloat16)
+    model = with_lora_from(1)
+    batch = random_batch(((0, 2, 0), (1, 0)))
+    plain, cached = [], []
+    for inputs, types in ((batch.images, plain), (None, cached)):
+        if inputs is None:
+            inputs = encode_prefix(model, batch.images, 1)
+            assert inputs.dtype == torch.bfloat16
+            start_after(model, 1)
+        last = model.backbone.vision_backbone.trunk.blocks[2]
+        handle = last.register_forward_pre_hook(
+            lambda _, given, types=types: types.append(given[0].dtype)
+        )
+        step_gradients(model, replace(batch, images=inputs))
+        handle.remove()
+    assert set(plain) == set(cached) == {torch.float32}
+
+
 def test_the_frozen_blocks_are_out_of_memory() -> None:
     model = frozen_vision()
     trunk = model.backbone.vision_backbone.trunk
@@ -105,9 +128,15 @@ class Cache:
             self.train, self.valid, self.settings, image_size=96, records=self.records
         )
 
-    def complete(self) -> FeatureStore:
-        prefix = Prefix(build_model("tiny"), 3, 96, CPU)
-        complete_features(prefix, self.wanted, self.folder, processes=ALONE, workers=0)
+    def complete(self, stop_wanted: Callable[[], bool] = lambda: False) -> FeatureStore:
+        complete_features(
+            Prefix(build_model("tiny"), 3, 96, CPU),
+            self.wanted,
+            self.folder,
+            processes=ALONE,
+            workers=0,
+            stop_wanted=stop_wanted,
+        )
         return FeatureStore(self.folder, self.records)
 
 
@@ -177,6 +206,37 @@ def test_shards_that_were_written_before_an_interruption_stay(
     assert len(known_records(shards(cache.folder))) == 6
 
 
+def test_a_stop_keeps_what_was_computed(coco: Path, encoded: list[Tensor]) -> None:
+    cache = Cache(coco)
+    with pytest.raises(Interrupted):
+        cache.complete(stop_wanted=lambda: len(encoded) == 4)
+    assert len(known_records(shards(cache.folder))) == 4
+    cache.complete()
+    assert len(encoded) == 6
+
+
+def test_features_that_are_gone_are_an_error_with_a_fix(coco: Path) -> None:
+    cache = Cache(coco)
+    store = cache.complete()
+    one = cache.wanted[0]
+    for path in shards(cache.folder):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DatasetError, match=r"/1\.png: cannot read the features.*again"):
+        store.read(one.image, one.view)
+    for path in shards(cache.folder):
+        path.unlink()
+    with pytest.raises(DatasetError, match="cannot read the features"):
+        store.read(one.image, one.view)
+
+
+def test_what_is_named_like_a_shard_and_is_none_is_left_alone(coco: Path) -> None:
+    cache = Cache(coco)
+    (cache.folder / "folder.safetensors").mkdir(parents=True)
+    (cache.folder / "link.safetensors").symlink_to("nowhere")
+    cache.complete()
+    assert len(known_records(shards(cache.folder))) == 6
+
+
 def test_too_little_space_is_reported_before_anything_is_computed(
     coco: Path, encoded: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,30 +266,33 @@ def test_an_image_that_is_not_in_the_manifest_is_refused(coco: Path) -> None:
 
 def changed_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     prefix = Prefix(build_model("tiny"), 3, 96, CPU)
-    yield feature_key("tiny", "random:1", prefix)
-    yield feature_key("tiny", "default", replace(prefix, blocks=2))
-    yield feature_key("tiny", "default", replace(prefix, image_size=144))
-    monkeypatch.setattr(frozen_prefix, "autocast_dtype", lambda device: torch.bfloat16)
-    yield feature_key("tiny", "default", prefix)
+    yield feature_key("tiny", "random:1", prefix, ALONE)
+    yield feature_key("tiny", "default", replace(prefix, blocks=2), ALONE)
+    yield feature_key("tiny", "default", replace(prefix, image_size=144), ALONE)
+    for module, dtype in ((features, torch.float16), (frozen_prefix, torch.bfloat16)):
+        monkeypatch.setattr(module, "autocast_dtype", lambda device, dtype=dtype: dtype)
+        yield feature_key("tiny", "default", prefix, ALONE)
+        monkeypatch.undo()
+    monkeypatch.setattr(features, "version", lambda package: "0.0")
+    yield feature_key("tiny", "default", prefix, ALONE)
     monkeypatch.undo()
     monkeypatch.setattr(features, "code_fingerprints", lambda module: ["other"])
-    yield feature_key("tiny", "default", prefix)
+    yield feature_key("tiny", "default", prefix, ALONE)
 
 
 def test_features_of_other_weights_blocks_sizes_precision_or_code_are_not_these(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prefix = Prefix(build_model("tiny"), 3, 96, CPU)
-    usual = feature_key("tiny", "default", prefix)
-    assert usual == feature_key("tiny", "default", prefix)
+    usual = feature_key("tiny", "default", prefix, ALONE)
+    assert usual == feature_key("tiny", "default", prefix, ALONE)
     keys = [usual, *changed_keys(monkeypatch)]
     folders = {feature_store.store_folder(Path("features"), key) for key in keys}
     assert len(folders) == len(keys)
 
 
-@pytest.mark.parametrize("min_scale", [1.0, 0.5])
-def test_samples_with_features_are_those_with_pixels(coco: Path, min_scale: float) -> None:
-    changes = {"min_scale": min_scale, "scale_views": 3}
+@pytest.mark.parametrize("changes", [{}, {"min_scale": 0.5, "scale_views": 3}])
+def test_samples_with_features_are_those_with_pixels(coco: Path, changes: dict[str, Any]) -> None:
     cache = Cache(coco, **changes)
     store = cache.complete()
     data, cached = (

@@ -110,7 +110,9 @@ def test_as_few_components_are_checkpointed_as_fit(
     budget_gb: float, expected: tuple[Checkpointed, ...]
 ) -> None:
     all_of_them = Trial(images=1, negatives=5, masks=8)
-    assert fewest_checkpoints(all_of_them, memory_without, budget_gb).checkpointed == expected
+    found, peak = fewest_checkpoints(all_of_them, 8.0, measure=memory_without, budget_gb=budget_gb)
+    assert found.checkpointed == expected
+    assert peak == (8.0 if expected == CHECKPOINTED else memory_without(found))
 
 
 def test_checkpointing_everything_is_advised_where_it_was_not_tried() -> None:

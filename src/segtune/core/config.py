@@ -186,6 +186,12 @@ class TrainSettings(Section):
     lora: dict[Component, LoraSettings] = Field(min_length=1)
 
     @model_validator(mode="after")
+    def _scales_are_random(self) -> "TrainSettings":
+        if self.scale_views and self.min_scale == 1:
+            raise ValueError("scale_views: with min_scale 1, an image has only one scale")
+        return self
+
+    @model_validator(mode="after")
     def _features_can_be_cached(self) -> "TrainSettings":
         vision = self.lora.get("vision")
         if not self.cache_features:
@@ -311,7 +317,8 @@ class Config(Section):
 
     def feature_json(self) -> str:
         """As much of the train section as decides which features there are, as JSON."""
-        names = {"cache_features", "horizontal_flip", "min_scale", "scale_views", "seed"}
+        names = {"cache_features", "horizontal_flip", "min_scale", "scale_views"}
+        names |= {"seed"} if self.train.scale_views else set()  # of the scales
         values = self.train.model_dump(mode="json", include=names)
         vision = self.train.lora.get("vision")
         lora = {"vision": {"blocks": vision.blocks}} if vision else {"detr_decoder": {}}

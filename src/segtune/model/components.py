@@ -80,6 +80,7 @@ class Trunk(ViT):
         """The last feature map (B, C, h, w), in a list."""
         if self.first_block is None:
             return cast(list[Tensor], super().forward(x))
+        x = x.float()  # between blocks, activations are in float32 even with mixed precision
         for block in self.blocks[self.first_block :]:
             recomputed = self.use_act_checkpoint and self.training
             x = checkpoint(block, x, use_reentrant=False) if recomputed else block(x)

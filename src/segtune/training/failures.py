@@ -78,8 +78,9 @@ def memory_advice(settings: TrainSettings) -> str:
     lower = [f"train.{name} (now {value})" for name, value in values.items() if value > 1]
     continuing = [f"lower {' or '.join(lower)}"] if lower else []
     checkpointed = settings.activation_checkpointing
-    if checkpointed != "auto" and set(checkpointed) != set(CHECKPOINTED):
-        continuing.append("set train.activation_checkpointing to auto")
+    if checkpointed == "auto" or set(checkpointed) != set(CHECKPOINTED):
+        every = ", ".join(CHECKPOINTED)
+        continuing.append(f"set train.activation_checkpointing to [{every}]")
     others = ["image_size"]
     if settings.max_negatives > 1:
         others.insert(0, f"train.max_negatives (now {settings.max_negatives})")

@@ -8,18 +8,20 @@ of their files: features of other weights or other code cannot be taken for thes
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from segtune.core.atomic import atomic_path
 from segtune.core.errors import DatasetError
 from segtune.core.fingerprints import json_digest
+from segtune.core.foreign import reason
 from segtune.dataset.coco import Image, Manifest
 from segtune.training.augment import View
 
@@ -69,11 +71,19 @@ class FeatureStore:
         """The features (h, w, C) of a view.
 
         Raises:
-            KeyError: when the view is not among those that were computed.
+            DatasetError: when they are not there any more.
         """
         path, row = self._places[self._records.name(image, view)]
-        with safe_open(path, "pt") as shard:
-            found: Tensor = shard.get_slice(TENSOR)[row]
+        try:
+            with safe_open(path, "pt") as shard:
+                found: Tensor = shard.get_slice(TENSOR)[row]
+        except (OSError, SafetensorError) as error:
+            raise DatasetError(
+                f"cannot read the features ({reason(error)})",
+                file=path,
+                record=image.file_name,
+                fix="Run the same command again, which computes them",
+            ) from None
         return found
 
 
@@ -84,7 +94,14 @@ def store_folder(features: Path, key: Mapping[str, Any]) -> Path:
 
 def shards(folder: Path) -> list[Path]:
     """The shards of a store that may not exist yet."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is named like a store and has nothing but shards."""
+    if not re.fullmatch(r"[0-9a-f]{16}", folder.name) or not folder.is_dir():
+        return False
+    return all(re.fullmatch(rf"[0-9a-f]{{64}}{SUFFIX}", path.name) for path in folder.iterdir())
 
 
 def shard_records(path: Path) -> list[str]:

@@ -5,15 +5,17 @@ together, and the rest stays. So an interrupted run resumes, and new images are 
 version of a dataset costs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from segtune.core.atomic import disk_problems
 from segtune.core.config import TrainSettings
 from segtune.core.console import log_line, progress
 from segtune.core.errors import WeightsError
@@ -24,9 +26,11 @@ from segtune.dataset.batch import load_image
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.data_workers import read_ahead
 from segtune.model.frozen_prefix import encode_prefix, stored_dtype
+from segtune.model.precision import autocast_dtype
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import weights_file
 from segtune.training.augment import Augmentation, View, framed
+from segtune.training.engine import Interrupted
 from segtune.training.failures import agreed, attempt
 from segtune.training.feature_store import (
     Records,
@@ -35,6 +39,8 @@ from segtune.training.feature_store import (
     shards,
     write_shards,
 )
+
+PACKAGES = ("torch", "torchvision", "sam3", "pillow")  # that features depend on
 
 
 @dataclass(frozen=True)
@@ -86,32 +92,45 @@ class Prefix:
         return patches * int(trunk.pos_embed.shape[-1]) * stored_dtype(self.device).itemsize
 
 
-def feature_key(model: str, weights: str, prefix: Prefix) -> dict[str, Any]:
+def feature_key(model: str, weights: str, prefix: Prefix, processes: Processes) -> dict[str, Any]:
     """All that features depend on, besides images and views.
 
     Args:
         model: "tiny" or "full".
         weights: the setting.
         prefix: that computes them.
+        processes: of which only the first reads the weights.
 
     Raises:
         WeightsError: when the weights cannot be read.
     """
     path = weights_file(model, weights)
+    digest, *_ = processes.gather(
+        file_digest(path, WeightsError, "Check --weights")
+        if path and processes.is_main
+        else weights
+    )
     return {
         "model": model,
-        "weights": file_digest(path, WeightsError, "Check --weights") if path else weights,
+        "weights": digest,
         "image_size": prefix.image_size,
         "blocks": prefix.blocks,
         "device": prefix.device.type,
-        "precision": str(stored_dtype(prefix.device)),
-        "torch": torch.__version__,
+        "computed_in": str(autocast_dtype(prefix.device)),
+        "stored_in": str(stored_dtype(prefix.device)),
+        "packages": {name: version(name) for name in PACKAGES},
         "code": code_fingerprints("features"),
     }
 
 
 def complete_features(
-    prefix: Prefix, wanted: Sequence[Wanted], folder: Path, *, processes: Processes, workers: int
+    prefix: Prefix,
+    wanted: Sequence[Wanted],
+    folder: Path,
+    *,
+    processes: Processes,
+    workers: int,
+    stop_wanted: Callable[[], bool],
 ) -> None:
     """Compute the features that a store lacks, after its damaged shards have been removed.
 
@@ -121,12 +140,14 @@ def complete_features(
         folder: of the store.
         processes: among which the work is divided.
         workers: data processes of each.
+        stop_wanted: called after each view; true in any process stops all of them.
 
     Raises:
         StepFailed: when an image, the memory or the disk failed in any process; nothing is
             computed if the disk has too little space.
+        Interrupted: when any process wanted to stop; what was computed is kept.
     """
-    _remove_damaged(folder, processes)
+    agreed(attempt(partial(_remove_damaged, folder, processes)), processes)
     present = known_records(shards(folder))
     missing = [one for one in wanted if one.name not in present]
     processes.gather(None)  # nobody writes before all have looked
@@ -134,17 +155,20 @@ def complete_features(
         needed = len(missing) * prefix.nbytes
         agreed(attempt(partial(_require_space, folder, needed, len(missing), processes)), processes)
         own = missing[processes.rank :: processes.count]
-        work = partial(_compute, prefix, own, folder, workers=workers, visible=processes.is_main)
+        computed = _computed(prefix, own, workers=workers, stop_wanted=stop_wanted)
+        work = partial(_write, folder, computed, views=len(own), visible=processes.is_main)
         agreed(attempt(work), processes)
+        if any(processes.sum([stop_wanted()])):
+            raise Interrupted
 
 
 def _remove_damaged(folder: Path, processes: Processes) -> None:
     """Check the shards, each by one process."""
     for path in shards(folder)[processes.rank :: processes.count]:
-        if not is_intact(path):
-            log_line(f"WARNING: {path} is damaged; its features are computed again")
-            path.unlink()
-    processes.gather(None)
+        with disk_problems(path):
+            if not is_intact(path):
+                log_line(f"WARNING: {path} is damaged; its features are computed again")
+                path.unlink()
 
 
 def _require_space(folder: Path, needed: int, views: int, processes: Processes) -> None:
@@ -153,22 +177,28 @@ def _require_space(folder: Path, needed: int, views: int, processes: Processes) 
         require_space(folder, needed)
 
 
-def _compute(
-    prefix: Prefix, wanted: Sequence[Wanted], folder: Path, *, workers: int, visible: bool
+def _write(
+    folder: Path, computed: Iterator[tuple[str, Tensor]], *, views: int, visible: bool
 ) -> None:
-    done = write_shards(folder, _computed(prefix, wanted, workers))
-    with progress("features of view", len(wanted), visible=visible) as advance:
+    done = write_shards(folder, computed)
+    with progress("features of view", views, visible=visible) as advance:
         for count in done:
             for _ in range(count):
                 advance()
 
 
 def _computed(
-    prefix: Prefix, wanted: Sequence[Wanted], workers: int
+    prefix: Prefix,
+    wanted: Sequence[Wanted],
+    *,
+    workers: int,
+    stop_wanted: Callable[[], bool],
 ) -> Iterator[tuple[str, Tensor]]:
     """The features (h, w, C) of views, one at a time, so that they depend on nothing else."""
     read = partial(_pixels, image_size=prefix.image_size)
     for one, pixels in zip(wanted, read_ahead(read, wanted, workers=workers), strict=True):
+        if stop_wanted():
+            return
         images = pixels[None].to(prefix.device)
         yield one.name, encode_prefix(prefix.model, images, prefix.blocks)[0].cpu()
 

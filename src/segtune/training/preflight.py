@@ -71,15 +71,16 @@ def require_memory(
         return max(found) if len(found) == len(peaks) else None
 
     capacity = torch.cuda.get_device_properties(processes.device).total_memory / 1e9
-    if measure(trial) is None:
+    peak = measure(trial)
+    if peak is None:
         raise ResourceError(
             f"the largest training step does not fit into {capacity:.1f} GB of GPU memory",
             fix=suggestions(trial, tuple(settings.lora), measure),
         )
     if chosen == "auto":
         budget = USED_FRACTION * min(processes.gather(_free_gb()))
-        trial = fewest_checkpoints(trial, measure, budget)
-    peak = measure(trial)
+        trial, peak = fewest_checkpoints(trial, peak, measure=measure, budget_gb=budget)
+        set_checkpointing(model, trial.checkpointed)
     if processes.is_main:
         log_line(
             f"the largest step takes {peak:.1f} GB of {capacity:.1f} GB of GPU memory; "
@@ -87,14 +88,26 @@ def require_memory(
         )
 
 
-def fewest_checkpoints(fits: Trial, measure: Measure, budget_gb: float) -> Trial:
-    """The first trial within a budget, from no checkpointed component to those of one that fits."""
+def fewest_checkpoints(
+    fits: Trial, fits_gb: float, *, measure: Measure, budget_gb: float
+) -> tuple[Trial, float]:
+    """The first trial within a budget, from no checkpointed component to those of one that fits.
+
+    Args:
+        fits: a trial that fits.
+        fits_gb: its peak memory.
+        measure: what other trials take.
+        budget_gb: for these.
+
+    Returns:
+        The trial and its peak memory.
+    """
     for count in range(len(fits.checkpointed)):
         trial = replace(fits, checkpointed=fits.checkpointed[:count])
         peak = measure(trial)
         if peak is not None and peak <= budget_gb:
-            return trial
-    return fits
+            return trial, peak
+    return fits, fits_gb
 
 
 def _free_gb() -> float:

@@ -1,6 +1,6 @@
 """A training run prepared: model, data and optimizer, and the state of an interrupted run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,12 @@ def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
 
 
 def prepare_run(
-    inputs: Inputs, settings: TrainSettings, *, processes: Processes, folder: Path
+    inputs: Inputs,
+    settings: TrainSettings,
+    *,
+    processes: Processes,
+    folder: Path,
+    stop_wanted: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Build a run, and put it where an interrupted run was saved.
 
@@ -91,6 +96,7 @@ def prepare_run(
         settings: the train section.
         processes: this process among the others.
         folder: of the unfinished run.
+        stop_wanted: while features are computed, true in any process stops all of them.
 
     Raises:
         ConfigError: when the settings leave nothing to train.
@@ -98,8 +104,9 @@ def prepare_run(
         TrainingError: when the saved state is not one of this run.
         ResourceError: when the largest step does not fit into GPU memory.
         StepFailed: when features were to be computed, and that failed in any process.
+        Interrupted: when that was stopped.
     """
-    run = _new_run(inputs, settings, processes=processes, folder=folder)
+    run = _new_run(inputs, settings, processes, folder=folder, stop_wanted=stop_wanted)
     if processes.is_main:
         _describe(run)
         counts = negatives_per_epoch(run.dataset, run.repeat_factors)
@@ -123,7 +130,14 @@ def prepare_run(
     return run
 
 
-def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, folder: Path) -> Run:
+def _new_run(
+    inputs: Inputs,
+    settings: TrainSettings,
+    processes: Processes,
+    *,
+    folder: Path,
+    stop_wanted: Callable[[], bool],
+) -> Run:
     train, valid = (read_split(inputs.coco / f"{name}.json") for name in ("train", "valid"))
     nouns = ood_negatives(
         settings.ood_negatives, {*names_of((train, valid)), *settings.extra_negatives}
@@ -141,7 +155,12 @@ def _new_run(inputs: Inputs, settings: TrainSettings, *, processes: Processes, f
         blocks = frozen_vision_blocks(settings, inputs.model)
         prefix = Prefix(model, blocks, image_size, processes.device)
         dataset.features = _cached_features(
-            inputs, settings, prefix, splits=(train, valid), processes=processes
+            inputs,
+            settings,
+            prefix,
+            splits=(train, valid),
+            processes=processes,
+            stop_wanted=stop_wanted,
         )
     if "text" not in components:
         texts = names_of((train, valid)) | {*dataset.extra_negatives, *nouns.trained}
@@ -174,15 +193,24 @@ def _cached_features(
     *,
     splits: tuple[Split, Split],
     processes: Processes,
+    stop_wanted: Callable[[], bool],
 ) -> FeatureStore:
     """The features of all views, of which the rule `features` has computed most or all.
 
     The model starts with them from then on.
     """
-    folder = store_folder(inputs.features, feature_key(inputs.model, inputs.weights, prefix))
+    key = feature_key(inputs.model, inputs.weights, prefix, processes)
+    folder = store_folder(inputs.features, key)
     records = Records(read_manifest(inputs.coco))
     wanted = wanted_views(*splits, settings, image_size=prefix.image_size, records=records)
-    complete_features(prefix, wanted, folder, processes=processes, workers=inputs.workers)
+    complete_features(
+        prefix,
+        wanted,
+        folder,
+        processes=processes,
+        workers=inputs.workers,
+        stop_wanted=stop_wanted,
+    )
     start_after(prefix.model, prefix.blocks)
     return FeatureStore(folder, records)
 
