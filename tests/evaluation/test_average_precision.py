@@ -15,7 +15,12 @@ from pycocotools.cocoeval import COCOeval
 from segtune.dataset.coco import Annotation, Split
 from segtune.dataset.detections import Detection, Detections, to_record
 from segtune.dataset.masks import rle_area, rle_bbox_xywh
-from segtune.evaluation.average_precision import SUMMARY, Kind, average_precision
+from segtune.evaluation.average_precision import (
+    SUMMARY,
+    Kind,
+    average_precision,
+    average_precision_per_class,
+)
 from tests.scenes import (
     KINDS,
     OBJECTS,
@@ -159,6 +164,16 @@ def test_the_score_of_a_class_is_pycocotools_own(tmp_path: Path, kind: Kind) -> 
         assert (-1 if value is None else value) == pytest.approx(expected, abs=1e-6)
     assert per_class["owl"] is None
     assert per_class["cat"] != per_class["dog"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_sizes_the_scores_of_classes_are_the_same(kind: Kind) -> None:
+    split, detections = random_shapes(6)
+    whole = average_precision(split, detections, kind)
+    found = average_precision_per_class(split, detections, kind)
+    assert found == whole.per_class
+    known = [value for value in found.values() if value is not None]
+    assert sum(known) / len(known) == pytest.approx(whole.AP, rel=1e-12)
 
 
 def test_pycocotools_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

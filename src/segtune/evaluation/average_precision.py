@@ -70,8 +70,7 @@ def score_detections(split: Split, detections: Detections, kind: Kind) -> Scored
     Where an image has more than `MAX_DETECTIONS` objects of a class, as many detections count, in
     place of COCO's 100: a perfect model scores 1.
     """
-    counts = Counter((a.image_id, a.category_id) for a in split.objects)
-    limit = max([MAX_DETECTIONS, *counts.values()])
+    limit = _detection_limit(split)
     classes = [
         _evaluate_class(split, detections, c.id, kind=kind, limit=limit) for c in split.categories
     ]
@@ -88,6 +87,31 @@ def score_detections(split: Split, detections: Detections, kind: Kind) -> Scored
         ignored=sum(not a.segmentation for a in split.objects) if kind == "mask" else 0,
     )
     return ScoredDetections(summary, tuple(found.matches for found in classes))
+
+
+def average_precision_per_class(
+    split: Split, detections: Detections, kind: Kind
+) -> dict[str, float | None]:
+    """AP per class as in `score_detections`, in a quarter of the time: without sizes.
+
+    The mean over the classes that have objects is COCO's AP.
+    """
+    limit = _detection_limit(split)
+    return {
+        c.name: _ap(
+            _evaluate_class(
+                split, detections, c.id, kind=kind, limit=limit, by_size=False
+            ).precision,
+            0,
+            0,
+        )
+        for c in split.categories
+    }
+
+
+def _detection_limit(split: Split) -> int:
+    counts = Counter((a.image_id, a.category_id) for a in split.objects)
+    return max([MAX_DETECTIONS, *counts.values()])
 
 
 def average_precision(split: Split, detections: Detections, kind: Kind) -> AveragePrecision:
@@ -115,13 +139,21 @@ class _Evaluator(COCOeval):
 
 
 def _evaluate_class(
-    split: Split, detections: Detections, category: int, *, kind: Kind, limit: int
+    split: Split,
+    detections: Detections,
+    category: int,
+    *,
+    kind: Kind,
+    limit: int,
+    by_size: bool = True,
 ) -> _EvaluatedClass:
     """One class at a time, because pycocotools keeps a lot of data per image."""
     objects = _object_records(split, category, kind)
     predicted = _detection_records(split, detections, category, kind=kind)
     evaluator = _Evaluator(_indexed(split, objects), _indexed(split, predicted), IOU_TYPES[kind])
     evaluator.params.catIds = [category]
+    if not by_size:
+        del evaluator.params.areaRng[1:], evaluator.params.areaRngLbl[1:]
     evaluator.params.maxDets = [*evaluator.params.maxDets[:2], limit]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.evaluate()

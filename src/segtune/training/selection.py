@@ -1,11 +1,12 @@
 """Scores on the valid split, and the best epoch by them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from segtune.dataset.coco import Split, has_masks
 from segtune.dataset.detections import Detections
-from segtune.evaluation.average_precision import average_precision
+from segtune.evaluation.average_precision import average_precision_per_class
 from segtune.evaluation.cgf1 import concept_counts, concept_scores
 from segtune.training.run import Position
 
@@ -44,16 +45,21 @@ def valid_scores(valid: Split, grid: Split, detections: Detections) -> ValidScor
         detections: with boxes in pixels of the images, and masks on their grids.
     """
     with_masks = has_masks(valid)
-    boxes = average_precision(valid, detections, "box")
-    masks = average_precision(grid, detections, "mask") if with_masks else None
+    boxes = average_precision_per_class(valid, detections, "box")
+    masks = average_precision_per_class(grid, detections, "mask") if with_masks else None
     concepts = concept_scores(concept_counts(grid if with_masks else valid, detections, with_masks))
-    per_class = (masks or boxes).per_class
+    per_class = boxes if masks is None else masks
     return ValidScores(
-        box_ap=boxes.AP or 0.0,
-        mask_ap=None if masks is None else masks.AP or 0.0,
+        box_ap=_mean(boxes),
+        mask_ap=None if masks is None else _mean(masks),
         cgf1=concepts.cgf1,
         ap_per_class={name: value for name, value in per_class.items() if value is not None},
     )
+
+
+def _mean(per_class: Mapping[str, float | None]) -> float:
+    known = [value for value in per_class.values() if value is not None]
+    return sum(known) / len(known) if known else 0.0
 
 
 def note_score(position: Position, score: float) -> bool:
