@@ -102,6 +102,15 @@ def test_views_that_are_not_wanted_any_more_are_removed(coco: Path) -> None:
     assert len(list(folder.glob("*/*.safetensors"))) <= 3
 
 
+def test_a_damaged_header_is_computed_again(coco: Path) -> None:
+    folder = compute(coco)
+    (shard,) = folder.glob("*/*.safetensors")
+    content = shard.read_bytes()
+    shard.write_bytes(b"{" + content[1:])
+    compute(coco)
+    assert shard.read_bytes() == content
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_between_two_views(
     coco: Path,

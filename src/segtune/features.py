@@ -8,6 +8,7 @@ and SIGTERM stop it; what is computed by then stays.
 import argparse
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from segtune.core.atomic import disk_problems, write_json
@@ -21,10 +22,9 @@ from segtune.model.architecture import ARCHITECTURES, set_image_size
 from segtune.model.precision import autocast_dtype, store_frozen_in
 from segtune.model.weights import load_base_model
 from segtune.training.engine import Interrupted
-from segtune.training.failures import StepFailed
+from segtune.training.failures import StepFailed, agreed, attempt
 from segtune.training.feature_store import (
     Records,
-    is_intact,
     is_store,
     shard_records,
     shards,
@@ -84,9 +84,8 @@ def _complete(
     wanted = wanted_views(train, valid, settings, image_size=prefix.image_size, records=records)
     key = feature_key(arguments.model, arguments.weights, prefix, processes)
     folder = store_folder(arguments.out, key)
-    if processes.is_main and arguments.out.exists():
-        with disk_problems(folder):
-            _remove_unwanted(folder, wanted)
+    # All processes wait for the first one: nobody reads what is being removed.
+    agreed(attempt(partial(_remove_unwanted, folder, wanted, processes)), processes)
     complete_features(
         prefix,
         wanted,
@@ -110,18 +109,21 @@ def _prefix(arguments: argparse.Namespace, settings: TrainSettings, processes: P
     return Prefix(model.to(processes.device), blocks, image_size, processes.device)
 
 
-def _remove_unwanted(folder: Path, wanted: Sequence[Wanted]) -> None:
-    """Remove shards without a wanted view, and the stores of other settings.
+def _remove_unwanted(folder: Path, wanted: Sequence[Wanted], processes: Processes) -> None:
+    """Let one process remove shards without a wanted view, and the stores of other settings.
 
     Each store is as large, and can be computed again.
     """
+    if not processes.is_main:
+        return
     names = {one.name for one in wanted}
-    for path in shards(folder):
-        if is_intact(path) and names.isdisjoint(shard_records(path)):
-            path.unlink()
-    for other in folder.parent.iterdir():
-        if other != folder and is_store(other):
-            shutil.rmtree(other)
+    with disk_problems(folder):
+        for path in shards(folder):
+            if names.isdisjoint(shard_records(path)):
+                path.unlink()
+        for other in folder.parent.glob("*/"):
+            if other != folder and is_store(other):
+                shutil.rmtree(other)
 
 
 if __name__ == "__main__":

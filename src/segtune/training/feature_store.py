@@ -105,9 +105,12 @@ def is_store(folder: Path) -> bool:
 
 
 def shard_records(path: Path) -> list[str]:
-    """The names of the features in a shard, row by row."""
-    with safe_open(path, "pt") as shard:
-        names: list[str] = json.loads(shard.metadata()[RECORDS])
+    """The names of the features in a shard, row by row; none in one that is damaged."""
+    try:
+        with safe_open(path, "pt") as shard:
+            names: list[str] = json.loads(shard.metadata()[RECORDS])
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError):
+        return []
     return names
 
 
