@@ -33,7 +33,8 @@ from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import ARCHITECTURES, build_model
 from segtune.model.checkpointing import set_checkpointing
 from segtune.model.forward import encode_prompts, grounding_outputs
-from segtune.model.precision import autocast_dtype, mixed_precision, store_frozen_in
+from segtune.model.frozen_weights import store_frozen_in
+from segtune.model.precision import autocast_dtype, mixed_precision
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weights import load_base_model
 from segtune.training.ema import adapter_values, load_adapter_values, update_ema

@@ -40,7 +40,7 @@ from segtune.model import mask_decoding
 from segtune.model.architecture import ARCHITECTURES, build_model
 from segtune.model.forward import encode_images, grounding_outputs, loss_targets
 from segtune.model.frozen_prefix import encode_prefix, start_after
-from segtune.model.precision import store_frozen_in
+from segtune.model.frozen_weights import store_frozen_in
 from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3Image
 from segtune.training import mask_loss
 from segtune.training.losses import build_loss, prompted_loss

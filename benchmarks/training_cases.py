@@ -23,7 +23,8 @@ from segtune.lora.targets import lora_specs
 from segtune.model.architecture import build_model
 from segtune.model.checkpointing import set_checkpointing
 from segtune.model.frozen_prefix import encode_prefix, start_after
-from segtune.model.precision import autocast_dtype, store_frozen_in
+from segtune.model.frozen_weights import store_frozen_in
+from segtune.model.precision import autocast_dtype
 from segtune.model.sam3_package import Sam3Image
 from segtune.training.engine import accumulate, train_one_epoch
 from segtune.training.losses import build_loss

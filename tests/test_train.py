@@ -95,7 +95,13 @@ def test_a_run_leaves_predictions_before_training_and_of_the_best_epoch(
         )
         expected = [to_record(d) for _, found in predictions for d in found if d.score >= 0.5]
         records = json.loads((out / f"valid_{name}.json").read_text())
-        assert records == expected
+        assert len(records) == len(expected)
+        for found, exact in zip(records, expected, strict=True):
+            # Training encodes a prompt beside others, which rounds differently.
+            assert found["score"] == pytest.approx(exact["score"], rel=1e-5)
+            assert found["bbox"] == pytest.approx(exact["bbox"], abs=0.01)
+            for name in ("image_id", "category_id", "segmentation"):
+                assert found[name] == exact[name]
         assert len(read_detections(out / f"valid_{name}.json", valid)) == len(records)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import segtune.training.engine
 import segtune.training.run
+import segtune.training.valid_detections
 from segtune.core.config import LoraSettings, TrainSettings
 from segtune.model.forward import grounding_outputs
 from segtune.train import main
@@ -35,6 +36,7 @@ CHANGED: dict[str, Any] = {
     "batch_size": 8,
     "micro_batch_size": 2,
     "masks_per_chunk": 1,
+    "activation_checkpointing": ["segmentation"],
     "max_negatives": 0,
     "extra_negatives": ["unicorn"],
     "ood_negatives": ["unicorn"],
@@ -96,6 +98,8 @@ def traced(coco: Path, out: Path, settings: dict[str, Any], *more: str) -> Trace
             "grounding_outputs",
             counted("forward passes", grounding_outputs),
         )
+        # So few steps leave few detections, and all of them with low scores.
+        patch.setattr(segtune.training.valid_detections, "MIN_SCORE", 0.001)
         patch.setattr(segtune.training.run, "save_state", counted("checkpoints", save_state))
         report = ("--report", str(coco.parent / "report.json"))
         main(
@@ -129,7 +133,9 @@ def test_the_same_settings_leave_the_same_trace(coco: Path, tmp_path: Path, base
 
 
 def test_every_setting_is_tested() -> None:
-    assert CHANGED.keys() == TrainSettings.model_fields.keys()
+    # cache_features is tested in test_features.py.
+    tested = {*CHANGED, "scale_views", "cache_features"}
+    assert tested == TrainSettings.model_fields.keys()
     assert CHANGED_LORA.keys() == LoraSettings.model_fields.keys()
 
 
@@ -139,6 +145,12 @@ def test_a_setting_has_an_effect(coco: Path, tmp_path: Path, base: Trace, settin
     assert changed != base
     if setting == "checkpoint_every":
         assert changed["adapter"] == base["adapter"]
+
+
+def test_fixed_scales_have_an_effect(coco: Path, tmp_path: Path) -> None:
+    scaled = {**BASE, "epochs": 1, "min_scale": 0.5}
+    new_each_time = traced(coco, tmp_path / "new", scaled)
+    assert traced(coco, tmp_path / "fixed", {**scaled, "scale_views": 2}) != new_each_time
 
 
 @pytest.mark.parametrize("setting", CHANGED_LORA)

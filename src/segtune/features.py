@@ -19,7 +19,8 @@ from segtune.core.gpu_memory import memory_errors
 from segtune.core.processes import Processes, process_group
 from segtune.dataset.coco import read_manifest, read_split
 from segtune.model.architecture import ARCHITECTURES, set_image_size
-from segtune.model.precision import autocast_dtype, store_frozen_in
+from segtune.model.frozen_weights import store_frozen_in
+from segtune.model.precision import autocast_dtype
 from segtune.model.weights import load_base_model
 from segtune.training.engine import Interrupted
 from segtune.training.failures import StepFailed, agreed, attempt

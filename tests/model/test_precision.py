@@ -7,13 +7,9 @@ from torch.testing import assert_close
 from segtune.core.config import PredictSettings
 from segtune.model import precision
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts
+from segtune.model.frozen_weights import store_frozen_in
 from segtune.model.inference import PreparedImage, predict
-from segtune.model.precision import (
-    autocast_dtype,
-    loss_scaler,
-    mixed_precision,
-    store_frozen_in,
-)
+from segtune.model.precision import autocast_dtype, loss_scaler, mixed_precision
 from tests.batches import OUTPUTS, adapted_tiny, random_batch, step_gradients
 
 CPU = torch.device("cpu")

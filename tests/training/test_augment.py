@@ -74,7 +74,9 @@ def test_boxes_stay_around_their_masks(corners: list[Box], grown: int, seed: int
     sample = sample_of(corners)
     require_boxes_around_masks(sample)
     augmentation = Augmentation(horizontal_flip=True, min_scale=0.5, color_jitter=0.3)
-    augmented = augmentation.augmented(sample, grown, np.random.default_rng(seed))
+    augmented = augmentation.augmented(
+        sample, grown, mirror=seed % 2 == 0, rng=np.random.default_rng(seed)
+    )
     assert augmented.image.shape == (3, grown, grown)
     require_boxes_around_masks(augmented)
     areas = [mask_utils.area(mask_utils.encode(np.asfortranarray(m.numpy().astype(np.uint8))))
@@ -94,10 +96,19 @@ def test_mirroring_twice_changes_nothing(corners: list[Box]) -> None:
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    sample, flips = sample_of([(3, 5, 20, 9)]), Augmentation(horizontal_flip=True)
-    augmented = [flips.augmented(sample, SIDE, np.random.default_rng(n)) for n in range(40)]
-    mirrored_images = sum(not torch.equal(one.image, sample.image) for one in augmented)
-    assert 10 <= mirrored_images <= 30
+    flips = Augmentation(horizontal_flip=True)
+    views = [drawn_view(flips, number) for number in range(40)]
+    assert 10 <= sum(view.mirrored for view in views) <= 30
+    assert not any(drawn_view(Augmentation(), number).mirrored for number in range(40))
+    sample = sample_of([(3, 5, 20, 9)])
+    for mirror, expected in ((True, mirrored(sample)), (False, sample)):
+        found = flips.augmented(sample, SIDE, mirror=mirror, rng=np.random.default_rng(0))
+        assert torch.equal(found.image, expected.image)
+
+
+def drawn_view(augmentation: Augmentation, number: int) -> View:
+    rng = np.random.default_rng(number)
+    return augmentation.drawn_view("a.jpg", 1008, seed=0, rng=rng)
 
 
 def test_padding_is_black_at_the_right_and_bottom() -> None:
@@ -110,11 +121,18 @@ def test_padding_is_black_at_the_right_and_bottom() -> None:
 
 def test_sides_are_drawn_between_the_minimum_scale_and_the_input() -> None:
     scaled = Augmentation(min_scale=480 / 1008)
-    sides = {scaled.drawn_side(1008, np.random.default_rng(n)) for n in range(4000)}
+    sides = {drawn_view(scaled, number).side for number in range(4000)}
     assert min(sides) == 480
     assert max(sides) == 1008
     assert len(sides) > 490
-    assert Augmentation().drawn_side(1008, np.random.default_rng(0)) == 1008
+    assert drawn_view(Augmentation(), 0).side == 1008
+
+
+def test_with_fixed_scales_only_these_are_drawn() -> None:
+    fixed = Augmentation(horizontal_flip=True, min_scale=0.5, scale_views=3)
+    drawn = {drawn_view(fixed, number) for number in range(200)}
+    assert drawn == set(fixed.views("a.jpg", 1008, seed=0))
+    assert len(drawn) == 6
 
 
 def test_colors_are_multiplied() -> None:
@@ -144,7 +162,9 @@ def test_colors_are_rounded_once_after_all_changes() -> None:
 @given(corners=boxes(), seed=st.integers(0, 99), deviation=st.floats(0.01, 0.9))
 def test_noisy_boxes_stay_boxes(corners: list[Box], seed: int, deviation: float) -> None:
     sample = sample_of(corners)
-    noisy = Augmentation(box_noise=deviation).augmented(sample, SIDE, np.random.default_rng(seed))
+    noisy = Augmentation(box_noise=deviation).augmented(
+        sample, SIDE, mirror=False, rng=np.random.default_rng(seed)
+    )
     before, after = (_xyxy(s.boxes_cxcywh[0]) for s in (sample, noisy))
     assert not torch.equal(before, after)
     assert ((after >= 0) & (after <= 1)).all()

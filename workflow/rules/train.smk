@@ -113,7 +113,5 @@ rule train_page:
         """
 
 
-forget_unless_whole(
-    [*rules.convert.output, *rules.validate.output, *FEATURES], rules.train.output
-)
+forget_unless_whole([*rules.convert.output, *rules.validate.output], rules.train.output)
 forget_unless_whole(rules.train.output, rules.train_page.output)

@@ -25,7 +25,8 @@ from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import set_image_size
 from segtune.model.frozen_prefix import start_after
 from segtune.model.frozen_text import replace_text_encoder
-from segtune.model.precision import autocast_dtype, loss_scaler, store_frozen_in
+from segtune.model.frozen_weights import store_frozen_in
+from segtune.model.precision import autocast_dtype, loss_scaler
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
