@@ -11,7 +11,14 @@ from pycocotools import mask as mask_utils
 from torchvision.transforms.v2 import functional as v2
 
 from segtune.dataset.batch import Sample
-from segtune.training.augment import MAX_BOX_NOISE, Augmentation, mirrored, padded, recolored
+from segtune.training.augment import (
+    MAX_BOX_NOISE,
+    Augmentation,
+    View,
+    mirrored,
+    padded,
+    recolored,
+)
 
 SIDE = 48
 Box = tuple[int, int, int, int]
