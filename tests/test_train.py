@@ -100,8 +100,8 @@ def test_a_run_leaves_predictions_before_training_and_of_the_best_epoch(
             # Training encodes a prompt beside others, which rounds differently.
             assert found["score"] == pytest.approx(exact["score"], rel=1e-5)
             assert found["bbox"] == pytest.approx(exact["bbox"], abs=0.01)
-            for name in ("image_id", "category_id", "segmentation"):
-                assert found[name] == exact[name]
+            for field in ("image_id", "category_id", "segmentation"):
+                assert found[field] == exact[field]
         assert len(read_detections(out / f"valid_{name}.json", valid)) == len(records)
 
 
