@@ -584,7 +584,7 @@ def test_execution_settings_repeat_nothing(finished: Path) -> None:
 
 def test_the_slurm_profile_names_rules() -> None:
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text("utf-8"))
-    known = {*EVERYTHING, "train_fraction"}
+    known = {*EVERYTHING, "features", "train_fraction"}
     assert set(profile["set-threads"]) | set(profile["set-resources"]) <= known
 
 
