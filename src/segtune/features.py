@@ -17,6 +17,7 @@ from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, exit_on_error
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.processes import Processes, process_group
+from segtune.core.stop_signal import INTERRUPTED_STATUS, StopSignal
 from segtune.dataset.coco import read_manifest, read_split
 from segtune.model.architecture import ARCHITECTURES, set_image_size
 from segtune.model.frozen_weights import store_frozen_in
@@ -38,7 +39,6 @@ from segtune.training.features import (
     feature_key,
     wanted_views,
 )
-from segtune.training.stop_signal import INTERRUPTED_STATUS, StopSignal
 
 INDEX = "index.json"
 

@@ -21,6 +21,7 @@ from segtune.core.cuda_driver import loaded_driver, visible_uuids
 from segtune.core.errors import exit_on_error
 from segtune.core.leases import Device, lease
 from segtune.core.parent import name_parent
+from segtune.core.stop_signal import INTERRUPTED_STATUS, STOP_SIGNALS
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 # A process that is to stop finishes its optimizer step or the image that it validates, and saves.
 # That takes seconds on a GPU; on a CPU, or where a file system is slow, it may take minutes.
 SHUTDOWN_SECONDS = 300
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED_STATUS = 130  # as of segtune.train
 KILLED_STATUS = 128 + signal.SIGKILL
 # Snakemake sets all of them to the threads of a job. A library that has a variable of its own
 # does not look at OMP_NUM_THREADS, so dividing only that would leave too many threads.

@@ -24,6 +24,7 @@ from segtune.core.gpu_memory import memory_errors
 from segtune.core.kept import STORE, find_kept, just_kept, kept_result, place, remove_oldest
 from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import finish_publishing
+from segtune.core.stop_signal import INTERRUPTED_STATUS, StopSignal
 from segtune.dataset.detections import to_record
 from segtune.lora.adapter import save_adapter
 from segtune.lora.state import lora_state_dict
@@ -37,7 +38,6 @@ from segtune.training.loop import train
 from segtune.training.negative_counts import negatives_per_epoch
 from segtune.training.run import Position, Run, save, save_failure
 from segtune.training.setup import Inputs, prepare_run, run_fingerprint
-from segtune.training.stop_signal import INTERRUPTED_STATUS, StopSignal
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from segtune.core.errors import DatasetError, ResourceError
+from segtune.core.stop_signal import STOP_SIGNALS
 from segtune.dataset.coco import Image, Split, read_split
-from segtune.dataset.data_workers import STOP_SIGNALS
 from segtune.dataset.detections import Detection, Detections
 from segtune.dataset.mask_bits import packed_to_rles
 from segtune.dataset.mask_grid import grid_size, on_grid, resampled

@@ -10,11 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from segtune.core.errors import SegtuneError
 from segtune.core.parent import end_with_creator
+from segtune.core.stop_signal import STOP_SIGNALS
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def read_ahead(read: Callable[[T], R], items: Sequence[T], *, workers: int) -> Iterator[R]:

@@ -2,6 +2,7 @@
 
 import signal
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED_STATUS = 130  # of a shell command that Ctrl-C ended
 
 
@@ -10,7 +11,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.arrived = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: object) -> None:
