@@ -1,5 +1,7 @@
 """Processes that read images ahead of the model, and end with it."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +54,8 @@ def loaded(loader: DataLoader[T | SegtuneError]) -> Iterator[T]:
     """
     with stop_signals_blocked():
         running = iter(loader)  # starts the workers, which inherit what is blocked
+    atexit.unregister(_kill_workers)  # so that it is the last one registered, and runs first
+    atexit.register(_kill_workers)
     for item in running:
         if isinstance(item, SegtuneError):
             raise item
@@ -67,6 +71,16 @@ def live_as_long_as_creator(*_: Any) -> None:
     end_with_creator()
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """End the workers of loaders that are still referenced when their process ends.
+
+    Python sends its daemons SIGTERM then, which these ignore, and waits for them forever.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 @contextmanager
