@@ -7,22 +7,14 @@ import torch
 from segtune.core.processes import process_group
 from segtune.training.ema import adapter_values
 from segtune.training.run import Run, save
-from segtune.training.setup import Inputs, prepare_run
+from segtune.training.setup import prepare_run
 from tests.converted import write_converted
-from tests.train_runs import train_settings
+from tests.train_runs import run_inputs, train_settings
 
 
 def interrupted_run(folder: Path) -> Run:
     """The run; its state is the only one in its folder."""
-    inputs = Inputs(
-        coco=write_converted(folder),
-        out=folder / "out",
-        features=folder / "out" / "features",
-        model="tiny",
-        weights="default",
-        image_size=None,
-        workers=0,
-    )
+    inputs = run_inputs(write_converted(folder), folder / "out")
     settings = train_settings(ema_decay=0.9)
     with process_group() as processes:
         run = prepare_run(inputs, settings, processes=processes, folder=folder)

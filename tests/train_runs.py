@@ -11,6 +11,7 @@ import pytest
 
 from segtune.core.config import TrainSettings, parse_train
 from segtune.train import main
+from segtune.training.setup import Inputs
 from tests.forked import Forked
 
 Process = subprocess.Popen[str] | Forked
@@ -34,6 +35,19 @@ SETTINGS: dict[str, Any] = {
 def train_settings(**changes: Any) -> TrainSettings:
     """The settings, with changes, as the command understands them."""
     return parse_train("tiny", json.dumps({**SETTINGS, **changes}))
+
+
+def run_inputs(coco: Path, out: Path) -> Inputs:
+    """Of a run of the tiny model, for `prepare_run`."""
+    return Inputs(
+        coco=coco,
+        out=out,
+        features=out / "features",
+        model="tiny",
+        weights="default",
+        image_size=None,
+        workers=0,
+    )
 
 
 def arguments(coco: Path, out: Path, **changes: Any) -> list[str]:

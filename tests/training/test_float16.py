@@ -20,10 +20,10 @@ from segtune.training.failures import StepFailed
 from segtune.training.losses import build_loss
 from segtune.training.restoring import restore_checked
 from segtune.training.run import Run, save
-from segtune.training.setup import Inputs, prepare_run
+from segtune.training.setup import prepare_run
 from tests.batches import adapted_tiny, random_batch, randomize_lora
 from tests.converted import write_converted
-from tests.train_runs import train_settings
+from tests.train_runs import run_inputs, train_settings
 
 CPU = torch.device("cpu")
 
@@ -108,15 +108,7 @@ def test_a_gradient_that_overflows_at_any_scale_is_an_error() -> None:
 
 
 def prepared(coco: Path, folder: Path) -> Run:
-    inputs = Inputs(
-        coco=coco,
-        out=folder,
-        features=folder,
-        model="tiny",
-        weights="default",
-        image_size=None,
-        workers=0,
-    )
+    inputs = run_inputs(coco, folder)
     settings = train_settings()
     with process_group() as processes:
         return prepare_run(inputs, settings, processes=processes, folder=folder)

@@ -11,9 +11,9 @@ import torch
 from segtune.core.config import parse_train
 from segtune.core.processes import Processes
 from segtune.training import setup
-from segtune.training.setup import Inputs, prepare_run
+from segtune.training.setup import prepare_run
 from tests.converted import write_converted
-from tests.train_runs import finish, history, refused, start, train_settings
+from tests.train_runs import finish, history, refused, run_inputs, start, train_settings
 
 
 def test_box_only_data_trains_boxes_and_says_so(tmp_path: Path) -> None:
@@ -51,15 +51,7 @@ def described(
         ]
         values = {**values, "categories": categories, "annotations": found}
         (coco / f"{split}.json").write_text(json.dumps(values))
-    inputs = Inputs(
-        coco=coco,
-        out=folder,
-        features=folder,
-        model="tiny",
-        weights="default",
-        image_size=None,
-        workers=0,
-    )
+    inputs = run_inputs(coco, folder)
     processes = Processes(rank=0, count=1, device=torch.device("cpu"))
     run = prepare_run(
         inputs, parse_train("tiny", json.dumps(settings)), processes=processes, folder=folder
@@ -111,15 +103,7 @@ def test_adapters_are_drawn_before_the_model_moves_to_its_device(
         return inject_lora(model, *arguments)
 
     monkeypatch.setattr(setup, "inject_lora", noting)
-    inputs = Inputs(
-        coco=coco,
-        out=tmp_path,
-        features=tmp_path,
-        model="tiny",
-        weights="default",
-        image_size=None,
-        workers=0,
-    )
+    inputs = run_inputs(coco, tmp_path)
     processes = Processes(rank=1, count=1, device=torch.device("meta"))
     run = prepare_run(
         inputs, train_settings(), processes=processes, folder=tmp_path / "checkpoints"

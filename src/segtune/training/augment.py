@@ -18,7 +18,7 @@ from segtune.dataset.batch import Sample
 MAX_BOX_NOISE = 20 / 1008  # of the image's side, as in the official recipe
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class View:
     """How an image is seen: resized to `side` pixels, perhaps mirrored, then padded."""
 
