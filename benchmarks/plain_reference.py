@@ -32,7 +32,9 @@ from segtune.model.sam3_package import (
     SAM3VLBackbone,
     SimpleTokenizer,
     TransformerDecoder,
+    TransformerDecoderLayer,
     TransformerEncoderLayer,
+    UniversalSegmentationHead,
     ViT,
     loss_fns,
 )
@@ -45,6 +47,8 @@ STOCK: Mapping[str, Any] = {
     "Tokenizer": SimpleTokenizer,
     "EncoderLayer": TransformerEncoderLayer,
     "Decoder": TransformerDecoder,
+    "DecoderLayer": TransformerDecoderLayer,
+    "SegmentationHead": UniversalSegmentationHead,
 }
 
 

@@ -48,9 +48,10 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 
-# torch counts the attention of GPUs only.
+# torch counts the attention of GPUs only, and no product that is added in place.
 FORMULAS: Mapping[Any, Callable[..., int]] = {
     **flop_registry,
+    torch.ops.aten.addmm_: flop_registry[torch.ops.aten.addmm],
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

@@ -1,6 +1,5 @@
 """What segtune's versions of the package's classes leave out, and that it makes no difference."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from segtune.dataset.batch import normalized
 from segtune.model.architecture import build_model
 from segtune.model.components import ImageRows
 from segtune.model.forward import grounding_outputs
-from segtune.model.sam3_package import Sam3Image, TransformerDecoder
+from segtune.model.sam3_package import Sam3Image
 from tests.batches import OUTPUTS, random_batch
 from tests.module_calls import calls_of
 
@@ -73,22 +72,6 @@ def test_the_trunk_is_its_prefix_and_the_rest(model: Sam3Image, blocks: int) -> 
         trunk.first_block = blocks
         (found,) = trunk(prefix)
     assert torch.equal(found, expected)
-
-
-def test_the_decoder_does_not_ask_a_gpu_for_the_size_of_its_input(
-    model: Sam3Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[Any] = []
-    stock: Callable[..., Tensor] = TransformerDecoder._get_rpb_matrix
-
-    def noting(self: TransformerDecoder, boxes: Tensor, size: Any) -> Tensor:
-        sizes.append(size)
-        return stock(self, boxes, size)
-
-    monkeypatch.setattr(TransformerDecoder, "_get_rpb_matrix", noting)
-    grounding_outputs(model, BATCH)
-    assert sizes == [(8, 8)] * 3
-    assert all(type(side) is int for size in sizes for side in size)
 
 
 def test_only_what_is_read_of_the_neck_is_computed(model: Sam3Image) -> None:

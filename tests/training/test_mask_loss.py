@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from segtune.model.mask_embeddings import MaskEmbeddings
 from segtune.model.sam3_package import loss_fns
 from segtune.training.mask_loss import ChunkedMasks
 
@@ -29,15 +30,21 @@ def matched(objects: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     return torch.randint(0, 3, (count,)), torch.randint(0, 20, (count,)), objects
 
 
-def outputs(logits: Tensor) -> dict[str, Tensor]:
-    return {"pred_masks": logits, "mask_rows": torch.arange(len(logits))}
+def outputs(loss: loss_fns.Masks, logits: Tensor) -> dict[str, Any]:
+    """With what this loss reads for `logits` (R, Q, h, w)."""
+    if not isinstance(loss, ChunkedMasks):
+        return {"pred_masks": logits}
+    prompts, queries = logits.shape[:2]
+    one_each = torch.eye(queries, dtype=logits.dtype).repeat(prompts, 1, 1)
+    embeddings = MaskEmbeddings(one_each, logits.unbind())
+    return {"pred_masks": embeddings, "mask_rows": torch.arange(prompts)}
 
 
 def computed(
     loss: Any, logits: Tensor, targets: dict[str, Any], indices: tuple[Any, ...]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms, and the gradient of their weighted sum."""
-    terms = loss.get_loss(outputs(logits), targets, indices, torch.tensor(7.0))
+    terms = loss.get_loss(outputs(loss, logits), targets, indices, torch.tensor(7.0))
     (gradient,) = torch.autograd.grad(sum(terms[n] * w for n, w in WEIGHTS.items()), logits)
     return terms, gradient
 
@@ -91,7 +98,7 @@ def test_what_is_kept_for_the_backward_pass_is_less_than_a_plane_per_mask() -> N
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss.get_loss(outputs(logits), targets, indices, torch.tensor(7.0))
+            loss.get_loss(outputs(loss, logits), targets, indices, torch.tensor(7.0))
         return sum(kept.values())
 
     plane = SIDE * SIDE * 4

@@ -9,7 +9,7 @@ from segtune.lora.inject import inject_lora
 from segtune.model import architecture
 from segtune.model.architecture import build_model
 from segtune.model.forward import grounding_outputs
-from segtune.model.sam3_package import Sam3Image, loss_fns
+from segtune.model.sam3_package import Sam3Image, UniversalSegmentationHead, loss_fns
 from segtune.training import losses
 from tests.batches import all_specs, random_batch, randomize_lora, step_gradients
 
@@ -37,6 +37,7 @@ def test_loss_and_gradients_are_those_of_the_stock_model(
 ) -> None:
     total, gradients = step_gradients(adapted(), BATCHES[name])
     monkeypatch.setattr(architecture, "SelectiveMaskSam3", Sam3Image)
+    monkeypatch.setattr(architecture, "SegmentationHead", UniversalSegmentationHead)
     monkeypatch.setattr(losses, "ChunkedMasks", whole_masks)
     stock = adapted()
     assert type(stock) is Sam3Image
@@ -50,7 +51,7 @@ def test_loss_and_gradients_are_those_of_the_stock_model(
 @pytest.mark.parametrize(("name", "rows"), [("some", 2), ("all", 2), ("none", 1)])
 def test_only_prompts_with_objects_are_decoded(name: str, rows: int) -> None:
     outputs = grounding_outputs(adapted(), BATCHES[name])
-    assert len(outputs["pred_masks"]) == len(outputs["pred_masks_o2m"]) == rows
+    assert len(outputs["pred_masks"].pixels) == len(outputs["pred_masks_o2m"].pixels) == rows
 
 
 def test_in_evaluation_mode_every_prompt_is_decoded() -> None:

@@ -88,18 +88,18 @@ class _Adapters(nn.Module):
         return {name: getattr(self, f"lora_B_{name}") for name in self.blocks}
 
     def block(self, name: str, x: Tensor, projected: Tensor) -> Tensor:
-        """Add the update of one block, of x (n, in), to (n, block_rows)."""
+        """Add the update of one block, of x (n, in), to (n, block_rows), in place."""
         matrices = (getattr(self, f"lora_{side}_{name}") for side in "AB")
         return self._added(x, projected, *matrices)
 
     def forward(self, x: Tensor, projected: Tensor) -> Tensor:
-        """Add the update of the whole matrix, of x (n, in), to (n, out)."""
+        """Add the update of the whole matrix, of x (n, in), to (n, out), in place."""
         return self._added(x, projected, *self.stacked())
 
     def _added(self, x: Tensor, projected: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        # Scaled while it is small, and added by the product itself.
+        # Scaled while it is small, and added in place by the product itself.
         low_rank = F.linear(self.dropout(x), down) * self.scale
-        return torch.addmm(projected, low_rank, up.t())
+        return projected.addmm_(low_rank, up.t().to(low_rank.dtype))
 
     def delta(self) -> Tensor:
         """The update as a matrix: (out, in)."""

@@ -13,7 +13,6 @@ from torch import nn
 
 from segtune.core.errors import ConfigError
 from segtune.model.components import (
-    Decoder,
     EncoderLayer,
     Matcher,
     Neck,
@@ -22,7 +21,9 @@ from segtune.model.components import (
     Tokenizer,
     Trunk,
 )
+from segtune.model.decoder import Decoder, DecoderLayer
 from segtune.model.mask_decoding import SelectiveMaskSam3
+from segtune.model.mask_embeddings import SegmentationHead
 from segtune.model.sam3_package import (
     MLP,
     BinaryHungarianMatcherV2,
@@ -33,10 +34,8 @@ from segtune.model.sam3_package import (
     Sam3Image,
     SAM3VLBackbone,
     SequenceGeometryEncoder,
-    TransformerDecoderLayer,
     TransformerEncoderFusion,
     TransformerWrapper,
-    UniversalSegmentationHead,
     VETextEncoder,
 )
 from segtune.model.tokenizer import bpe_vocabulary
@@ -275,7 +274,7 @@ def _transformer(arch: Architecture) -> TransformerWrapper:
 
 
 def _decoder(arch: Architecture) -> Decoder:
-    layer = TransformerDecoderLayer(
+    layer = DecoderLayer(
         activation="relu",
         d_model=arch.d_model,
         dim_feedforward=arch.feedforward,
@@ -322,8 +321,8 @@ def _geometry_encoder(arch: Architecture) -> SequenceGeometryEncoder:
     )
 
 
-def _segmentation_head(arch: Architecture) -> UniversalSegmentationHead:
-    return UniversalSegmentationHead(
+def _segmentation_head(arch: Architecture) -> SegmentationHead:
+    return SegmentationHead(
         hidden_dim=arch.d_model,
         upsampling_stages=3,
         aux_masks=False,

@@ -22,7 +22,6 @@ def set_checkpointing(model: Sam3Image, components: Collection[Checkpointed]) ->
         text.encoder.transformer.grad_checkpointing = "text" in components
     for layer in (*model.transformer.encoder.layers, *model.geometry_encoder.encode):
         layer.checkpointed = "detr_encoder" in components
-    decoder = model.transformer.decoder
-    for part in (*decoder.layers, decoder.boxRPB_embed_x, decoder.boxRPB_embed_y):
-        part.checkpointed = "detr_decoder" in components
+    for layer in model.transformer.decoder.layers:
+        layer.checkpointed = "detr_decoder" in components
     model.use_act_checkpoint_seg_head = "segmentation" in components

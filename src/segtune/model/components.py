@@ -5,7 +5,6 @@ for every prompt what is the same for all prompts of an image, or what nobody re
 can start in front of any of its blocks.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,7 +20,6 @@ from segtune.model.sam3_package import (
     Sam3DualViTDetNeck,
     SequenceGeometryEncoder,
     SimpleTokenizer,
-    TransformerDecoder,
     TransformerEncoderLayer,
     ViT,
     get_abs_pos,
@@ -114,23 +112,6 @@ class Tokenizer(SimpleTokenizer):
         tokens: Tensor = super().__call__(texts, context_length)
         longest = max(len(self.encode(text)) for text in texts) + 2  # with a start and an end
         return tokens[:, :longest]
-
-
-class Decoder(TransformerDecoder):
-    """The stock decoder for square feature maps, whose side it does not ask the GPU for.
-
-    The package keeps the height and width of the feature map in a tensor, and compares it with
-    shapes about sixty times in a forward pass; on a GPU, each comparison waits for all that was
-    launched before.
-    """
-
-    def forward(self, *, memory: Tensor, **inputs: Any) -> Any:
-        """As in the package; memory is (h * w, P, C)."""
-        self._side = math.isqrt(len(memory))
-        return super().forward(memory=memory, **inputs)
-
-    def _get_rpb_matrix(self, reference_boxes: Tensor, feat_size: object) -> Tensor:
-        return cast(Tensor, super()._get_rpb_matrix(reference_boxes, (self._side, self._side)))
 
 
 class EncoderLayer(TransformerEncoderLayer):

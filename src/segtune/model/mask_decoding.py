@@ -1,18 +1,21 @@
 """SAM 3 that only decodes the masks that are read.
 
-At prediction these are the masks of the best detections; in training those of prompts that show
-something, because a prompt without objects has no mask loss.
+At prediction these are the masks of the best detections; in training those that are matched with
+objects, which the loss decodes of what is prepared here for prompts that show something.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from segtune.model.components import ImageRows
+from segtune.model.mask_embeddings import MaskEmbeddings
 from segtune.model.sam3_package import Sam3Image
 
 
@@ -34,8 +37,9 @@ class _Limits:
 class SelectiveMaskSam3(Sam3Image):
     """The stock model, except in training and within `limit_masks`.
 
-    In training, the outputs `pred_masks` and `pred_masks_o2m` have one row per prompt with
-    objects, and `mask_rows` (P,) holds the row of each prompt; -1 for a prompt without one.
+    In training, the outputs `pred_masks` and `pred_masks_o2m` are `MaskEmbeddings` with one row
+    per prompt with objects, and `mask_rows` (P,) holds the row of each prompt; -1 for a prompt
+    without one.
     """
 
     limits: _Limits | None = None
@@ -60,44 +64,50 @@ class SelectiveMaskSam3(Sam3Image):
         if self.limits is not None:
             self._decode_selected(self.limits, **inputs)
         elif self._objects is not None:
-            self._decode_shown(self._objects, **inputs)
+            self._embed_shown(self._objects, **inputs)
         else:
             super()._run_segmentation_heads(**inputs)
 
-    def _decode_shown(
+    def _embed_shown(
         self,
         objects: Tensor,
         *,
         out: dict[str, Any],
+        backbone_out: dict[str, Any],
         img_ids: Tensor,
         encoder_hidden_states: Tensor,
         prompt: Tensor,
         prompt_mask: Tensor,
         hs: Tensor,
-        **inputs: Any,
+        **_: Any,
     ) -> None:
-        """Decode the masks of prompts with objects (P,) only.
+        """Of prompts with objects (P,) only.
 
         With activation checkpointing, one prompt after the other: the backward pass computes
         them again, and so holds the activations of one prompt only, 0.6 GB at full size.
         """
-        rows = shown_prompts(objects)
-        parts: list[dict[str, Any]] = []
-        for row in rows.split(1 if self.use_act_checkpoint_seg_head else len(rows)):
-            parts.append({})
-            super()._run_segmentation_heads(
-                out=parts[-1],
-                img_ids=img_ids[row],
-                encoder_hidden_states=encoder_hidden_states[:, row],
-                prompt=prompt[:, row],
-                prompt_mask=prompt_mask[row],
-                hs=hs[:, row],
-                **inputs,
+        shown, again = shown_prompts(objects), self.use_act_checkpoint_seg_head
+        embed = self.segmentation_head
+        if again:
+            embed = partial(checkpoint, self.segmentation_head, use_reentrant=False)
+        parts = [
+            embed(
+                backbone_feats=backbone_out["backbone_fpn"],
+                obj_queries=hs[-1:, rows],
+                image_ids=img_ids[rows],
+                encoder_hidden_states=encoder_hidden_states[:, rows],
+                prompt=prompt[:, rows],
+                prompt_mask=prompt_mask[rows],
             )
-        for name in ("pred_masks", "pred_masks_o2m"):
-            out[name] = torch.cat([part[name] for part in parts])
+            for rows in shown.split(1 if again else len(shown))
+        ]
+        pixels = [pixels for part in parts for pixels in part["pixels"].unbind()]
+        # One half of the queries is matched one-to-one, the other one-to-many.
+        halves = torch.cat([part["queries"] for part in parts]).chunk(2, dim=1)
+        for name, queries in zip(("pred_masks", "pred_masks_o2m"), halves, strict=True):
+            out[name] = MaskEmbeddings(queries, pixels)
         mask_rows = torch.full_like(objects, -1)
-        mask_rows[rows] = torch.arange(len(rows), device=rows.device)
+        mask_rows[shown] = torch.arange(len(shown), device=shown.device)
         out["mask_rows"] = out["mask_rows_o2m"] = mask_rows
 
     def _decode_selected(self, limits: _Limits, *, out: dict[str, Any], **inputs: Any) -> None:

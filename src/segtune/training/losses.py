@@ -121,8 +121,7 @@ def _float32(value: Any) -> Any:
         return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if isinstance(value, Mapping):
         keys = [key for key in value if key not in ("prev_encoder_out", "encoder_hidden_states")]
-        # Of the masks only those of matched queries are read, and converted there.
-        return {key: value[key] if key == "pred_masks" else _float32(value[key]) for key in keys}
+        return {key: _float32(value[key]) for key in keys}
     if isinstance(value, list):
         return [_float32(item) for item in value]
     return value
