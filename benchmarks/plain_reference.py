@@ -6,19 +6,23 @@ official fine-tuning configuration; and a step is that of its trainer: model and
 device's precision, clipping, AdamW. The masks of all prompts are decoded, the losses of all matched
 masks are computed at once, every image is encoded in every step, and frozen weights are float32.
 
-Only LoRA, which the package lacks, and the random weights come from segtune.
+LoRA, which the package lacks, is computed as PEFT does it; where it goes and the random weights are
+segtune's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
 
 from segtune.dataset.batch import Batch
+from segtune.lora import layers
+from segtune.lora.adapted_linear import Update
 from segtune.lora.inject import lora_parameters
 from segtune.model import architecture
 from segtune.model.architecture import Architecture
@@ -95,12 +99,34 @@ def plain_gradients(
     """The loss of a batch; its gradients are added to those of the parameters."""
     moved = batch.to(device)
     # The package's loss has an F1 score that segtune leaves out.
-    with mixed_precision(device), patch.object(loss_fns, "torchmetrics", torchmetrics):
-        outputs = grounding_outputs(model, moved)
-        computed = cast(Any, loss).compute_loss(outputs, loss_targets(model, moved))
-    total = cast(Tensor, computed[loss_fns.CORE_LOSS_KEY])
-    total.backward()
+    score = patch.object(loss_fns, "torchmetrics", torchmetrics)
+    with patch.object(layers, "adapted_linear", _linear_and_update), score:
+        with mixed_precision(device):
+            outputs = grounding_outputs(model, moved)
+            computed = cast(Any, loss).compute_loss(outputs, loss_targets(model, moved))
+        total = cast(Tensor, computed[loss_fns.CORE_LOSS_KEY])
+        total.backward()
     return total.detach()
+
+
+def _linear_and_update(
+    x: Tensor,
+    dropped: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    updates: Sequence[Update],
+    scale: float,
+) -> Tensor:
+    """As PEFT composes it; several updates as one whose B has blocks."""
+    if len(updates) == 1 and len(updates[0].up) == len(weight):
+        down, up = updates[0].down, updates[0].up
+    else:
+        down, rank = torch.cat([one.down for one in updates]), len(updates[0].down)
+        up = down.new_zeros(len(weight), len(down))
+        for number, one in enumerate(updates):
+            up[one.rows, number * rank : (number + 1) * rank] = one.up
+    return F.linear(x, weight, bias) + F.linear(F.linear(dropped, down), up) * scale
 
 
 def plain_step(

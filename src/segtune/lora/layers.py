@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtune.core.errors import AdapterError
+from segtune.lora.adapted_linear import Update, adapted_linear
 
 FUSED = ("q", "k", "v")  # row blocks of a fused projection, in this order
 
@@ -87,19 +88,28 @@ class _Adapters(nn.Module):
         """B of each adapted block: (block_rows, rank)."""
         return {name: getattr(self, f"lora_B_{name}") for name in self.blocks}
 
-    def block(self, name: str, x: Tensor, projected: Tensor) -> Tensor:
-        """Add the update of one block, of x (n, in), to (n, block_rows), in place."""
-        matrices = (getattr(self, f"lora_{side}_{name}") for side in "AB")
-        return self._added(x, projected, *matrices)
+    def projected(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, block: str | None = None
+    ) -> Tensor:
+        """The adapted projection of x (n, in): (n, out).
 
-    def forward(self, x: Tensor, projected: Tensor) -> Tensor:
-        """Add the update of the whole matrix, of x (n, in), to (n, out), in place."""
-        return self._added(x, projected, *self.stacked())
-
-    def _added(self, x: Tensor, projected: Tensor, down: Tensor, up: Tensor) -> Tensor:
-        # Scaled while it is small, and added in place by the product itself.
-        low_rank = F.linear(self.dropout(x), down) * self.scale
-        return projected.addmm_(low_rank, up.t().to(low_rank.dtype))
+        Args:
+            x: the input.
+            weight: of the whole projection (out, in), or of one block.
+            bias: (out,).
+            block: which one it is; None: the whole projection.
+        """
+        names = self.blocks if block is None else (block,)
+        updates = [
+            Update(
+                rows=self._rows(name) if block is None else slice(None),
+                down=getattr(self, f"lora_A_{name}"),
+                up=getattr(self, f"lora_B_{name}"),
+            )
+            for name in names
+        ]
+        dropped = self.dropout(x) if self.dropout.p else x
+        return adapted_linear(x, dropped, weight, bias, updates=updates, scale=self.scale)
 
     def delta(self) -> Tensor:
         """The update as a matrix: (out, in)."""
@@ -164,7 +174,7 @@ class LoraLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features)
-        adapted: Tensor = self.lora(flat, F.linear(flat, self.weight, self.bias))
+        adapted = self.lora.projected(flat, self.weight, self.bias)
         return adapted.view(*x.shape[:-1], self.out_features)
 
     def merged(self) -> nn.Linear:
@@ -227,10 +237,11 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
     def _project(self, index: int, x: Tensor) -> Tensor:
         rows = slice(index * self.embed_dim, (index + 1) * self.embed_dim)
         bias = self.in_proj_bias[rows] if self.in_proj_bias is not None else None
-        flat = x.reshape(-1, self.embed_dim)
-        projected = F.linear(flat, self.in_proj_weight[rows], bias)
+        flat, weight = x.reshape(-1, self.embed_dim), self.in_proj_weight[rows]
         if self.lora is not None and FUSED[index] in self.lora.blocks:
-            projected = self.lora.block(FUSED[index], flat, projected)
+            projected = self.lora.projected(flat, weight, bias, block=FUSED[index])
+        else:
+            projected = F.linear(flat, weight, bias)
         heads = projected.view(*x.shape[:-1], self.num_heads, self.head_dim)
         return heads.transpose(1, 2)
 

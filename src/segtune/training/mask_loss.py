@@ -76,7 +76,7 @@ class _Sums(Function):
         ctx.alpha, ctx.gamma = alpha, gamma
         upsampled = _upsampled(logits, masks)
         truth = masks[objects].flatten(1).to(upsampled.dtype)
-        focal = F.binary_cross_entropy_with_logits(upsampled, truth, reduction="none")
+        focal = _entropy(upsampled, truth)
         found = upsampled.sigmoid_()
         focal.mul_((found - truth).abs_().pow_(gamma))
         focal.mul_(truth * (2 * alpha - 1) + (1 - alpha))
@@ -90,7 +90,7 @@ class _Sums(Function):
         logits, masks, objects = ctx.saved_tensors
         upsampled = _upsampled(logits, masks)
         truth = masks[objects].flatten(1).to(upsampled.dtype)
-        entropy = F.binary_cross_entropy_with_logits(upsampled, truth, reduction="none")
+        entropy = _entropy(upsampled, truth)
         found = upsampled.sigmoid_()
         slope = _focal_slope(found, truth, entropy, alpha=ctx.alpha, gamma=ctx.gamma)
         del entropy
@@ -100,6 +100,11 @@ class _Sums(Function):
         back = torch.ops.aten.upsample_bilinear2d_backward
         of_logits = back(slope.unflatten(1, size)[:, None], size, small, align_corners=False)
         return of_logits[:, 0].to(logits.dtype), None, None, None, None
+
+
+def _entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy of each pixel."""
+    return F.softplus(logits).addcmul_(logits, truth, value=-1)
 
 
 def _areas(found: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
