@@ -35,11 +35,20 @@ class Decoder(TransformerDecoder):
 
     def forward(self, *, memory: Tensor, **inputs: Any) -> Any:
         """As in the package; memory is (side * side, P, C)."""
-        self._side = math.isqrt(len(memory))
+        self._side, self._starts = math.isqrt(len(memory)), True
         return super().forward(memory=memory, **inputs)
 
     def _get_rpb_matrix(self, reference_boxes: Tensor, feat_size: object) -> Tensor:
         """What rows, then columns add (P, heads, Q, 2 * side), for boxes (Q, P, 4) cxcywh."""
+        if not self._starts:
+            return self._bias(reference_boxes)
+        self._starts = False
+        # The first boxes are the same for all prompts, and for both halves in training.
+        bias = self._bias(reference_boxes[: self.num_queries, :1])
+        prompts, halves = reference_boxes.shape[1], len(reference_boxes) // self.num_queries
+        return bias.expand(prompts, -1, -1, -1).repeat(1, 1, halves, 1)
+
+    def _bias(self, reference_boxes: Tensor) -> Tensor:
         boxes_xyxy = box_convert(reference_boxes, "cxcywh", "xyxy").transpose(0, 1)  # (P, Q, 4)
         places = torch.arange(self._side, dtype=torch.float32, device=boxes_xyxy.device)
         places = places[:, None] / self._side
