@@ -112,7 +112,7 @@ def test_a_full_memory_in_validation_stops_both(tmp_path: Path) -> None:
     coco = write_converted(tmp_path, COUNTS)
     message = fails(full_in_validation, arguments(coco, tmp_path / "out", **SETTINGS))
     assert "ResourceError: validation after epoch 0: out of GPU memory" in message
-    assert "lower image_size" in message
+    assert "a lower train.micro_batch_size (now 2), which continues this run, or image_s" in message
     assert list(tmp_path.glob("out/checkpoints/*/state-*.pt"))
 
 

@@ -28,6 +28,7 @@ from segtune.model.inference import (
 )
 from segtune.model.weights import load_base_model
 from segtune.training import mask_workers, valid_detections
+from segtune.training.held_out import false_alarms
 from segtune.training.mask_workers import mask_workers as started_workers
 from segtune.training.selection import valid_scores
 from segtune.training.valid_detections import (
@@ -36,9 +37,12 @@ from segtune.training.valid_detections import (
     with_masks_on_grid,
 )
 from tests.converted import write_converted
+from tests.module_calls import calls_of
 from tests.scenes import OBJECTS, split_of
 
 CPU = torch.device("cpu")
+# Of a different number for each image. The first ones are detected: the images show them.
+PROBES = {1: [(8, "green disc"), (9, "teapot")], 2: [(7, "red square")], 4: [(9, "teapot")]}
 IMAGES = (Image(1, "", 700, 900), Image(2, "", 300, 200), Image(3, "", 1100, 520))
 
 
@@ -158,12 +162,53 @@ def test_data_workers_change_nothing(valid: Split) -> None:
         image_size=96,
         device=CPU,
         probes={1: [(9, "teapot")]},
+        images_per_pass=2,
     )
     alone, helped = (list(predict(workers=workers)) for workers in (0, 1))
     assert alone == helped
     assert [image_id for image_id, _ in alone] == [1, 2, 3, 4]
     scores = [found.score for _, in_image in alone for found in in_image]
     assert scores and min(scores) >= valid_detections.MIN_SCORE
+
+
+def test_images_are_detected_together_as_one_by_one(valid: Split) -> None:
+    model = load_base_model("tiny", "default")
+
+    def read(image: Image) -> tuple[torch.Tensor, tuple[int, int]]:
+        # A size of its own, in which its boxes are.
+        return read_pixels(valid, image, image_size=96)[0], (64, 64 * image.id)
+
+    def detected(images_per_pass: int) -> tuple[list[tuple[int, list[Detection]]], int, int]:
+        predictions = detections_on_grid(
+            model,
+            valid,
+            valid.images,
+            read,
+            image_size=96,
+            device=CPU,
+            probes=PROBES,
+            workers=0,
+            images_per_pass=images_per_pass,
+        )
+        trunk, decoder = model.backbone.vision_backbone.trunk, model.transformer.decoder
+        with calls_of(trunk) as images, calls_of(decoder) as prompts:
+            return list(predictions), len(images), len(prompts)
+
+    alone, *passes_alone = detected(1)
+    together, *passes = detected(3)
+    # Three classes in each of three images, of which eight are one pass, and in the last image.
+    assert (passes_alone, passes) == ([4, 4 + 3], [2, 2 + 1 + 1 + 1])
+    assert [image_id for image_id, _ in together] == [image_id for image_id, _ in alone]
+    found, expected = ([d for _, in_image in some for d in in_image] for some in (together, alone))
+    for one, other in zip(found, expected, strict=True):
+        assert (one.image_id, one.category_id) == (other.image_id, other.category_id)
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+        assert one.bbox_xywh == pytest.approx(other.bbox_xywh, abs=1e-2)
+        masks = [segmentation_to_mask(d.rle, 64, 64) for d in (one, other)]
+        assert (masks[0] != masks[1]).mean() < 1e-3
+    alarms, expected_alarms = (false_alarms(valid, some, PROBES) for some in (found, expected))
+    assert alarms == expected_alarms
+    assert alarms.held_out_nouns
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from segtune.core.config import parse_train
 from segtune.core.processes import Processes
 from segtune.dataset.detections import Detection, Detections
-from segtune.dataset.mask_grid import resampled
+from segtune.dataset.mask_grid import on_grid, resampled
 from segtune.lora.inject import inject_lora, lora_parameters
 from segtune.lora.layers import LoraSpec
 from segtune.training import validation
 from segtune.training.ood_negatives import NO_NOUNS
 from segtune.training.run import Position, Run
 from segtune.training.selection import ValidScores
+from tests.interrupted import interrupted_run
+from tests.module_calls import calls_of
 from tests.scenes import OBJECTS, SIDE, detection, split_of
 
 GRID = (40, 50)  # height, width of masks that are scored, in pixels
@@ -96,3 +98,13 @@ def test_an_averaged_run_keeps_the_average_and_trains_on_with_its_own(
     assert filled_with(run.best_adapter) == {10.0 + BEST_EPOCH}
     trained = {name: p.detach() for name, p in lora_parameters(run.model).items()}
     assert filled_with(trained) == {len(MASK_AP) - 1}
+
+
+def test_as_many_images_are_predicted_together_as_a_micro_batch_has(tmp_path: Path) -> None:
+    run = interrupted_run(tmp_path)
+    run.history = None
+    assert (run.settings.micro_batch_size, len(run.valid.images)) == (2, 4)
+    grid = on_grid(run.valid, run.dataset.image_size)
+    with calls_of(run.model.backbone.vision_backbone.trunk) as calls:
+        validation.validate(run, grid, out=tmp_path, stop_wanted=lambda: False)
+    assert len(calls) == 2

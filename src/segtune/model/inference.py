@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,8 @@ class PromptDetections:
 
 ReadImage = Callable[[Image], tuple[Tensor, Size]]
 # With mask logits (n, h, w) of the square that the model sees, on its device.
-FoundInImage = tuple[PreparedImage, Iterator[tuple[PromptDetections, Tensor]]]
+FoundForPrompt = tuple[PromptDetections, Tensor]
+FoundInImage = tuple[PreparedImage, Iterator[FoundForPrompt]]
 
 
 def predict_images(
@@ -128,12 +129,21 @@ def detect_in_split(
     device: torch.device,
     settings: PredictSettings,
     probes: Mapping[int, Prompts],
+    images_per_pass: int = 1,
 ) -> Generator[FoundInImage, None, None]:
     """`detect` in prepared images of a split, with all texts of the split and of the probes."""
     # Whichever images, so that the padding of the texts is always the same.
     texts = sorted({text for image in split.images for text in split.prompts(image).values()})
     probe_texts = sorted({text for prompts in probes.values() for _, text in prompts})
-    return detect(model, prepared, texts, device=device, settings=settings, probe_texts=probe_texts)
+    return detect(
+        model,
+        prepared,
+        texts,
+        device=device,
+        settings=settings,
+        probe_texts=probe_texts,
+        images_per_pass=images_per_pass,
+    )
 
 
 def _prepared(
@@ -169,6 +179,7 @@ def detect(
     device: torch.device,
     settings: PredictSettings,
     probe_texts: Sequence[str] = (),
+    images_per_pass: int = 1,
 ) -> Generator[FoundInImage, None, None]:
     """Detect what each image is prompted with.
 
@@ -177,16 +188,18 @@ def detect(
 
     Args:
         model: on `device`.
-        images: read one at a time.
+        images: of one size of input; read when it is their turn.
         texts: every prompt of every image.
         device: of the model.
         settings: prompts per pass, confidence threshold and detections per prompt.
         probe_texts: every probe of every image. A probe has at most one detection, the best with
             a score of at least `PROBE_THRESHOLD`, so that it costs little.
+        images_per_pass: images that are encoded together, and prompted together as far as
+            `settings.prompts_per_pass` allows. It changes results only in rounding.
 
     Yields:
         Each image and its detections, prompt by prompt, then those of its probes. They are made
-        while they are taken, which must be before the next image.
+        while they are taken, all of which must be before the next image.
     """
     probing = settings.model_copy(
         update={"confidence_threshold": PROBE_THRESHOLD, "max_detections": 1}
@@ -196,11 +209,9 @@ def detect(
         # Encoded by themselves: the detections of the others do not depend on them.
         encoded = encode_prompts(model, list(probe_texts), device) if probe_texts else {}
         probes = _Texts(probe_texts, encoded, probing)
-        for image in images:
-            features = encode_images(model, image.pixels[None].to(device))
-            found = _detected(model, image, features, prompts=image.prompts, texts=classes)
-            probed = _detected(model, image, features, prompts=image.probes, texts=probes)
-            yield image, chain(found, probed)
+        remaining = iter(images)
+        while group := list(islice(remaining, images_per_pass)):
+            yield from _in_group(model, group, classes=classes, probes=probes, device=device)
 
 
 @dataclass(frozen=True)
@@ -212,44 +223,84 @@ class _Texts:
     settings: PredictSettings
 
 
-def _detected(
+_Asked = tuple[int, int, str]  # an image's place in its group, category id and text
+
+
+def _in_group(
     model: Sam3Image,
-    image: PreparedImage,
+    group: Sequence[PreparedImage],
+    *,
+    classes: _Texts,
+    probes: _Texts,
+    device: torch.device,
+) -> Iterator[FoundInImage]:
+    """What `detect` yields, of images that are encoded together."""
+    pixels = torch.stack([image.pixels for image in group])
+    features = encode_images(model, pixels.to(device))
+    answers = _answers(
+        model, group, features, asked=_asked([i.prompts for i in group]), texts=classes
+    )
+    alarms = _answers(model, group, features, asked=_asked([i.probes for i in group]), texts=probes)
+    for image in group:
+        own = chain(islice(answers, len(image.prompts)), islice(alarms, len(image.probes)))
+        yield image, (found for found in own if found is not None)
+
+
+def _asked(prompts: Sequence[Prompts]) -> list[_Asked]:
+    return [(place, *prompt) for place, own in enumerate(prompts) for prompt in own]
+
+
+def _answers(
+    model: Sam3Image,
+    images: Sequence[PreparedImage],
     features: Mapping[str, Any],
     *,
-    prompts: Prompts,
+    asked: Sequence[_Asked],
     texts: _Texts,
-) -> Iterator[tuple[PromptDetections, Tensor]]:
-    """The detections of prompts in an image that is encoded as `features`."""
+) -> Iterator[FoundForPrompt | None]:
+    """The detections of each prompt in order; None for a prompt without any.
+
+    Args:
+        model: on the device of the features.
+        images: that are encoded as `features`.
+        features: of the images.
+        asked: prompts of these images.
+        texts: among which are those of the prompts.
+    """
     settings = texts.settings
-    for start in range(0, len(prompts), settings.prompts_per_pass):
-        chunk = prompts[start : start + settings.prompts_per_pass]
+    for start in range(0, len(asked), settings.prompts_per_pass):
+        chunk = asked[start : start + settings.prompts_per_pass]
         limits = limit_masks(
             model,
             min_score=settings.confidence_threshold,
             max_detections=settings.max_detections,
         )
         with limits:
-            outputs = _outputs(model, features, [text for _, text in chunk], texts)
-        for row, (category_id, _) in enumerate(chunk):
+            outputs = _outputs(model, features, chunk, texts)
+        for row, (place, category_id, _) in enumerate(chunk):
             boxes, selected = outputs["pred_boxes"][row], outputs["selected"][row]
-            if selected.mask_logits is not None:
-                found = PromptDetections(
-                    category_id=category_id,
-                    scores=selected.scores.tolist(),
-                    boxes_xywh=_boxes_xywh(boxes[selected.queries].float().cpu(), image.size),
-                )
-                yield found, selected.mask_logits.float()
+            if selected.mask_logits is None:
+                yield None
+                continue
+            found = PromptDetections(
+                category_id=category_id,
+                scores=selected.scores.tolist(),
+                boxes_xywh=_boxes_xywh(boxes[selected.queries].float().cpu(), images[place].size),
+            )
+            yield found, selected.mask_logits.float()
 
 
 def _outputs(
-    model: Sam3Image, image_features: Mapping[str, Any], chunk: Sequence[str], texts: _Texts
+    model: Sam3Image,
+    image_features: Mapping[str, Any],
+    chunk: Sequence[_Asked],
+    texts: _Texts,
 ) -> dict[str, Any]:
     features = {**image_features, **texts.features}
     device = texts.features["language_features"].device
-    text_ids = torch.tensor([texts.texts.index(text) for text in chunk], device=device)
-    first = torch.zeros_like(text_ids)
-    return detect_encoded(model, features, image_ids=first, text_ids=text_ids)
+    places = torch.tensor([place for place, _, _ in chunk], device=device)
+    text_ids = torch.tensor([texts.texts.index(text) for _, _, text in chunk], device=device)
+    return detect_encoded(model, features, image_ids=places, text_ids=text_ids)
 
 
 def with_full_masks(

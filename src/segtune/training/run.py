@@ -156,7 +156,10 @@ def _advice(run: Run, error: SegtuneError) -> str:
     if not isinstance(error, ResourceError):
         return ""
     if run.validation_is_due:
-        return "Validation takes less memory with a lower image_size, which starts a new run"
+        images = run.settings.micro_batch_size
+        fewer = f"train.micro_batch_size (now {images}), which continues this run, or "
+        lower = f"{fewer if images > 1 else ''}image_size, which starts a new run"
+        return f"Validation takes less memory with a lower {lower}"
     return memory_advice(run.settings)
 
 

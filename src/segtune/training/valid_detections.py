@@ -60,6 +60,7 @@ def detections_on_grid(
     device: torch.device,
     probes: Mapping[int, Prompts],
     workers: int,
+    images_per_pass: int,
 ) -> Generator[tuple[int, list[Detection]], None, None]:
     """Prompt every category of a split in some of its images.
 
@@ -72,6 +73,7 @@ def detections_on_grid(
         device: of the model.
         probes: by image id, see `detect`.
         workers: processes that read images, and as many that compress masks.
+        images_per_pass: see `detect`.
 
     Yields:
         The id of each image and its detections, with boxes in pixels of the image and masks on
@@ -89,6 +91,7 @@ def detections_on_grid(
         device=device,
         settings=validation_settings(split),
         probes=probes,
+        images_per_pass=images_per_pass,
     )
     return with_masks_on_grid(predictions, images, image_size=image_size, workers=workers)
 

@@ -75,6 +75,8 @@ def _valid_detections(
         device=processes.device,
         probes=probes,
         workers=run.workers,
+        # As in training, which takes more memory: without gradients these fit in any case.
+        images_per_pass=run.settings.micro_batch_size,
     )
     own: list[Detection] = []
     shown = progress("valid image", len(images), visible=processes.is_main)
