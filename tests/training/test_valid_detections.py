@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def test_masks_on_the_grid_are_pixels_of_the_masks_of_a_prediction() -> None:
             assert one.bbox_xywh == other.bbox_xywh
 
 
+@pytest.fixture
+def always_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_workers, "ALONE", 0)
+
+
+@pytest.mark.usefixtures("always_workers")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_neither_workers_nor_portions_change_anything(
     workers: int, monkeypatch: pytest.MonkeyPatch
@@ -113,6 +120,7 @@ def failing(bits: Any, height: int) -> list[Rle]:
     raise LookupError("a bug")
 
 
+@pytest.mark.usefixtures("always_workers")
 @pytest.mark.parametrize(("work", "error"), [(killed, ResourceError), (failing, LookupError)])
 def test_what_happens_to_a_worker_is_an_error_here(
     work: Callable[..., Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
@@ -122,6 +130,7 @@ def test_what_happens_to_a_worker_is_an_error_here(
         found_on_grid(workers=1)
 
 
+@pytest.mark.usefixtures("always_workers")
 def test_signals_that_stop_training_do_not_stop_its_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -130,6 +139,7 @@ def test_signals_that_stop_training_do_not_stop_its_workers(
     assert found_on_grid(workers=1) == expected
 
 
+@pytest.mark.usefixtures("always_workers")
 def test_few_masks_wait_at_a_time() -> None:
     bits = np.zeros((1, 2, 1), np.uint8)
     with started_workers(1) as compress:
@@ -138,6 +148,19 @@ def test_few_masks_wait_at_a_time() -> None:
             parts.append(compress(bits, 8))
             assert sum(not part.done() for part in parts) <= mask_workers.WAITING
         assert {len(part.result()) for part in parts} == {1}
+
+
+def test_processes_start_only_for_more_masks_than_they_are_worth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bits = np.full((3, 8, 2), 0xFF, np.uint8)  # 3 masks of 8 x 16 pixels
+    monkeypatch.setattr(mask_workers, "ALONE", 2 * 8 * bits.size)
+    with started_workers(1) as compress:
+        parts = [compress(bits, 16), compress(bits, 16)]
+        assert not active_children()
+        parts.append(compress(bits, 16))
+        assert len(active_children()) == 1
+        assert parts[0].result() == parts[1].result() == parts[2].result()
 
 
 def test_as_many_detections_count_as_in_average_precision() -> None:
