@@ -26,7 +26,7 @@ from segtune.core.stop_signal import INTERRUPTED_STATUS, STOP_SIGNALS
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-# A process that is to stop finishes its optimizer step or the image that it validates, and saves.
+# A process that is to stop finishes its optimizer step or the images that it validates, and saves.
 # That takes seconds on a GPU; on a CPU, or where a file system is slow, it may take minutes.
 SHUTDOWN_SECONDS = 300
 KILLED_STATUS = 128 + signal.SIGKILL

@@ -88,7 +88,7 @@ def test_masks_on_the_grid_are_pixels_of_the_masks_of_a_prediction() -> None:
 
 @pytest.fixture
 def always_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mask_workers, "ALONE", 0)
+    monkeypatch.setattr(mask_workers, "OWN_PIXELS", 0)
 
 
 @pytest.mark.usefixtures("always_workers")
@@ -154,7 +154,7 @@ def test_processes_start_only_for_more_masks_than_they_are_worth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bits = np.full((3, 8, 2), 0xFF, np.uint8)  # 3 masks of 8 x 16 pixels
-    monkeypatch.setattr(mask_workers, "ALONE", 2 * 8 * bits.size)
+    monkeypatch.setattr(mask_workers, "OWN_PIXELS", 2 * 8 * bits.size)
     with started_workers(1) as compress:
         parts = [compress(bits, 16), compress(bits, 16)]
         assert not active_children()
@@ -217,12 +217,12 @@ def test_images_are_detected_together_as_one_by_one(valid: Split) -> None:
         with calls_of(trunk) as images, calls_of(decoder) as prompts:
             return list(predictions), len(images), len(prompts)
 
-    alone, *passes_alone = detected(1)
+    single, *single_passes = detected(1)
     together, *passes = detected(3)
     # Three classes in each of three images, of which eight are one pass, and in the last image.
-    assert (passes_alone, passes) == ([4, 4 + 3], [2, 2 + 1 + 1 + 1])
-    assert [image_id for image_id, _ in together] == [image_id for image_id, _ in alone]
-    found, expected = ([d for _, in_image in some for d in in_image] for some in (together, alone))
+    assert (single_passes, passes) == ([4, 4 + 3], [2, 2 + 1 + 1 + 1])
+    assert [image_id for image_id, _ in together] == [image_id for image_id, _ in single]
+    found, expected = ([d for _, in_image in some for d in in_image] for some in (together, single))
     for one, other in zip(found, expected, strict=True):
         assert (one.image_id, one.category_id) == (other.image_id, other.category_id)
         assert one.score == pytest.approx(other.score, abs=1e-5)

@@ -223,7 +223,7 @@ class _Texts:
     settings: PredictSettings
 
 
-_Asked = tuple[int, int, str]  # an image's place in its group, category id and text
+_Pair = tuple[int, int, str]  # an image's place in its group, category id and text
 
 
 def _in_group(
@@ -238,15 +238,15 @@ def _in_group(
     pixels = torch.stack([image.pixels for image in group])
     features = encode_images(model, pixels.to(device))
     answers = _answers(
-        model, group, features, asked=_asked([i.prompts for i in group]), texts=classes
+        model, group, features, pairs=_pairs([i.prompts for i in group]), texts=classes
     )
-    alarms = _answers(model, group, features, asked=_asked([i.probes for i in group]), texts=probes)
+    alarms = _answers(model, group, features, pairs=_pairs([i.probes for i in group]), texts=probes)
     for image in group:
         own = chain(islice(answers, len(image.prompts)), islice(alarms, len(image.probes)))
         yield image, (found for found in own if found is not None)
 
 
-def _asked(prompts: Sequence[Prompts]) -> list[_Asked]:
+def _pairs(prompts: Sequence[Prompts]) -> list[_Pair]:
     return [(place, *prompt) for place, own in enumerate(prompts) for prompt in own]
 
 
@@ -255,7 +255,7 @@ def _answers(
     images: Sequence[PreparedImage],
     features: Mapping[str, Any],
     *,
-    asked: Sequence[_Asked],
+    pairs: Sequence[_Pair],
     texts: _Texts,
 ) -> Iterator[FoundForPrompt | None]:
     """The detections of each prompt in order; None for a prompt without any.
@@ -264,12 +264,12 @@ def _answers(
         model: on the device of the features.
         images: that are encoded as `features`.
         features: of the images.
-        asked: prompts of these images.
+        pairs: prompts of these images.
         texts: among which are those of the prompts.
     """
     settings = texts.settings
-    for start in range(0, len(asked), settings.prompts_per_pass):
-        chunk = asked[start : start + settings.prompts_per_pass]
+    for start in range(0, len(pairs), settings.prompts_per_pass):
+        chunk = pairs[start : start + settings.prompts_per_pass]
         limits = limit_masks(
             model,
             min_score=settings.confidence_threshold,
@@ -293,7 +293,7 @@ def _answers(
 def _outputs(
     model: Sam3Image,
     image_features: Mapping[str, Any],
-    chunk: Sequence[_Asked],
+    chunk: Sequence[_Pair],
     texts: _Texts,
 ) -> dict[str, Any]:
     features = {**image_features, **texts.features}

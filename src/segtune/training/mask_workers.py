@@ -15,7 +15,7 @@ from segtune.dataset.mask_bits import Bits, packed_to_rles
 from segtune.dataset.masks import Rle
 
 WAITING = 4  # tasks per process, beyond which more masks are not accepted
-ALONE = 2**27  # pixels, compressed in less time than it takes to start processes
+OWN_PIXELS = 2**27  # pixels, compressed in less time than it takes to start processes
 
 Compress = Callable[[Bits, int], Future[list[Rle]]]  # of masks with this height
 
@@ -24,8 +24,8 @@ Compress = Callable[[Bits, int], Future[list[Rle]]]  # of masks with this height
 def mask_workers(count: int) -> Iterator[Compress]:
     """A function that has packed masks compressed by `count` processes, or at once without any.
 
-    The first `ALONE` pixels are compressed at once in any case. It waits while too many masks are
-    waiting, so that memory is bounded.
+    The first `OWN_PIXELS` pixels are compressed at once in any case. It waits while too many
+    masks are waiting, so that memory is bounded.
 
     Raises:
         ResourceError: within, in the function and in what it returns, when a process is killed.
@@ -35,12 +35,12 @@ def mask_workers(count: int) -> Iterator[Compress]:
         return
     with _pool(count) as pool:
         running: deque[Future[list[Rle]]] = deque()
-        alone = 0  # pixels
+        own = 0  # pixels
 
         def compress(bits: Bits, height: int) -> Future[list[Rle]]:
-            nonlocal alone
-            if alone < ALONE:
-                alone += 8 * bits.size
+            nonlocal own
+            if own < OWN_PIXELS:
+                own += 8 * bits.size
                 return _at_once(bits, height)
             if len(running) == WAITING * count:
                 running.popleft().exception()  # waits; whoever has the result learns of an error

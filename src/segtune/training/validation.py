@@ -75,7 +75,7 @@ def _valid_detections(
         device=processes.device,
         probes=probes,
         workers=run.workers,
-        # As in training, which takes more memory: without gradients these fit in any case.
+        # As in training, so that a lower setting saves memory here, too.
         images_per_pass=run.settings.micro_batch_size,
     )
     own: list[Detection] = []
