@@ -23,7 +23,9 @@ This file knows torch and nothing of SAM 3.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +70,8 @@ class _Adapters(nn.Module):
         super().__init__()
         self.scale, self.blocks = spec.scale, blocks
         self.dropout = nn.Dropout(spec.dropout)
-        self.block_rows = weight.shape[0] // (1 if blocks == ("all",) else len(FUSED))
+        self.layout = blocks if blocks == ("all",) else FUSED
+        self.block_rows = weight.shape[0] // len(self.layout)
         for name in blocks:
             # new_empty and new_zeros keep the device and dtype of the weight.
             down = weight.new_empty(spec.rank, weight.shape[1])
@@ -89,25 +92,28 @@ class _Adapters(nn.Module):
         return {name: getattr(self, f"lora_B_{name}") for name in self.blocks}
 
     def projected(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, block: str | None = None
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, blocks: Sequence[str] | None = None
     ) -> Tensor:
         """The adapted projection of x (n, in): (n, out).
 
         Args:
             x: the input.
-            weight: of the whole projection (out, in), or of one block.
+            weight: (out, in).
             bias: (out,).
-            block: which one it is; None: the whole projection.
+            blocks: what the rows of `weight` are; None: the whole projection.
         """
-        names = self.blocks if block is None else (block,)
+        starts = {name: n * self.block_rows for n, name in enumerate(blocks or self.layout)}
         updates = [
             Update(
-                rows=self._rows(name) if block is None else slice(None),
+                rows=slice(start, start + self.block_rows),
                 down=getattr(self, f"lora_A_{name}"),
                 up=getattr(self, f"lora_B_{name}"),
             )
-            for name in names
+            for name, start in starts.items()
+            if name in self.blocks
         ]
+        if not updates:
+            return F.linear(x, weight, bias)
         dropped = self.dropout(x) if self.dropout.p else x
         return adapted_linear(x, dropped, weight, bias, updates=updates, scale=self.scale)
 
@@ -222,28 +228,29 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         """Attend; arguments and shapes as in `nn.MultiheadAttention`, batched inputs only."""
-        inputs = [query, key, value]
-        if not self.batch_first:
-            inputs = [x.transpose(0, 1) for x in inputs]
-        q, k, v = (self._project(i, x) for i, x in enumerate(inputs))  # (B, heads, L, d)
+        # Inputs that are the same are projected together.
+        groups = groupby(zip(FUSED, (query, key, value), strict=True), key=lambda pair: id(pair[1]))
+        q, k, v = (heads for _, pairs in groups for heads in self._projected(list(pairs)))
         mask = _attention_mask(q, k, attn_mask=attn_mask, key_padding_mask=key_padding_mask)
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        output = self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, L, E)
-        if not self.batch_first:
-            output = output.transpose(0, 1).contiguous()
-        return output, None
+        order = (0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3)
+        return self.out_proj(attended.permute(order).flatten(2)), None
 
-    def _project(self, index: int, x: Tensor) -> Tensor:
-        rows = slice(index * self.embed_dim, (index + 1) * self.embed_dim)
-        bias = self.in_proj_bias[rows] if self.in_proj_bias is not None else None
+    def _projected(self, inputs: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+        """Queries, keys or values (B, heads, L, d), or several of them, of one input."""
+        names, (x, *_) = zip(*inputs, strict=True)
+        first = FUSED.index(names[0]) * self.embed_dim
+        rows = slice(first, first + len(names) * self.embed_dim)
         flat, weight = x.reshape(-1, self.embed_dim), self.in_proj_weight[rows]
-        if self.lora is not None and FUSED[index] in self.lora.blocks:
-            projected = self.lora.projected(flat, weight, bias, block=FUSED[index])
-        else:
+        bias = self.in_proj_bias[rows] if self.in_proj_bias is not None else None
+        if self.lora is None:
             projected = F.linear(flat, weight, bias)
-        heads = projected.view(*x.shape[:-1], self.num_heads, self.head_dim)
-        return heads.transpose(1, 2)
+        else:
+            projected = self.lora.projected(flat, weight, bias, blocks=names)
+        heads = projected.view(*x.shape[:-1], len(names), self.num_heads, self.head_dim)
+        order = (0, 2, 1, 3) if self.batch_first else (1, 2, 0, 3)
+        return [one.permute(order) for one in heads.unbind(-3)]
 
     def merged(self) -> nn.MultiheadAttention:
         """The base attention with the updates added to its weights, in place."""
