@@ -5,10 +5,11 @@ import torch
 import torchmetrics
 from torch.testing import assert_close
 
+from benchmarks.plain_reference import plain_loss, plain_model
 from segtune.dataset.batch import Batch
 from segtune.model.architecture import build_model
 from segtune.model.forward import grounding_outputs, loss_targets
-from segtune.model.sam3_package import Sam3Image, Sam3LossWrapper
+from segtune.model.sam3_package import Sam3Image
 from segtune.training.losses import REPORTED, build_loss, not_finite, prompted_loss
 from tests.batches import random_batch
 
@@ -30,20 +31,24 @@ def part_of_loss(
     return total
 
 
-def test_a_single_batch_has_the_loss_of_the_package(model: Sam3Image) -> None:
-    batch = random_batch(((2, 0), (1, 3)))
+@pytest.mark.parametrize(
+    "objects",
+    [((2, 0), (1, 3)), ((15, 1), (0,)), ((0, 0),)],
+    ids=["some", "more than queries", "none"],
+)
+def test_a_single_batch_has_the_loss_of_the_package(
+    model: Sam3Image, objects: tuple[tuple[int, ...], ...]
+) -> None:
+    batch = random_batch(objects)
+    boxes, prompts = max(int(batch.num_boxes.sum()), 1), len(batch.num_boxes)
+    stock = plain_model("tiny").train()
+    targets = loss_targets(stock, batch)
+    expected = plain_loss(stock.matcher).compute_loss(grounding_outputs(stock, batch), targets)
     loss = build_loss(model.matcher, with_masks=True)
-    stock = Sam3LossWrapper(
-        loss_fns_find=loss.loss_fns_find,
-        normalization="local",
-        matcher=loss.matcher,
-        o2m_matcher=loss.o2m_matcher,
-        o2m_weight=2.0,
-        use_o2m_matcher_on_o2m_aux=False,
+    outputs = grounding_outputs(model, batch)
+    total, terms = prompted_loss(
+        loss, outputs, targets, step_boxes=float(boxes), step_prompts=float(prompts)
     )
-    outputs, targets = grounding_outputs(model, batch), loss_targets(model, batch)
-    expected = stock.compute_loss(outputs, targets)
-    total, terms = prompted_loss(loss, outputs, targets, step_boxes=6.0, step_prompts=4.0)
     assert_close(total, expected["core_loss"])
     assert set(terms) == set(REPORTED)
     for name in REPORTED:

@@ -27,8 +27,8 @@ def grounding_outputs(model: Sam3Image, batch: Batch) -> dict[str, Any]:
     Returns:
         The package's output dictionary, with `pred_logits` (P, Q, 1), `pred_boxes`
         (P, Q, 4) cxcywh in 0..1, `pred_masks` (P, Q, h, w) logits and
-        `presence_logit_dec` (P, 1); in training mode also with the matching and the outputs
-        of each decoder layer.
+        `presence_logit_dec` (P, 1); in training mode also with the outputs of each
+        decoder layer.
     """
     outputs = model(_datapoint(batch))
     return cast(dict[str, Any], outputs[0])

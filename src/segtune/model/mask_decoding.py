@@ -110,6 +110,9 @@ class SelectiveMaskSam3(Sam3Image):
         mask_rows[shown] = torch.arange(len(shown), device=shown.device)
         out["mask_rows"] = out["mask_rows_o2m"] = mask_rows
 
+    def _compute_matching(self, out: dict[str, Any], targets: object) -> None:
+        """Nothing: the loss matches all decoder layers at once."""
+
     def _decode_selected(self, limits: _Limits, *, out: dict[str, Any], **inputs: Any) -> None:
         scores, order = _detection_scores(out).sort(dim=1, descending=True, stable=True)
         most = limits.max_detections or scores.shape[1]

@@ -7,63 +7,85 @@ of the whole step, so that processes and gradient accumulation add up to one big
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segtune.core.errors import TrainingError
-from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3LossWrapper, loss_fns
+from segtune.model.sam3_package import BinaryOneToManyMatcher
+from segtune.training.detection_loss import KINDS, Predictions, detection_losses, match
 from segtune.training.mask_loss import ChunkedMasks
 
-REPORTED = ("loss_bbox", "loss_giou", "loss_ce", "presence_loss", "loss_mask", "loss_dice")
+WEIGHTS = {
+    "loss_bbox": 5.0,
+    "loss_giou": 2.0,
+    "loss_ce": 20.0,
+    "presence_loss": 20.0,
+    "loss_mask": 200.0,
+    "loss_dice": 10.0,
+}
+REPORTED = tuple(WEIGHTS)
+ONE_TO_MANY_WEIGHT = 2.0
 
 
-class _GloballyNormalized(Sam3LossWrapper):
-    def _get_num_boxes(self, targets: Mapping[str, Any]) -> Tensor:
-        return cast(Tensor, targets["normalizer"])
+class DetectionLoss(nn.Module):
+    """The loss of the official recipe.
+
+    Args:
+        matcher: the model's one-to-one matcher.
+        masks: the mask terms; None without them.
+    """
+
+    def __init__(self, matcher: nn.Module, masks: ChunkedMasks | None) -> None:
+        super().__init__()
+        self.one_to_one, self.masks = matcher, masks
+        self.one_to_many = BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4)
+
+    def forward(
+        self, outputs: Mapping[str, Any], targets: Mapping[str, Any], num_boxes: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and the unweighted terms of the last layer's one-to-one matches.
+
+        Args:
+            outputs: of the model in training, in single precision.
+            targets: from `loss_targets`.
+            num_boxes: the box and mask terms are divided by it.
+        """
+        predictions = Predictions.of(outputs)
+        matched = match(predictions, targets, self.one_to_one, self.one_to_many)
+        losses = detection_losses(predictions, targets, matched, num_boxes)
+        layers = predictions.layers
+        terms = {name: each[layers - 1] for name, each in losses.items()}
+        parts = [
+            WEIGHTS[name] * (each[:layers].sum() + ONE_TO_MANY_WEIGHT * each[layers:].sum())
+            for name, each in losses.items()
+        ]
+        if self.masks is not None:
+            one, many = (
+                self.masks.get_loss(
+                    {name: outputs[name + kind] for name in ("pred_masks", "mask_rows")},
+                    targets,
+                    (found.rows, found.queries, found.objects),
+                    num_boxes,
+                )
+                for kind, found in zip(KINDS, matched.of_last_layer(predictions), strict=True)
+            )
+            parts += [WEIGHTS[n] * (one[n] + ONE_TO_MANY_WEIGHT * many[n]) for n in one]
+            terms |= one
+        return torch.stack(parts).sum(), terms
 
 
 def build_loss(matcher: nn.Module, with_masks: bool, masks_per_chunk: int = 8) -> nn.Module:
     """The loss of the official recipe, with or without its mask terms.
 
     Args:
-        matcher: the model's one-to-one matcher, for the auxiliary one-to-many outputs.
+        matcher: the model's one-to-one matcher.
         with_masks: whether the training split has masks.
         masks_per_chunk: masks whose loss is computed at once; fewer take less memory.
     """
-    terms = [
-        loss_fns.Boxes(weight_dict={"loss_bbox": 5.0, "loss_giou": 2.0}),
-        loss_fns.IABCEMdetr(
-            weak_loss=False,
-            weight_dict={"loss_ce": 20.0, "presence_loss": 20.0},
-            pos_weight=10.0,
-            alpha=0.25,
-            gamma=2,
-            use_presence=True,
-            pos_focal=False,
-            pad_n_queries=200,
-            pad_scale_pos=1.0,
-        ),
-    ]
-    if with_masks:
-        weights = {"loss_mask": 200.0, "loss_dice": 10.0}
-        terms.append(
-            ChunkedMasks(
-                weight_dict=weights,
-                focal_alpha=0.25,
-                focal_gamma=2.0,
-                masks_per_chunk=masks_per_chunk,
-            )
-        )
-    return _GloballyNormalized(
-        loss_fns_find=terms,
-        normalization="none",
-        matcher=matcher,
-        o2m_matcher=BinaryOneToManyMatcher(alpha=0.3, threshold=0.4, topk=4),
-        o2m_weight=2.0,
-        use_o2m_matcher_on_o2m_aux=False,
-    )
+    masks = ChunkedMasks(focal_alpha=0.25, focal_gamma=2.0, masks_per_chunk=masks_per_chunk)
+    return DetectionLoss(matcher, masks if with_masks else None)
 
 
 def prompted_loss(
@@ -93,9 +115,8 @@ def prompted_loss(
     """
     fraction = len(targets["num_boxes"]) / step_prompts
     boxes = torch.tensor(max(step_boxes, 1.0) * fraction)
-    computed = cast(Any, loss).compute_loss(_float32(outputs), {**targets, "normalizer": boxes})
-    terms = {name: computed[name].detach() * fraction for name in REPORTED if name in computed}
-    return computed[loss_fns.CORE_LOSS_KEY] * fraction, terms
+    total, terms = loss(_float32(outputs), targets, boxes)
+    return total * fraction, {name: term.detach() * fraction for name, term in terms.items()}
 
 
 def not_finite(loss: float, gradient_norm: float, names: list[str]) -> TrainingError:
