@@ -40,6 +40,7 @@ from segtune.model import mask_decoding
 from segtune.model.architecture import ARCHITECTURES, build_model
 from segtune.model.forward import encode_images, grounding_outputs, loss_targets
 from segtune.model.frozen_prefix import encode_prefix, start_after
+from segtune.model.frozen_text import keep_embeddings
 from segtune.model.frozen_weights import store_frozen_in
 from segtune.model.sam3_package import BinaryOneToManyMatcher, Sam3Image
 from segtune.training import mask_loss
@@ -140,6 +141,7 @@ def step_account(
         inject_lora(model, lora_specs(settings.lora))
         store_frozen_in(model, torch.bfloat16)
         batch = images_alike(settings.micro_batch_size, prompts, objects=objects, shown=shown)
+        keep_embeddings(model, batch.captions)
         if settings.cache_features:
             batch = _with_features(model, batch, frozen_vision_blocks(settings, "full"))
             count.peak = count.bytes

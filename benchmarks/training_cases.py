@@ -23,6 +23,7 @@ from segtune.lora.targets import lora_specs
 from segtune.model.architecture import build_model
 from segtune.model.checkpointing import set_checkpointing
 from segtune.model.frozen_prefix import encode_prefix, start_after
+from segtune.model.frozen_text import keep_embeddings
 from segtune.model.frozen_weights import store_frozen_in
 from segtune.model.precision import autocast_dtype
 from segtune.model.sam3_package import Sam3Image
@@ -140,6 +141,7 @@ def _model(case: Case, size: str) -> Sam3Image:
 def _with_levers(model: Sam3Image, batch: Batch, case: Case, dtype: torch.dtype) -> Batch:
     """Prepare an adapted model as `segtune.train` does; the batch that it takes then."""
     store_frozen_in(model, dtype)
+    keep_embeddings(model, batch.captions)
     set_checkpointing(model, case.checkpointed)
     if not case.block:
         return batch

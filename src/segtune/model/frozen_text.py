@@ -1,8 +1,13 @@
-"""A frozen text encoder, replaced by what it makes of the prompts of a training run."""
+"""What a training run needs of frozen text weights, whose prompts are known when it starts.
+
+Of a frozen text encoder, that is what it makes of the prompts; of one with adapters, the embeddings
+of the prompts' tokens.
+"""
 
 from collections.abc import Collection, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segtune.model.forward import evaluating
@@ -51,3 +56,41 @@ def replace_text_encoder(
     with torch.no_grad(), evaluating(model), mixed_precision(device):
         mask, features, _ = encoder(texts, device=device)
     model.backbone.language_backbone = EncodedPrompts(texts, mask, features)
+
+
+class KnownTokens(nn.Module):
+    """The embeddings of some tokens of a vocabulary, in the place of all.
+
+    Args:
+        weight: (V, C) of the whole vocabulary.
+        tokens: those that are kept.
+    """
+
+    _rows: Tensor
+    _weight: Tensor
+
+    def __init__(self, weight: Tensor, tokens: Collection[int]) -> None:
+        super().__init__()
+        kept = torch.tensor(sorted(tokens), device=weight.device)
+        rows = torch.full((len(weight),), -1, device=weight.device)
+        rows[kept] = torch.arange(len(kept), device=weight.device)
+        self.register_buffer("_rows", rows, persistent=False)
+        self.register_buffer("_weight", weight.detach()[kept], persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L, C) of tokens (B, L); another token is an IndexError on a CPU."""
+        return F.embedding(self._rows[tokens], self._weight)
+
+
+def keep_embeddings(model: Sam3Image, prompts: Collection[str]) -> None:
+    """Drop the embeddings of all tokens that no prompt has, in place: 0.2 GB of the full model.
+
+    Args:
+        model: with its own text encoder.
+        prompts: all that the model will ever be given from now on.
+    """
+    text = model.backbone.language_backbone
+    tokenizer = text.tokenizer
+    tokens = {0, tokenizer.sot_token_id, tokenizer.eot_token_id}  # 0 pads
+    tokens.update(token for prompt in prompts for token in tokenizer.encode(prompt))
+    text.encoder.token_embedding = KnownTokens(text.encoder.token_embedding.weight, tokens)

@@ -24,7 +24,7 @@ from segtune.lora.inject import count_parameters, inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import set_image_size
 from segtune.model.frozen_prefix import start_after
-from segtune.model.frozen_text import replace_text_encoder
+from segtune.model.frozen_text import keep_embeddings, replace_text_encoder
 from segtune.model.frozen_weights import store_frozen_in
 from segtune.model.precision import autocast_dtype, loss_scaler
 from segtune.model.sam3_package import Sam3Image
@@ -163,9 +163,11 @@ def _new_run(
             processes=processes,
             stop_wanted=stop_wanted,
         )
-    if "text" not in components:
-        texts = names_of((train, valid)) | {*dataset.extra_negatives, *nouns.trained}
-        replace_text_encoder(model, texts | {*nouns.held_out}, device=processes.device)
+    prompts = names_of((train, valid)) | {*dataset.extra_negatives, *nouns.trained, *nouns.held_out}
+    if "text" in components:
+        keep_embeddings(model, prompts)
+    else:
+        replace_text_encoder(model, prompts, device=processes.device)
     present = [dataset.present(image) for image in dataset.images]
     torch.manual_seed(settings.seed + processes.rank)  # for the dropout of LoRA
     return Run(
