@@ -243,6 +243,9 @@ def without_content(model: Sam3Image, batch: Batch, *, shown_per_image: int) -> 
         queries, objects = indices[1:]
         return sorted(number % len(shown) for number in range(len(objects))), queries, objects
 
+    def match_one(*_: object, repeat_batch: int = 1, **__: object) -> tuple[Tensor, ...]:
+        return tuple(values.repeat(repeat_batch) for values in one)
+
     def match(self: Sam3Image, outputs: dict[str, Any], targets: Mapping[str, Any]) -> None:
         for layer in (outputs, *outputs.get("aux_outputs", ())):
             layer["indices"] = one
@@ -252,7 +255,7 @@ def without_content(model: Sam3Image, batch: Batch, *, shown_per_image: int) -> 
     with (
         patch.object(mask_decoding, "shown_prompts", lambda counts: shown),
         patch.object(mask_loss, "matched_masks", by_row),
-        patch.object(model.matcher, "forward", lambda *_, **__: one),
+        patch.object(model.matcher, "forward", match_one),
         patch.object(BinaryOneToManyMatcher, "forward", lambda *_, **__: many),
         # A metric of the package, which nobody reads.
         patch.object(torchmetrics.functional, "f1_score", lambda *_, **__: torch.zeros(())),

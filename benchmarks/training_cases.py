@@ -48,7 +48,10 @@ class Case:
         """How its rows are called."""
         if self.plain:
             return "plain"
-        return "segtune, checkpointed" if self.checkpointed else "segtune"
+        if not self.checkpointed:
+            return "segtune"
+        every = set(self.checkpointed) == set(CHECKPOINTED)
+        return f"segtune, checkpointed: {'all' if every else ', '.join(self.checkpointed)}"
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,19 @@ class Prepared:
 def cases(size: str) -> list[Case]:
     """The plain way with LoRA in all of vision, which is the reference, and the others.
 
-    segtune's way without and with activation checkpointing, which is a choice there.
+    segtune's way without activation checkpointing, which is a choice there, with that of all
+    components, and with that of some.
     """
     depth = SIZES[size].vit_depth
     blocks = {"all of vision": 0, f"vision from block {depth * 3 // 4}": depth * 3 // 4}
     blocks["vision frozen"] = depth
     ways: list[dict[str, Any]] = [{"plain": True}, {"plain": False}]
     ways.append({"plain": False, "checkpointed": CHECKPOINTED})
-    return [Case(title, block, **way) for way in ways for title, block in blocks.items()]
+    found = [Case(title, block, **way) for way in ways for title, block in blocks.items()]
+    some: tuple[tuple[Checkpointed, ...], ...] = (("vision", "detr_encoder"), ("segmentation",))
+    for title, components in zip(blocks, some, strict=False):  # what has most of the activations
+        found.append(Case(title, blocks[title], plain=False, checkpointed=components))
+    return found
 
 
 def prepared(case: Case, size: str, device: torch.device) -> Prepared:
