@@ -23,10 +23,10 @@ from tests.batches import all_specs, random_batch
 CPU = torch.device("cpu")
 STEPS = 50
 CLIP_NORM = 0.1
-# Of a loss, in float32. From some step on, a query may be matched with another object because of the
-# last bits: so the plain way too differs by 3e-4 from itself when its adapters change by 1e-7.
-TOLERANCE, FIRST, FIRST_TOLERANCE = 1e-3, 20, 1e-6
-BATCHES = [random_batch(((2, 0, 1),), seed=seed) for seed in range(4)]
+TOLERANCE = 1e-5  # of a loss, in float32
+# With other seeds, matches may hang on the last bits, and the plain way differs by 3e-4 from itself
+# when its adapters change by 1e-7.
+BATCHES = [random_batch(((2, 0, 1),), seed=seed) for seed in range(10, 14)]
 FROZEN = 2  # blocks of vision
 
 
@@ -92,7 +92,6 @@ def test_the_losses_of_fifty_steps_are_those_of_the_plain_way() -> None:
     expected, plain = plain_losses()
     found, cheap = cheap_losses()
     assert found == pytest.approx(expected, rel=TOLERANCE)
-    assert found[:FIRST] == pytest.approx(expected[:FIRST], rel=FIRST_TOLERANCE)
     assert min(expected) < 0.7 * expected[0]  # something was learned
     # Of the last step, clipped.
     one, other = gradients(cheap), gradients(plain)
