@@ -81,9 +81,10 @@ def test_no_module_is_too_long(module: str) -> None:
 
 
 def test_lora_layers_know_only_torch() -> None:
-    for module in ("lora.layers", "lora.inject"):
+    modules = {"lora.adapted_linear", "lora.layers", "lora.inject"}
+    for module in modules:
         assert imported_packages(module) - sys.stdlib_module_names <= {"torch", "segtune"}
-        assert segtune_imports(module) <= {"core.errors", "lora.layers"}
+        assert segtune_imports(module) <= {"core.errors", *modules}
 
 
 def test_one_module_imports_sam3() -> None:

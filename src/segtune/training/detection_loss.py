@@ -17,7 +17,7 @@ from torchvision.ops import box_convert
 # Of the fine-tuning configuration that Meta publishes with SAM 3.
 KINDS = ("", "_o2m")  # of outputs: matched one-to-one, and one-to-many
 MATCHED_WEIGHT = 10.0  # of the score of a matched query
-SCORE_SHARE = 0.25  # of the score itself in the score that it should have; the rest is IoU
+SCORE_EXPONENT = 0.25  # of the score itself in the score that it should have; of the IoU, 1 - it
 MIN_SCORE = 0.01  # that a matched query should have
 UNMATCHED_POWER = 2.0  # of the score by which the loss of an unmatched query is weighted
 PRESENCE_WEIGHT = 0.5
@@ -186,7 +186,7 @@ def _score_losses(predictions: Predictions, matches: Matches, iou: Tensor) -> Te
     logits, places = predictions.logits, (matches.rows, matches.queries)
     scores = logits.sigmoid()
     wanted, matched = torch.zeros_like(logits), torch.zeros_like(logits)
-    between = scores.detach()[places] ** SCORE_SHARE * iou ** (1 - SCORE_SHARE)
+    between = scores.detach()[places] ** SCORE_EXPONENT * iou ** (1 - SCORE_EXPONENT)
     wanted[places], matched[places] = between.clamp(MIN_SCORE), 1
     # The wanted score of an unmatched query is 0.
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")

@@ -26,7 +26,7 @@ WEIGHTS = {
     "loss_dice": 10.0,
 }
 REPORTED = tuple(WEIGHTS)
-ONE_TO_MANY_WEIGHT = 2.0
+O2M_WEIGHT = 2.0
 
 
 class DetectionLoss(nn.Module):
@@ -58,7 +58,7 @@ class DetectionLoss(nn.Module):
         layers = predictions.layers
         terms = {name: each[layers - 1] for name, each in losses.items()}
         parts = [
-            WEIGHTS[name] * (each[:layers].sum() + ONE_TO_MANY_WEIGHT * each[layers:].sum())
+            WEIGHTS[name] * (each[:layers].sum() + O2M_WEIGHT * each[layers:].sum())
             for name, each in losses.items()
         ]
         if self.masks is not None:
@@ -71,7 +71,7 @@ class DetectionLoss(nn.Module):
                 )
                 for kind, found in zip(KINDS, matched.of_last_layer(predictions), strict=True)
             )
-            parts += [WEIGHTS[n] * (one[n] + ONE_TO_MANY_WEIGHT * many[n]) for n in one]
+            parts += [WEIGHTS[n] * (one[n] + O2M_WEIGHT * many[n]) for n in one]
             terms |= one
         return torch.stack(parts).sum(), terms
 
