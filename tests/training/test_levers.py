@@ -23,8 +23,8 @@ from tests.batches import all_specs, random_batch
 CPU = torch.device("cpu")
 STEPS = 50
 CLIP_NORM = 0.1
-# Of a loss, in float32. In each step, both ways agree to 1e-6 on the same adapters; where the input of
-# a ReLU is zero but for rounding, adapters part, and losses by 3e-5 in fifty steps.
+# Of a loss, in float32. In each step, both ways agree to 1e-6 on the same adapters; but where the
+# input of a ReLU is zero but for rounding, adapters part, and losses by 3e-5 in fifty steps.
 TOLERANCE = 1e-4
 # With other seeds, matches may hang on the last bits, and the plain way differs by 3e-4 from itself
 # when its adapters change by 1e-7.
