@@ -49,7 +49,8 @@ class Decoder(TransformerDecoder):
         return bias.expand(prompts, -1, -1, -1).repeat(1, 1, halves, 1)
 
     def _bias(self, reference_boxes: Tensor) -> Tensor:
-        boxes_xyxy = box_convert(reference_boxes, "cxcywh", "xyxy").transpose(0, 1)  # (P, Q, 4)
+        # Contiguous, as everything that is made of it then is.
+        boxes_xyxy = box_convert(reference_boxes.transpose(0, 1).contiguous(), "cxcywh", "xyxy")
         places = torch.arange(self._side, dtype=torch.float32, device=boxes_xyxy.device)
         places = places[:, None] / self._side
         columns = _added(self.boxRPB_embed_x, places - boxes_xyxy[:, :, None, 0::2])
