@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torchmetrics
 from torch.testing import assert_close
 
 from benchmarks.plain_reference import plain_loss, plain_model
@@ -131,13 +130,3 @@ def test_a_loss_that_is_not_finite_names_the_images(value: float) -> None:
     names = ["a.jpg", "b.jpg"]
     assert str(not_finite(value, 1.0, names)).startswith(f"a.jpg, b.jpg: the loss became {value}")
     assert f"the gradient norm became {value}" in str(not_finite(1.0, value, names))
-
-
-def test_no_score_is_computed_that_nobody_reads(
-    model: Sam3Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unread(*_: object, **__: object) -> None:
-        pytest.fail("an F1 score waits for a GPU")
-
-    monkeypatch.setattr(torchmetrics.functional, "f1_score", unread)
-    part_of_loss(model, random_batch(((2, 0),)), 2.0, 2.0)

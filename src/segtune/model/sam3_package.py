@@ -11,7 +11,6 @@ the gradients of a resumed training run would differ in the last bits.
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -72,10 +71,6 @@ def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float)
 # The package computes this sum with a Triton kernel, which runs only on CUDA and whose atomic
 # additions make two equal runs differ in the last bits.
 loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
-
-# An F1 score of every decoder layer that nobody reads, and that makes a GPU wait.
-_no_score = SimpleNamespace(f1_score=lambda *inputs, **options: 0.0)
-loss_fns.torchmetrics = SimpleNamespace(functional=_no_score)
 
 
 def _checkpointed_if_set(module: nn.Module) -> Callable[..., Any]:
