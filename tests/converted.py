@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from segtune.dataset.gate import dataset_fingerprint
+
 CATEGORIES = [
     {"id": 1, "name": "disc", "supercategory": "things", "prompt": "disc"},
     {"id": 2, "name": "square", "supercategory": "things", "prompt": "square"},
@@ -24,8 +26,14 @@ def write_converted(folder: Path, counts: dict[str, int] | None = None, masks: b
         _write_split(coco, split, count, masks)
     images = [_entry(path, folder) for name in counts for path in (folder / name).iterdir()]
     (coco / "manifest.json").write_text(json.dumps({"root": str(folder), "images": images}))
-    (folder / "report.json").write_text(json.dumps({"errors": [], "warnings": []}))
+    write_report(coco)
     return coco
+
+
+def write_report(coco: Path, *findings: dict[str, Any]) -> None:
+    """Write a validation report beside a dataset, by default one without findings."""
+    report = {"fingerprint": dataset_fingerprint(coco), "findings": findings}
+    (coco.parent / "report.json").write_text(json.dumps(report))
 
 
 def _entry(path: Path, root: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from segtune.core.fingerprints import SOURCE, segtune_imports
 ORDER = (
     ("commands",),
     ("training",),
-    ("exports", "reports"),
+    ("exports", "reports", "checks"),
     ("evaluation", "model"),
     ("lora", "dataset"),
     ("core",),

@@ -21,7 +21,7 @@ from segtune.lora.adapter import attach_adapter
 from segtune.model.inference import predict_images
 from segtune.model.weights import load_base_model
 from segtune.train import main
-from tests.converted import write_converted
+from tests.converted import write_converted, write_report
 from tests.forked import Forked
 from tests.ranks import run_ranks
 from tests.train_runs import Process, arguments, finish, history, refused, start
@@ -287,12 +287,45 @@ def test_a_changed_setting_starts_a_new_run(coco: Path, tmp_path: Path) -> None:
     assert "resuming after step" not in output
 
 
+ERROR = {"rule": "object-duplicate", "severity": "error"}
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test", "manifest"])
+def test_a_stale_report_does_not_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    coco = write_converted(tmp_path)
+    path = coco / f"{name}.json"
+    path.write_text(path.read_text() + "\n")
+    message = refused(coco, tmp_path / "out", capsys)
+    assert "report.json: this report is of another dataset, or" in message
+    assert message.endswith("Run segtune.validate again\n")
+
+
+def test_a_part_of_a_dataset_needs_the_report_of_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, part = write_converted(tmp_path / "whole"), write_converted(tmp_path / "part")
+    (part / "train.json").write_text((whole / "train.json").read_text() + " ")
+    report = str(whole.parent / "report.json")
+    command = ["--coco", str(part), "--report", report, "--out", str(tmp_path / "out")]
+    # Refused for what is looked at later.
+    settings = ["--weights", "no.pt"]
+    for more, problem in (([], "another dataset"), (["--validated", str(whole)], "no.pt")):
+        with pytest.raises(SystemExit):
+            main([*command, *settings, *more])
+        assert problem in capsys.readouterr().err
+
+
 def test_an_invalid_dataset_is_not_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     coco = write_converted(tmp_path)
-    (tmp_path / "report.json").write_text(json.dumps({"errors": [{"problem": "bad"}]}))
-    assert "the dataset has validation errors: 1" in refused(coco, tmp_path / "out", capsys)
+    write_report(coco, {"rule": "object-tiny", "severity": "warning"}, ERROR)
+    message = "the dataset has validation errors: object-duplicate. Fix them first"
+    assert message in refused(coco, tmp_path / "out", capsys)
+    (tmp_path / "report.json").write_text(json.dumps({"errors": []}))
+    assert "not a validation report" in refused(coco, tmp_path / "out", capsys)
     (tmp_path / "report.json").unlink()
     assert "cannot read the validation report" in refused(coco, tmp_path / "out", capsys)
 

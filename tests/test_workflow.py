@@ -35,6 +35,7 @@ FROM_MERGE = {"merge": 1, **TUNED}
 FROM_TRAIN = {"train": 1, "train_page": 1, **FROM_MERGE}
 TRAIN_AND_PREDICT = {**FROM_TRAIN, **PREDICT}
 FROM_VALIDATE = {"validate": 1, "validate_page": 1, **TRAIN_AND_PREDICT}
+VALIDATE_AND_TRAIN = {"validate": 1, "validate_page": 1, **FROM_TRAIN}
 EVERYTHING = {"convert": 1, **FROM_VALIDATE}
 NOTHING: dict[str, int] = {}
 
@@ -165,6 +166,8 @@ def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
         ("evaluation/bootstrap", EVALUATE),
         ("evaluation/false_alarms", FROM_TRAIN),
         ("evaluation/pixel_overlap", EVALUATE),
+        ("checks/rules", VALIDATE_AND_TRAIN),
+        ("dataset/gate", NOTHING),
         ("launch", NOTHING),
         ("core/console", NOTHING),
     ],
@@ -182,7 +185,7 @@ def test_edited_code_replans_what_it_computes(
     ("name", "planned"),
     [
         ("page.css", PAGES),
-        ("drawing.py", {"train_page": 1, "evaluate_page": 1}),
+        ("drawing.py", PAGES),
         ("gallery.py", {"evaluate_page": 1}),
         ("loss_chart.py", {"train_page": 1}),
         ("evaluation_page.html.j2", {"evaluate_page": 1}),
@@ -213,11 +216,13 @@ def test_an_edited_augmentation_is_not_a_reason_to_merge(finished: Path) -> None
     [
         ("convert={holdout_seed: 1}", EVERYTHING),
         ("validate={max_examples: 1}", {"validate_page": 1}),
+        ("validate={severities: {object-tiny: off}}", VALIDATE_AND_TRAIN),
+        ("validate={limits: {duplicate_iou: 0.8}}", VALIDATE_AND_TRAIN),
         ("train={seed: 1}", FROM_TRAIN),
         ("merge={tolerance: 0.1}", FROM_MERGE),
         ("predict={max_detections: 1}", {**PREDICT, **EVALUATE}),
         ("evaluate={resamples: 10}", EVALUATE),
-        ("image_size=144", TRAIN_AND_PREDICT),
+        ("image_size=144", FROM_VALIDATE),
         ("weights=random:1", TRAIN_AND_PREDICT),
         ("model=full", FROM_VALIDATE),
     ],

@@ -18,14 +18,14 @@ from segtune import __version__
 from segtune.core.atomic import write_records
 from segtune.core.config import EXECUTION, Config, TrainSettings, parse_train, require_divisible
 from segtune.core.console import log_line
-from segtune.core.errors import DatasetError, exit_on_error
-from segtune.core.foreign import read_json
+from segtune.core.errors import exit_on_error
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.kept import STORE, find_kept, just_kept, kept_result, place, remove_oldest
 from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import finish_publishing
 from segtune.core.stop_signal import INTERRUPTED_STATUS, StopSignal
 from segtune.dataset.detections import to_record
+from segtune.dataset.gate import require_validated
 from segtune.lora.adapter import save_adapter
 from segtune.lora.state import lora_state_dict
 from segtune.model.architecture import ARCHITECTURES
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     with exit_on_error("train"):
         settings = parse_train(arguments.model, arguments.settings, arguments.execution)
-        _require_validated(arguments.report)
+        require_validated(arguments.report, arguments.validated or arguments.coco)
         with process_group() as processes:
             require_divisible(settings, processes.count)
             parent = inputs.out / "checkpoints"
@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.train", description=__doc__)
     parser.add_argument("--coco", type=Path, required=True, help="folder of segtune.convert")
     parser.add_argument("--report", type=Path, required=True, help="report.json of validate")
+    parser.add_argument(
+        "--validated", type=Path, help="folder that it is of, where --coco is a part of that"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--features", type=Path, help="folder of segtune.features (default: one in --out)"
@@ -90,18 +93,6 @@ def _parser() -> argparse.ArgumentParser:
         help="earlier trainings to keep (default: %(default)s)",
     )
     return parser
-
-
-def _require_validated(report: Path) -> None:
-    fix = "Run segtune.validate first"
-    values = read_json(report, DatasetError, fix, what="validation report")
-    errors = values.get("errors") if isinstance(values, dict) else None
-    if not isinstance(errors, list):
-        raise DatasetError("this is not a validation report", file=report, fix=fix)
-    if errors:
-        raise DatasetError(
-            f"the dataset has validation errors: {len(errors)}", file=report, fix="Fix them first"
-        )
 
 
 def _train(inputs: Inputs, settings: TrainSettings, *, processes: Processes, parent: Path) -> None:

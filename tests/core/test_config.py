@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from segtune.core.config import (
+    INPUT_PIXELS,
     QUERIES,
     Config,
     parse_config,
@@ -234,5 +235,19 @@ def test_the_config_names_the_numbers_of_each_model() -> None:
         assert numbers == recipe
 
 
-def test_queries_are_those_of_the_architectures() -> None:
+def test_queries_and_sizes_are_those_of_the_architectures() -> None:
     assert {name: found.queries for name, found in ARCHITECTURES.items()} == QUERIES
+    assert {name: found.image_size for name, found in ARCHITECTURES.items()} == INPUT_PIXELS
+
+
+def test_off_in_yaml_is_a_severity() -> None:
+    values = yaml.safe_load("{export: e, validate: {severities: {object-tiny: off}}}")
+    assert parse_config(values).validate_.severities == {"object-tiny": "off"}
+
+
+def test_the_gate_has_every_setting_of_validation_but_those_of_its_page() -> None:
+    few, many = (parse_config({"export": "e", "validate": {"max_examples": n}}) for n in (1, 2))
+    assert few.section_json("validate") != many.section_json("validate")
+    assert few.validate_.gate_json() == many.validate_.gate_json()
+    other = parse_config({"export": "e", "validate": {"limits": {"duplicate_iou": 0.8}}})
+    assert other.validate_.gate_json() != few.validate_.gate_json()

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from segtune import (
-    convert,
     evaluate,
     evaluate_page,
     learning_curve,
@@ -20,8 +19,8 @@ from segtune import (
     validate_page,
 )
 from segtune.dataset.coco import read_split
+from tests.clean_dataset import edit, edit_all, write_clean_dataset, write_manifest
 from tests.converted import write_converted
-from tests.export_writer import write_export
 from tests.predictions import perfect, prompted_text, results_text, shifted
 from tests.reports.runs import write_training_run
 
@@ -74,21 +73,20 @@ def _evaluation(folder: Path) -> Path:
 
 
 def _validation(folder: Path) -> Path:
-    """Errors and warnings."""
-    coco = folder / "coco"
-    convert.main(["--export", str(write_export(folder / "export")), "--out", str(coco)])
-    for split in ("train", "valid", "test"):
-        _rename_first_class(coco / f"{split}.json")
-    values = json.loads((coco / "train.json").read_text())
-    for annotation in values["annotations"]:
-        annotation["bbox"] = [0, 0, 0, 0]
-    (coco / "train.json").write_text(json.dumps(values))
-    values = json.loads((coco / "valid.json").read_text())
-    (coco / "valid.json").write_text(json.dumps({**values, "annotations": []}))
+    """Errors, warnings and infos, pairs of images, and a severity that was changed."""
+    coco = write_clean_dataset(folder)
+    edit_all(coco, lambda v: v["categories"][0].update(name=NAME))
+    (folder / "test/1.png").write_bytes((folder / "train/1.png").read_bytes())
+    write_manifest(coco)
+    edit(coco, "train", lambda v: [a.update(bbox=[0, 0, 0, 0]) for a in v["annotations"][:20]])
+    edit(coco, "valid", lambda v: v["annotations"].append({**v["annotations"][0], "id": 99}))
+    edit(coco, "test", lambda v: v["annotations"].pop())
+    edit(coco, "test", lambda v: v["annotations"].pop())
+    settings = json.dumps({"severities": {"class-few-objects": "off"}})
     with pytest.raises(SystemExit):
-        validate.main(["--coco", str(coco), "--out", str(folder)])
-    page = folder / "report.html"
-    validate_page.main(["--report", str(folder / "report.json"), "--out", str(page)])
+        validate.main(["--coco", str(coco), "--out", str(folder), "--settings", settings])
+    page, report = folder / "report.html", str(folder / "report.json")
+    validate_page.main(["--coco", str(coco), "--report", report, "--out", str(page)])
     return page
 
 

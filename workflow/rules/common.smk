@@ -27,6 +27,7 @@ sys.path.insert(0, SOURCE)
 prepend("PYTHONPATH", SOURCE)
 prepend("PATH", str(Path(sys.executable).parent))
 
+from segtune.checks.rules import require_known_rules
 from segtune.core.config import parse_config, require_divisible
 from segtune.core.errors import SegtuneError, WeightsError
 from segtune.core.fingerprints import (
@@ -45,6 +46,7 @@ configfile: "config.yaml" if Path("config.yaml").exists() else f"{workflow.based
 
 try:
     CONFIG = parse_config(config)
+    require_known_rules(CONFIG.validate_.severities)
     REMOTE = is_remote(CONFIG.export) and parse_address(CONFIG.export)
     WEIGHTS = weights_file(CONFIG.model, CONFIG.weights)
     # The shipped weights lie in the package: their content counts, not where that lies.
@@ -162,6 +164,11 @@ def settings(stage):
     return lambda wildcards: text
 
 
+def gate_settings(wildcards):
+    """What of the validate section decides the report, and not how much a page shows of it."""
+    return CONFIG.validate_.gate_json()
+
+
 def feature_settings(wildcards):
     """What of the train section decides which features there are."""
     return CONFIG.feature_json()
@@ -203,6 +210,11 @@ def keep(wildcards, output):
 
 def features_folder(wildcards, output):
     return Path(CONFIG.results) / "features"
+
+
+def validated_folder(wildcards, output):
+    """The dataset that the report is of; a fraction of it needs no report of its own."""
+    return Path(CONFIG.results) / "coco"
 
 
 def execution(wildcards, output):

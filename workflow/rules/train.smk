@@ -60,6 +60,7 @@ rule train:
         code=code("train"),
         execution=execution,
         features=features_folder,
+        validated=validated_folder,
         keep=keep,
         link_script=link_script,
     message:
@@ -72,7 +73,7 @@ rule train:
         """
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
-            --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
+            --validated {params.validated:q} --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
             {params.image_size} --settings {params.settings:q} \
             --execution {params.execution:q} --features {params.features:q} --workers $(({threads} / 4)) \
             --keep {params.keep} 2>&1 | tee -i {log:q}

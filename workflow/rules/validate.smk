@@ -8,7 +8,8 @@
 #   <results>/validate/report.json    the gate, which train requires
 #   <results>/validate/report.html    its page, made by its own rule
 #
-# It fails when it finds errors, so that nothing later starts. Undeclared, so that Snakemake does
+# It fails when it finds errors, so that nothing later starts; `severities` in the validate section
+# of the config decide what an error is. Undeclared, so that Snakemake does
 # not delete it then: <results>/validate/errors.html, the page of the errors.
 
 
@@ -33,6 +34,8 @@ rule validate:
         coco=subpath(input.manifest, parent=True),
         out=subpath(output[0], ancestor=2),
         model=CONFIG.model,
+        image_size=IMAGE_SIZE,
+        settings=gate_settings,
         code=code("validate"),
         link_script=link_script,
     message:
@@ -40,7 +43,8 @@ rule validate:
     shell:
         """
         python3 -m segtune.validate --coco {params.coco:q} --out {params.out:q} \
-            --model {params.model:q} 2>&1 | tee -i {log:q}
+            --model {params.model:q} {params.image_size} --settings {params.settings:q} \
+            2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 
@@ -48,7 +52,11 @@ rule validate:
 rule validate_page:
     """Make the page of the validation report."""
     input:
-        rules.validate.output,
+        rules.convert.output.train,
+        rules.convert.output.valid,
+        rules.convert.output.test,
+        manifest=rules.convert.output.manifest,
+        report=rules.validate.output,
     output:
         report(
             "<results>/validate/finished/report.html",
@@ -63,14 +71,15 @@ rule validate_page:
         # `max_examples` limits a list on the page: it must not replan what the gate guards.
         settings=settings("validate"),
         code=page_code("validate_page"),
+        coco=subpath(input.manifest, parent=True),
         out=subpath(output[0], ancestor=2),
         link_script=link_script,
     message:
         "Writing {output}"
     shell:
         """
-        python3 -m segtune.validate_page --report {input:q} --out {params.out:q}/report.html \
-            --settings {params.settings:q} 2>&1 | tee -i {log:q}
+        python3 -m segtune.validate_page --coco {params.coco:q} --report {input.report:q} \
+            --out {params.out:q}/report.html --settings {params.settings:q} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -25,12 +23,15 @@ from pydantic import (
 from segtune.core.errors import ConfigError, shown
 from segtune.core.foreign import reason
 from segtune.core.recipes import with_recipe, with_train_recipe
+from segtune.core.section import Section
 from segtune.core.setting_problems import problem_of
+from segtune.core.validate_settings import ValidateSettings
 
 # Of the attention in each model; checked here, too, because it needs no torch.
 WINDOW_PIXELS = {"tiny": 48, "full": 336}
 VISION_BLOCKS = {"tiny": 3, "full": 32}
 QUERIES = {"tiny": 12, "full": 200}  # detections of a prompt in an image, at most
+INPUT_PIXELS = {"tiny": 96, "full": 1008}  # side of the input, unless `image_size` changes it
 
 # Settings of `train` that change how a step is computed, and its result only in rounding (and in
 # what dropout drops). A run continues with other ones, and a finished one is not repeated for them.
@@ -42,12 +43,6 @@ Projection = Literal["q", "k", "v", "out", "mlp"]
 # saved (benchmarks/gpu.py).
 Checkpointed = Literal["detr_encoder", "segmentation", "vision", "detr_decoder", "text"]
 CHECKPOINTED: tuple[Checkpointed, ...] = get_args(Checkpointed)
-
-
-class Section(BaseModel):
-    """A section refuses keys it does not know: a misspelled setting is never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 Format = Literal["auto", "coco", "yolo", "voc", "createml", "tensorflow", "sam2", "semantic"]
@@ -77,12 +72,6 @@ class ConvertSettings(Section):
         "{name}", description="of every prompt; {name}, and fields of an image's record or CSV"
     )
     fields: str = Field("", description="CSV of fields per image, with a column file_name")
-
-
-class ValidateSettings(Section):
-    max_examples: int = Field(
-        20, ge=1, le=1000, description="examples shown per problem on the page"
-    )
 
 
 class LoraSettings(Section):

@@ -23,11 +23,11 @@ from segtune.core.foreign import file_problem
 SOURCE = Path(__file__).parents[1]
 # Settings are compared by value; the others affect messages, reruns and where results lie, but
 # not what is in them.
-WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {"dataset.gate"} | {
     f"core.{name}"
     for name in (
         *("config", "console", "errors", "fingerprints", "gpu_memory", "kept"),
-        *("leases", "publishing", "recipes", "setting_problems"),
+        *("leases", "publishing", "recipes", "section", "setting_problems", "validate_settings"),
     )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none

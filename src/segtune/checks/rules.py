@@ -1,0 +1,134 @@
+"""The rules of validation: what breaks one, how bad that is by default, and what to do.
+
+An error stops the run before anything expensive. A warning makes later results doubtful. An info
+is worth knowing and may be intended.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from segtune.core.errors import ConfigError, shown
+from segtune.core.validate_settings import Severity
+
+CONVERT_AGAIN = "run segtune.convert again"
+REDRAW = "correct the label, or remove it"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is found, as a title; and what a user can do."""
+
+    severity: Severity
+    title: str
+    fix: str
+
+
+# In the order of a report: the structure first, because what follows is only as good.
+RULES: Mapping[str, Rule] = {
+    "structure-split-empty": Rule(
+        "error", "split without images", "add some, or move some into it"
+    ),
+    "structure-no-objects": Rule("error", "split without objects", "label some objects in it"),
+    "structure-classes-differ": Rule(
+        "error", "split whose classes differ from train's", CONVERT_AGAIN
+    ),
+    "structure-id-invalid": Rule("error", "id below 1", CONVERT_AGAIN),
+    "structure-id-duplicate": Rule("error", "id that is a duplicate", CONVERT_AGAIN),
+    "structure-file-duplicate": Rule("error", "image file that is listed twice", CONVERT_AGAIN),
+    "structure-class-unknown": Rule("error", "object of an unknown class", CONVERT_AGAIN),
+    "structure-box-not-finite": Rule(
+        "error", "box with a number that is not finite", CONVERT_AGAIN
+    ),
+    "structure-box-empty": Rule("error", "empty box", CONVERT_AGAIN),
+    "structure-box-outside": Rule("error", "box beyond its image", CONVERT_AGAIN),
+    "structure-area-invalid": Rule("error", "area that is negative or not finite", CONVERT_AGAIN),
+    "structure-iscrowd-invalid": Rule("error", "iscrowd that is not 0 or 1", CONVERT_AGAIN),
+    "structure-mask-unreadable": Rule("error", "mask that cannot be read", CONVERT_AGAIN),
+    "structure-mask-size": Rule("error", "mask whose size differs from its image's", CONVERT_AGAIN),
+    "structure-mask-empty": Rule("error", "mask without a pixel", CONVERT_AGAIN),
+    "image-missing": Rule("error", "missing image", "restore it, or convert again"),
+    "image-unlisted": Rule("error", "image that the manifest does not list", CONVERT_AGAIN),
+    "image-changed": Rule("error", "image that has changed since conversion", CONVERT_AGAIN),
+    "copy-identical": Rule(
+        "error",
+        "image in more than one split, which makes scores meaningless",
+        "remove it from all but one",
+    ),
+    "prompt-empty": Rule("error", "class without a prompt", "set convert.prompts"),
+    "prompt-duplicate": Rule("error", "prompt of more than one class", "set convert.prompts"),
+    "class-missing-train": Rule(
+        "error",
+        "class without objects in train, though other splits have some",
+        "label some in train, or remove the class",
+    ),
+    "class-missing-valid": Rule(
+        "warning",
+        "class without objects in valid, by which the best epoch is chosen",
+        "label some in that split, or move some images into it",
+    ),
+    "class-missing-test": Rule(
+        "warning",
+        "class without objects in test, which cannot be evaluated",
+        "label some in that split, or move some images into it",
+    ),
+    "class-unused": Rule(
+        "warning",
+        "class without objects in any split, which is only prompted where it is absent",
+        "remove the class, unless that is intended",
+    ),
+    "class-few-objects": Rule(
+        "warning", "class with few objects in train", "label more, or merge it with another class"
+    ),
+    "class-imbalance": Rule(
+        "info",
+        "class with far fewer objects in train than another",
+        "label more, or set train.repeat_factor_threshold",
+    ),
+    "class-box-only": Rule(
+        "warning",
+        "class many of whose objects have only a box, though others have masks",
+        "outline them: without a mask, they teach the model only boxes",
+    ),
+    "class-no-negatives": Rule(
+        "warning",
+        "split where almost every image shows the only class, so that false alarms go unnoticed",
+        "add images without it",
+    ),
+    "object-crowded": Rule(
+        "warning",
+        "image with more objects of a prompt than the model can detect",
+        "cut it into tiles",
+    ),
+    "object-tiny": Rule(
+        "warning",
+        "object that is tiny once the image is resized for the model",
+        "cut images into tiles, set a larger image_size, or remove what nobody could recognize",
+    ),
+    "object-duplicate": Rule("warning", "object that is labeled twice", "remove one of them"),
+    "object-mask-is-box": Rule(
+        "info",
+        "mask that fills its box exactly, as if a box had been converted",
+        "outline the object, unless it is a rectangle",
+    ),
+    "object-none": Rule(
+        "info",
+        "image without objects, which counts as showing none",
+        "label it, unless that is true",
+    ),
+}
+
+
+def require_known_rules(names: Iterable[str]) -> None:
+    """Check the rules that settings name.
+
+    Raises:
+        ConfigError: for the first that does not exist, with the closest that does.
+    """
+    for name in names:
+        if name not in RULES:
+            closest = get_close_matches(name, RULES, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"validate.severities: there is no rule {shown(name)}",
+                fix=f"Did you mean {closest}? docs/validation.md lists all rules",
+            )

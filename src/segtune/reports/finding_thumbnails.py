@@ -1,0 +1,103 @@
+"""Thumbnails of what validation found: the image, with the objects in question drawn."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image as PilImage
+from PIL import ImageDraw
+
+from segtune.core.errors import DatasetError
+from segtune.dataset.coco import Image, Split
+from segtune.dataset.findings import Place
+from segtune.dataset.images import upright_rgb
+from segtune.dataset.masks import BoxXywh
+from segtune.reports.drawing import ERROR, LINE_WIDTH, THUMBNAIL, data_uri
+
+MAX_BOXES = 300  # drawn in an image
+MIN_VIEW = 160  # pixels of a side that are shown around an object
+CONTEXT = 3  # sides of what is shown, by the sides of the objects in it
+MIN_OUTLINE = 12  # pixels of a drawn side
+DRAFT = 1024  # pixels to which a larger JPEG may be reduced as it is decoded
+
+Images = Mapping[tuple[str, str], tuple[Split, Image]]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A thumbnail as a data URI, and what it shows."""
+
+    uri: str
+    description: str
+
+
+def images_by_name(splits: Iterable[Split]) -> Images:
+    """Name of a split and of a file -> both."""
+    return {
+        (split.name, image.file_name): (split, image) for split in splits for image in split.images
+    }
+
+
+def thumbnails(place: Place, images: Images) -> list[Thumbnail]:
+    """The image of an example, or both of a pair; none where a file cannot be read.
+
+    Args:
+        place: the example.
+        images: of the dataset.
+    """
+    named = [(place.split, place.image), (place.other_split, place.other_image)]
+    found = (
+        _thumbnail(*images[key], () if number else place.boxes_xywh)
+        for number, key in enumerate(named)
+        if key in images
+    )
+    return [thumbnail for thumbnail in found if thumbnail]
+
+
+def _thumbnail(split: Split, image: Image, boxes: Sequence[BoxXywh]) -> Thumbnail | None:
+    try:
+        canvas = upright_rgb(split.image_path(image), draft_side=DRAFT)
+    except DatasetError:  # which is what some rules find
+        return None
+    scale = canvas.width / image.width  # of a large JPEG, less than 1
+    scaled = [(x * scale, y * scale, w * scale, h * scale) for x, y, w, h in boxes[:MAX_BOXES]]
+    view = _view(scaled, canvas)
+    zoom = THUMBNAIL / max(view[2] - view[0], view[3] - view[1])
+    size = [max(1, round(zoom * (end - start))) for start, end in zip(view, view[2:], strict=False)]
+    drawn = canvas.crop(view).resize((size[0], size[1]))
+    for x, y, w, h in scaled:
+        _outline(drawn, ((x - view[0]) * zoom, (y - view[1]) * zoom, w * zoom, h * zoom))
+    objects = f", {len(boxes)} object{'' if len(boxes) == 1 else 's'} outlined" if boxes else ""
+    return Thumbnail(data_uri(drawn), f"{split.name}: {image.file_name}{objects}")
+
+
+def _view(boxes: Sequence[BoxXywh], canvas: PilImage.Image) -> tuple[int, int, int, int]:
+    """Which part of an image shows its boxes with enough around them to recognize the place."""
+    view = [0, 0, 0, 0]
+    for axis, length in enumerate(canvas.size):
+        low = max(0.0, min((box[axis] for box in boxes), default=0.0))
+        high = min(float(length), max((box[axis] + box[axis + 2] for box in boxes), default=length))
+        wanted = min(length, max(math.ceil(CONTEXT * (high - low)), min(MIN_VIEW, length)))
+        start = min(max(0, round((low + high - wanted) / 2)), length - wanted)
+        view[axis], view[axis + 2] = start, start + wanted
+    return view[0], view[1], view[2], view[3]
+
+
+def _outline(canvas: PilImage.Image, box: BoxXywh) -> None:
+    """Draw a box, one that is tiny with a distance around it."""
+    corners: list[float] = []
+    ends: list[float] = []
+    for start, side, length in zip(box, box[2:], canvas.size, strict=False):
+        more = max(0.0, MIN_OUTLINE - side) / 2
+        corners.append(_within(start - more, length))
+        ends.append(max(corners[-1] + 3, _within(start + max(0.0, side) + more, length)))
+    draw = ImageDraw.Draw(canvas)
+    # Dark beside bright: one of them is seen on every image.
+    draw.rectangle([*corners, *ends], outline="#000000", width=LINE_WIDTH + 2)
+    inner = [*(value + 1 for value in corners), *(value - 1 for value in ends)]
+    draw.rectangle(inner, outline=ERROR, width=LINE_WIDTH)
+
+
+def _within(value: float, length: int) -> float:
+    # Lines just outside: a box may be far larger than its image.
+    return min(max(value, -LINE_WIDTH - 2.0), length + LINE_WIDTH + 2.0)
