@@ -546,6 +546,37 @@ def test_a_misspelled_setting_is_named(checkout: Path) -> None:
     assert "Traceback" not in answer.stdout
 
 
+def test_a_rule_of_validation_that_does_not_exist_is_refused_before_any_job(checkout: Path) -> None:
+    answer = dry_run(checkout, "--config", "validate={severities: {object-tinny: off}}")
+    assert answer.returncode != 0
+    assert "there is no rule 'object-tinny'. Did you mean object-tiny?" in answer.stdout
+    assert "Traceback" not in answer.stdout
+
+
+def test_errors_of_the_dataset_stop_the_workflow_until_a_severity_is_changed(
+    checkout: Path, tmp_path: Path
+) -> None:
+    export, results = tmp_path / "export", tmp_path / "results"
+    write_export(export)
+    path = export / "train" / "_annotations.coco.json"
+    values = json.loads(path.read_text())
+    values["annotations"] = [a for a in values["annotations"] if a["category_id"] != 2]
+    path.write_text(json.dumps(values))
+    places = ["--config", f"export={export}", f"results={results}"]
+    answer = snakemake(checkout, "--cores", "2", *places, "--", "train")
+    assert answer.returncode != 0
+    assert "ERROR: class-missing-train: class without objects in train" in answer.stdout
+    assert "green circle" in answer.stdout
+    assert f"See {results}/validate/errors.html" in answer.stdout.replace("\n", "")
+    assert (results / "validate" / "errors.html").exists()
+    assert not (results / "train").exists()
+    change = "validate={severities: {class-missing-train: warning}}"
+    answer = snakemake(checkout, "--cores", "2", *places, change, "--", "validate_page")
+    assert answer.returncode == 0, answer.stdout
+    text = (results / "validate" / "report.html").read_text("utf-8")
+    assert "Changed severities" in text
+
+
 def test_a_renamed_setting_is_named_with_its_new_name(checkout: Path) -> None:
     answer = dry_run(checkout, "--config", "train={smallest_scale: 0.5}")
     assert answer.returncode != 0

@@ -229,6 +229,13 @@ def test_an_identical_image_shows_both(coco: Path) -> None:
     assert pair == ["test", "test/2.png", "train", "train/1.png"]
 
 
+def test_a_duplicate_is_shown_with_the_first_object(coco: Path) -> None:
+    edit(coco, "train", add_again())
+    (place,) = found_in(coco)["object-duplicate"]["examples"]
+    assert place["text"].endswith("object 999 of disc: object 1 again, IoU 1.00")
+    assert len(place["boxes_xywh"]) == 2
+
+
 def test_a_dataset_of_boxes_is_not_told_to_have_masks(coco: Path) -> None:
     edit_all(coco, lambda v: [a.update(segmentation=[]) for a in v["annotations"]])
     assert validate(coco)["findings"] == []

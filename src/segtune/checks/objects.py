@@ -43,7 +43,7 @@ def object_findings(
                     yield "object-tiny", object_place(split, image, a, text)
             for one, other, overlap in duplicates(usable, image, limits.duplicate_iou):
                 text = f"object {one.id} again, IoU {overlap:.2f}"
-                yield "object-duplicate", object_place(split, image, other, text)
+                yield "object-duplicate", object_place(split, image, other, text, [one])
 
 
 def resized_side(bbox_xywh: BoxXywh, image: Image, input_pixels: int) -> float:

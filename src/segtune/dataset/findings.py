@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from segtune.core.typed_json import read_typed
 from segtune.core.validate_settings import Severity
 from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.masks import BoxXywh
+
+MAX_BOXES = 100  # of a place
 
 
 @dataclass(frozen=True)
@@ -101,18 +104,21 @@ def image_place(
     split: Split, image: Image, text: str = "", objects: Iterable[Annotation] = ()
 ) -> Place:
     """An image of a split, and objects in it, as an example."""
+    finite = (a.bbox_xywh for a in objects if is_finite(a.bbox_xywh))
     return Place(
         text=f"{split.name}: {image.file_name}{f', {text}' if text else ''}",
         split=split.name,
         image=image.file_name,
-        boxes_xywh=tuple(a.bbox_xywh for a in objects if is_finite(a.bbox_xywh)),
+        boxes_xywh=tuple(islice(finite, MAX_BOXES)),
     )
 
 
-def object_place(split: Split, image: Image, a: Annotation, text: str = "") -> Place:
-    """One object as an example."""
+def object_place(
+    split: Split, image: Image, a: Annotation, text: str = "", others: Iterable[Annotation] = ()
+) -> Place:
+    """One object as an example, perhaps with others that it is shown with."""
     named = f"object {a.id} of {_class_name(split, a.category_id)}"
-    return image_place(split, image, f"{named}: {text}" if text else named, [a])
+    return image_place(split, image, f"{named}: {text}" if text else named, [a, *others])
 
 
 def with_images(split: Split) -> Iterator[tuple[Image, Annotation]]:

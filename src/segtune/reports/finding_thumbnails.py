@@ -12,12 +12,12 @@ from segtune.dataset.coco import Image, Split
 from segtune.dataset.findings import Place
 from segtune.dataset.images import upright_rgb
 from segtune.dataset.masks import BoxXywh
-from segtune.reports.drawing import ERROR, LINE_WIDTH, THUMBNAIL, data_uri
+from segtune.reports.drawing import COLORS, LINE_WIDTH, THUMBNAIL, data_uri
 
-MAX_BOXES = 300  # drawn in an image
 MIN_VIEW = 160  # pixels of a side that are shown around an object
 CONTEXT = 3  # sides of what is shown, by the sides of the objects in it
 MIN_OUTLINE = 12  # pixels of a drawn side
+MARK = COLORS[3]  # the brightest
 DRAFT = 1024  # pixels to which a larger JPEG may be reduced as it is decoded
 
 Images = Mapping[tuple[str, str], tuple[Split, Image]]
@@ -60,7 +60,7 @@ def _thumbnail(split: Split, image: Image, boxes: Sequence[BoxXywh]) -> Thumbnai
     except DatasetError:  # which is what some rules find
         return None
     scale = canvas.width / image.width  # of a large JPEG, less than 1
-    scaled = [(x * scale, y * scale, w * scale, h * scale) for x, y, w, h in boxes[:MAX_BOXES]]
+    scaled = [(x * scale, y * scale, w * scale, h * scale) for x, y, w, h in boxes]
     view = _view(scaled, canvas)
     zoom = THUMBNAIL / max(view[2] - view[0], view[3] - view[1])
     size = [max(1, round(zoom * (end - start))) for start, end in zip(view, view[2:], strict=False)]
@@ -95,7 +95,7 @@ def _outline(canvas: PilImage.Image, box: BoxXywh) -> None:
     # Dark beside bright: one of them is seen on every image.
     draw.rectangle([*corners, *ends], outline="#000000", width=LINE_WIDTH + 2)
     inner = [*(value + 1 for value in corners), *(value - 1 for value in ends)]
-    draw.rectangle(inner, outline=ERROR, width=LINE_WIDTH)
+    draw.rectangle(inner, outline=MARK, width=LINE_WIDTH)
 
 
 def _within(value: float, length: int) -> float:

@@ -5,7 +5,8 @@ from xml.etree.ElementTree import Element, SubElement
 from segtune.dataset.findings import Histogram
 from segtune.reports.svg import add_line, add_text, new_svg
 
-ROW, PLOT = 56, 360  # pixels: height of a row, width of its bars
+ROW, GAP, PLOT = 56, 14, 360  # pixels: height of a row, between rows, width of its bars
+NAMES = 84  # pixels below the bars
 LABEL = 44  # pixels to the left of the bars
 
 
@@ -19,11 +20,12 @@ def histogram_chart(histogram: Histogram) -> Element:
         (count / totals[split] for split, counts in histogram.counts.items() for count in counts),
         default=1.0,
     )
-    height = (ROW + 14) * len(totals) + 66
+    bars_end = (ROW + GAP) * len(totals)
+    height = bars_end + NAMES
     svg = new_svg(LABEL + PLOT + 8, height, f"{histogram.title}. The table below has the numbers.")
     step = PLOT / len(histogram.ranges)
     for row, (split, counts) in enumerate(histogram.counts.items()):
-        bottom = (ROW + 14) * (row + 1)
+        bottom = (ROW + GAP) * (row + 1)
         add_text(svg, (LABEL - 6, bottom - 4), split, "end")
         add_line(svg, (LABEL, bottom), (LABEL + PLOT, bottom), "axis")
         for place, count in enumerate(counts):
@@ -31,8 +33,9 @@ def histogram_chart(histogram: Histogram) -> Element:
             _add_bar(svg, LABEL + step * place + 2, bottom - tall, step - 4, tall)
     for place, name in enumerate(histogram.ranges):
         x = LABEL + step * (place + 0.5)
-        add_text(svg, (x, height - 58), name, "end")
-        svg[-1].set("transform", f"rotate(-45 {x:.1f} {height - 58:.1f})")
+        y = bars_end + 14
+        add_text(svg, (x, y), name, "end")
+        svg[-1].set("transform", f"rotate(-45 {x:.1f} {y:.1f})")
     return svg
 
 
