@@ -11,7 +11,7 @@ from segtune.model.architecture import build_model
 from segtune.model.components import Tokenizer
 from segtune.model.forward import encode_prompts
 from segtune.model.sam3_package import SimpleTokenizer
-from segtune.model.tokenizer import MAX_TOKENS, bpe_vocabulary, count_tokens
+from segtune.model.tokenizer import MAX_TOKENS, bpe_vocabulary, count_tokens, tokens_read
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,17 @@ def test_the_vocabulary_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr("segtune.model.tokenizer.files", lambda package: tmp_path)
     with pytest.raises(WeightsError, match=r"missing or altered.*Reinstall"):
         bpe_vocabulary()
+
+
+@pytest.mark.parametrize("text", ["Red  blood-cell", "potholle 12", "ü" * 40, "green leaf " * 20])
+def test_what_is_read_of_a_text_is_what_the_tokenizer_encodes(text: str) -> None:
+    tokenizer = SimpleTokenizer(bpe_path=str(bpe_vocabulary()))
+    _, *read = tokenizer([text], context_length=MAX_TOKENS)[0].tolist()
+    read = read[: read.index(tokenizer.eot_token_id)]
+    assert [token.removesuffix("|") for token in tokens_read(text)] == [
+        tokenizer.decode([token]).rstrip() for token in read
+    ]
+
+
+def test_parts_of_a_word_are_marked() -> None:
+    assert tokens_read("Potholle in a road") == ["po|", "thol|", "le", "in", "a", "road"]

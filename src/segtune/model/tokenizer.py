@@ -23,6 +23,16 @@ def count_tokens(text: str) -> int:
     return len(_tokenizer().encode(text)) + 2
 
 
+def tokens_read(text: str) -> list[str]:
+    """A prompt as the text encoder reads it: words, and parts of words that end with "|".
+
+    A prompt that is too long ends where the text encoder stops reading.
+    """
+    tokenizer = _tokenizer()
+    pieces = (tokenizer.decode([token]) for token in tokenizer.encode(text)[: MAX_TOKENS - 2])
+    return [piece[:-1] if piece.endswith(" ") else f"{piece}|" for piece in pieces]
+
+
 @cache
 def _tokenizer() -> "SimpleTokenizer":
     # Importing the package takes seconds, which short prompts need not wait for.
