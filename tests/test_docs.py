@@ -193,6 +193,7 @@ def test_a_snakemake_command_names_what_exists(command: str) -> None:
         '--config "train={epochs: 40, learning_rate: 5e-5}"',
         "snakemake --cores all -- validate_page",
         "snakemake --cores all --resources gpu=2 -- learning_curve_page",
+        "snakemake --cores all --resources gpu=1 -- probe",
     ],
 )
 def test_a_documented_command_shows_its_plan(command: str, tmp_path: Path) -> None:

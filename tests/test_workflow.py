@@ -647,3 +647,9 @@ def test_the_conda_environment_lists_the_dependencies() -> None:
 def test_lint(checkout: Path) -> None:
     answer = snakemake(checkout, "--lint")
     assert answer.returncode == 0, answer.stdout
+
+
+def test_the_probe_is_made_only_on_request_and_repeats_nothing(finished: Path) -> None:
+    changes = ("--config", "probe={images: 3, phrasings: {red square: [square]}}")
+    assert plan(finished, *changes)[0] == NOTHING
+    assert plan(finished, *changes, "--", "probe")[0] == {"probe": 1}

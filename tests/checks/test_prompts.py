@@ -79,16 +79,9 @@ def test_which_prompts_are_alike(prompts: list[str], rules: list[str]) -> None:
     assert [rule for rule, _ in found(split_of(*prompts))] == rules
 
 
-@pytest.mark.parametrize(
-    ("word", "meant"),
-    [
-        *(("helmat", "helmet"), ("scrach", "scratch"), ("strawbery", "strawberry")),
-        *(("pedestrain", "pedestrian"), ("triangel", "triangle"), ("brocoli", "broccoli")),
-    ],
-)
-def test_a_misspelled_word_is_shown_with_what_it_likely_means(word: str, meant: str) -> None:
-    ((rule, text),) = found(split_of(f"big {word}"))
-    assert rule == "prompt-misspelled" and text.endswith(f"{word!r} is likely {meant!r}")
+def test_a_misspelled_word_is_shown_with_what_it_likely_means() -> None:
+    ((rule, text),) = found(split_of("big helmat"))
+    assert rule == "prompt-misspelled" and text.endswith("'helmat' is likely 'helmet'")
 
 
 def test_what_the_tokenizer_sees_is_shown() -> None:

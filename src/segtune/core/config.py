@@ -22,6 +22,7 @@ from pydantic import (
 
 from segtune.core.errors import ConfigError, shown
 from segtune.core.foreign import reason
+from segtune.core.probe_settings import ProbeSettings
 from segtune.core.recipes import with_recipe, with_train_recipe
 from segtune.core.section import Section
 from segtune.core.setting_problems import problem_of
@@ -267,6 +268,7 @@ class Config(Section):
     )
     convert: ConvertSettings = ConvertSettings()
     validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
+    probe: ProbeSettings = ProbeSettings()
     train: TrainSettings
     merge: MergeSettings = MergeSettings()
     predict: PredictSettings = PredictSettings()

@@ -18,3 +18,8 @@ def fields_of(template: str) -> set[str]:
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with its known fields replaced; other fields stay as they are."""
     return FIELD.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def plain_words(name: str) -> str:
+    """The name of a class with spaces between its words, as the prompt for it."""
+    return " ".join(re.sub(r"[_\-]+", " ", name).split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError, ExportError
 from segtune.dataset.coco import Category
-from segtune.dataset.prompts import fields_of, fill
+from segtune.dataset.prompts import fields_of, fill, plain_words
 from segtune.exports.split_source import SourceCategory
 from segtune.model.tokenizer import MAX_TOKENS, count_tokens
 
@@ -33,7 +33,7 @@ def prompted_categories(
     """
     names = [c.name for c in classes]
     _check_settings(settings, names)
-    prompts = {name: settings.prompts.get(name) or _plain_words(name, file) for name in names}
+    prompts = {name: settings.prompts.get(name) or _usable_words(name, file) for name in names}
     return tuple(
         Category(
             id=c.id,
@@ -90,8 +90,8 @@ def _check_settings(settings: ConvertSettings, names: Sequence[str]) -> None:
             )
 
 
-def _plain_words(name: str, file: Path) -> str:
-    words = " ".join(re.sub(r"[_\-]+", " ", name).split())
+def _usable_words(name: str, file: Path) -> str:
+    words = plain_words(name)
     if not re.search(r"[^\W\d_]", words) or VERSION_SUFFIX.search(name):
         raise _no_prompt(name, "is not a prompt that SAM 3 can understand", file)
     if (tokens := count_tokens(words)) > MAX_TOKENS:
