@@ -117,6 +117,8 @@ def test_settings_that_do_not_fit_are_refused(
     out = tmp_path / "out"
     line = refused(coco, out, capsys, phrasings={"disk": ["circle"]})
     assert "probe.phrasings names ['disk'], which are not classes" in line
+    line = refused(coco, out, capsys, phrasings={"disc": [" "]})
+    assert "phrasings.disc.0" in line
     convert = ("--convert", json.dumps({"prompts": {"disc": "circle"}}))
     line = refused(coco, out, capsys, *convert)
     assert "the prompt 'disc' does not follow from convert.prompts" in line
@@ -139,6 +141,8 @@ def test_the_sample_takes_the_classes_in_turn_and_depends_on_names_only(coco: Pa
         ("red blood cells", "cells", ["red blood cells", "red blood cell", "a red blood cell"]),
         ("apple", "fruit", ["apple", "apples", "an apple", "apple fruit"]),
         ("bus", "none", ["bus", "buses", "a bus"]),
+        ("shark", "Sharks", ["shark", "sharks", "a shark"]),
+        ("rbc", "RBC-WBC", ["rbc", "rbcs", "a rbc"]),
         ("berries", "none", ["berries", "berry", "a berry"]),
         ("Pothole", "pothole", ["Pothole", "Potholes", "a Pothole"]),
         ("word " * 29 + "word", "none", ["word " * 29 + "word", "word " * 29 + "words"]),
@@ -148,3 +152,5 @@ def test_a_class_is_put_into_a_few_words(
     prompt: str, supercategory: str, expected: Sequence[str]
 ) -> None:
     assert phrasings_of(prompt, supercategory, []) == expected
+    others = [prompt.upper(), "something else"]
+    assert phrasings_of(prompt, supercategory, others) == [prompt, others[1], *expected[1:]]

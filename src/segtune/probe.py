@@ -93,7 +93,7 @@ def _phrasings(
     found = {}
     for category in categories:
         present = convert.prompts.get(category.name) or plain_words(category.name)
-        if fill(convert.template, {"name": present}) != category.prompt:
+        if not present or fill(convert.template, {"name": present}) != category.prompt:
             raise ConfigError(
                 f"the prompt {category.prompt!r} does not follow from convert.prompts",
                 file="--convert",

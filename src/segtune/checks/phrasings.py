@@ -11,6 +11,7 @@ from itertools import chain, zip_longest
 from segtune.checks.english import is_word, plural, singulars
 from segtune.dataset.coco import Category, Image, Split
 from segtune.dataset.detections import Detections
+from segtune.dataset.prompts import plain_words
 from segtune.evaluation.average_precision import score_detections
 from segtune.evaluation.bootstrap import Interval, paired_differences
 from segtune.evaluation.calibration import best_threshold
@@ -47,7 +48,7 @@ def phrasings_of(prompt: str, supercategory: str, further: Iterable[str]) -> lis
     """Phrasings to compare: the prompt itself first, then those of the user, then variants.
 
     Args:
-        prompt: of the class, without the template.
+        prompt: of the class, without the template; not longer than the text encoder reads.
         supercategory: of the class, or "none".
         further: given by the user.
     """
@@ -55,11 +56,17 @@ def phrasings_of(prompt: str, supercategory: str, further: Iterable[str]) -> lis
     one = next((found for found in singulars(last.lower()) if is_word(found)), last)
     singular = " ".join([*others, one])
     article = "an" if singular[0].lower() in "aeiou" else "a"
-    variants = [singular, " ".join([*others, plural(one)]), f"{article} {singular}"]
-    if supercategory != "none" and supercategory.lower() not in prompt.lower():
-        variants.append(f"{singular} {supercategory}")
-    distinct = {" ".join(text.lower().split()): text for text in (prompt, *further, *variants)}
-    return [text for text in distinct.values() if count_tokens(text) <= MAX_TOKENS]
+    several = " ".join([*others, plural(one)])
+    variants = [singular, several, f"{article} {singular}"]
+    # In many exports it is the name of the project, which means nothing.
+    kind = plain_words(supercategory).lower()
+    if kind != "none" and all(map(is_word, kind.split())) and kind not in several.lower():
+        variants.append(f"{singular} {kind}")
+    distinct: dict[str, str] = {}
+    for text in (prompt, *further, *variants):
+        if count_tokens(text) <= MAX_TOKENS:
+            distinct.setdefault(" ".join(text.lower().split()), text)
+    return list(distinct.values())
 
 
 def sampled(split: Split, limit: int) -> list[Image]:
