@@ -61,17 +61,14 @@ Prompts = Mapping[int, str]  # by category id
 
 
 def prompt_findings(splits: Sequence[Split]) -> Iterator[Found]:
-    """Check the prompts of all images; what is found in several images is reported once."""
-    checked: set[str] = set()
+    """Check the prompts of all images; what several images have in common is reported once."""
     reported: set[tuple[str, str]] = set()
     for split in splits:
         names = {category.id: category.name for category in split.categories}
         for image, prompts in _distinct_prompts(split):
             found = [*_alike(prompts, names), *_containing(prompts, names)]
             for number, text in prompts.items():
-                if text not in checked:
-                    checked.add(text)
-                    found += _in_one(text, names[number])
+                found += _in_one(text, names[number])
             for rule, where in found:
                 if (rule, where) not in reported:
                     reported.add((rule, where))
@@ -147,7 +144,8 @@ def _containing(prompts: Prompts, names: Mapping[int, str]) -> Iterator[tuple[st
 
 def _keys(prompts: Prompts) -> dict[int, tuple[str, ...]]:
     """The words of each prompt, in the singular where another prompt has that."""
-    words = {number: tuple(_words(text)) for number, text in prompts.items()}
+    # No prompt has more words that are read; a hostile one could have millions.
+    words = {number: tuple(_words(text)[:MAX_TOKENS]) for number, text in prompts.items()}
     known = {word for found in words.values() for word in found}
     return {
         number: tuple(_singular(word, known) for word in found) for number, found in words.items()
