@@ -49,6 +49,11 @@ def everywhere(change: Callable[[Values], object]) -> Defect:
     return lambda coco: edit_all(coco, change)
 
 
+def prompted(text: str) -> Defect:
+    """The first class, prompted with a text."""
+    return everywhere(lambda v: v["categories"][0].update(prompt=text))
+
+
 def first(**changes: Any) -> Defect:
     """The first object of train, changed."""
     return in_split("train", lambda v: v["annotations"][0].update(changes))
@@ -162,8 +167,15 @@ DEFECTS: list[tuple[str, Defect]] = [
     ("image-unlisted", in_split("manifest", lambda v: v["images"].pop())),
     ("image-changed", append_byte),
     ("copy-identical", copy_image),
-    ("prompt-empty", everywhere(lambda v: v["categories"][0].update(prompt=" "))),
-    ("prompt-duplicate", everywhere(lambda v: v["categories"][0].update(prompt="Plate "))),
+    ("prompt-empty", prompted(" ")),
+    ("prompt-too-long", prompted("green leaf " * 16)),
+    ("prompt-duplicate", prompted("Plate ")),
+    ("prompt-alike", prompted("plates")),
+    ("prompt-contains-class", prompted("a plate with a rim")),
+    ("prompt-coordinates", prompted("place 41.40338")),
+    ("prompt-digits", prompted("class 2")),
+    ("prompt-not-ascii", prompted("café")),
+    ("prompt-misspelled", prompted("triangel")),
     ("class-missing-train", in_split("train", without_class(2))),
     ("class-missing-valid", in_split("valid", without_class(2))),
     ("class-missing-test", in_split("test", without_class(2))),

@@ -1,4 +1,4 @@
-"""Checks of classes: their prompts, and how many objects each has where."""
+"""Checks of classes: how many objects each has where."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -6,17 +6,6 @@ from collections.abc import Iterator, Sequence
 from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Split, has_masks
 from segtune.dataset.findings import Found, Place
-
-
-def prompt_findings(train: Split) -> Iterator[Found]:
-    """Classes without a prompt, and prompts of more than one class."""
-    prompts = Counter(category.prompt.strip().casefold() for category in train.categories)
-    for category in train.categories:
-        if not category.prompt.strip():
-            yield "prompt-empty", Place(category.name)
-    for prompt, count in prompts.items():
-        if prompt and count > 1:
-            yield "prompt-duplicate", Place(repr(prompt))
 
 
 def class_findings(splits: Sequence[Split], limits: ValidateLimits) -> Iterator[Found]:

@@ -9,54 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from segtune.checks.english import likely_spelling, singulars
 from segtune.dataset.coco import Image, Split
-from segtune.dataset.findings import Found, Place, Severity
+from segtune.dataset.findings import Found, Place
 from segtune.dataset.prompts import fields_of
 from segtune.model.tokenizer import MAX_TOKENS, count_tokens, tokens_read
 
 COORDINATES = re.compile(r"\d\.\d{3}|\d\s*°")
 WORD = re.compile(r"[^\W_]+")
-IN_WORDS = "describe what it shows in convert.prompts"
-
-# Rule -> severity, title, and what to do.
-RULES_OF_PROMPTS: dict[str, tuple[Severity, str, str]] = {
-    "prompt-empty": ("error", "class without a prompt", IN_WORDS),
-    "prompt-too-long": (
-        "error",
-        f"prompt of more than the {MAX_TOKENS} tokens that SAM 3 reads, with a start and an end",
-        "use fewer words in convert.prompts or convert.template",
-    ),
-    "prompt-duplicate": (
-        "error",
-        "prompt of more than one class, for SAM 3 reads neither case nor spaces",
-        "tell the classes apart in convert.prompts, or merge them",
-    ),
-    "prompt-alike": (
-        "warning",
-        "prompts that differ only in hyphens, spaces, punctuation or the plural",
-        "tell the classes apart in convert.prompts, or merge them",
-    ),
-    "prompt-contains-class": (
-        "warning",
-        "prompt that contains the prompt of another class, which may then detect both",
-        "use words that belong to one class only in convert.prompts",
-    ),
-    "prompt-coordinates": ("warning", "prompt with coordinates", IN_WORDS),
-    "prompt-digits": (
-        "warning",
-        "prompt with digits, each of which SAM 3 reads as a word of its own",
-        IN_WORDS,
-    ),
-    "prompt-not-ascii": (
-        "warning",
-        "prompt with characters that are not ASCII: SAM 3 has learned English",
-        "translate it in convert.prompts",
-    ),
-    "prompt-misspelled": (
-        "warning",
-        "prompt with a word that is likely misspelled",
-        "correct it in convert.prompts, or ignore this if it is a technical term",
-    ),
-}
 Prompts = Mapping[int, str]  # by category id
 
 

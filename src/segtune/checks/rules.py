@@ -13,6 +13,8 @@ from segtune.core.validate_settings import Severity
 
 CONVERT_AGAIN = "run segtune.convert again"
 REDRAW = "correct the label, or remove it"
+DESCRIBE = "describe in convert.prompts what it shows"
+TELL_APART = "tell the classes apart in convert.prompts, or merge them"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,41 @@ RULES: Mapping[str, Rule] = {
         "image in more than one split, which makes scores meaningless",
         "remove it from all but one",
     ),
-    "prompt-empty": Rule("error", "class without a prompt", "set convert.prompts"),
-    "prompt-duplicate": Rule("error", "prompt of more than one class", "set convert.prompts"),
+    "prompt-empty": Rule("error", "class without a prompt", DESCRIBE),
+    "prompt-too-long": Rule(
+        "error",
+        "prompt of more tokens than SAM 3 reads, which are 32 with a start and an end",
+        "use fewer words in convert.prompts or convert.template",
+    ),
+    "prompt-duplicate": Rule(
+        "error",
+        "prompt of more than one class: SAM 3 reads neither case nor the number of spaces",
+        TELL_APART,
+    ),
+    "prompt-alike": Rule(
+        "warning",
+        "prompts that differ only in hyphens, spaces, punctuation or the plural",
+        TELL_APART,
+    ),
+    "prompt-contains-class": Rule(
+        "warning",
+        "prompt that contains that of another class, which may then detect both",
+        "use words in convert.prompts that fit only one of them",
+    ),
+    "prompt-coordinates": Rule("warning", "prompt with coordinates", DESCRIBE),
+    "prompt-digits": Rule(
+        "warning", "prompt with digits, each of which SAM 3 reads by itself", DESCRIBE
+    ),
+    "prompt-not-ascii": Rule(
+        "warning",
+        "prompt with characters that are not ASCII, though SAM 3 has learned English",
+        "translate it in convert.prompts",
+    ),
+    "prompt-misspelled": Rule(
+        "warning",
+        "prompt with a word that is likely misspelled",
+        "correct it in convert.prompts, unless it is a technical term",
+    ),
     "class-missing-train": Rule(
         "error",
         "class without objects in train, though other splits have some",

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from segtune.checks.classes import class_findings, prompt_findings
+from segtune.checks.classes import class_findings
 from segtune.checks.masks import mask_findings
 from segtune.checks.objects import object_findings
+from segtune.checks.prompts import prompt_findings
 from segtune.checks.rules import RULES, require_known_rules
 from segtune.checks.structure import file_findings, identical_images, structure_findings
 from segtune.checks.summary import histograms, summary
@@ -68,7 +69,7 @@ def _found(
     yield from file_findings(splits, manifest)
     yield from identical_images(splits, manifest)
     yield from mask_findings(splits)
-    yield from prompt_findings(splits[0])
+    yield from prompt_findings(splits)
     yield from class_findings(splits, limits)
     yield from object_findings(
         splits, limits, queries=target.queries, input_pixels=target.input_pixels
