@@ -19,7 +19,9 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # By content, whatever the suffix. Pillow knows 40 more, some of which start other programs.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 EXIF_ORIENTATION = 0x0112
+UPRIGHT = (None, 0, 1)  # orientations
 TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+COPY_SUFFIX = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")  # what Roboflow appends to a name
 DEEP_GRAY = "I;16"  # and its byte orders: Pillow's modes of 16 bits
 OTHER_DEPTHS = {"I", "F"}  # Pillow's modes of 32 bits, integers and floats
 DEEP_COLOR = re.compile(r";16[BLN]")  # in Pillow's names of 16 bits for each channel

@@ -11,14 +11,13 @@ from segtune.core.errors import ExportError
 from segtune.core.foreign import read_bytes
 from segtune.dataset.images import (
     EXIF_ORIENTATION,
+    UPRIGHT,
     eight_bits,
     is_deep_color,
     opened_image,
     require_few_scans,
 )
 from segtune.exports.split_source import EXPORT_AGAIN, EXPORT_IMAGES, SourceImage
-
-UPRIGHT = (None, 0, 1)  # EXIF orientations
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ All augmented copies of one original image stay together, or else a model would 
 what it was trained on.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,10 +12,9 @@ import numpy as np
 from segtune.core.config import ConvertSettings
 from segtune.core.errors import ConfigError
 from segtune.dataset.coco import SPLITS
+from segtune.dataset.images import COPY_SUFFIX
 from segtune.exports.repairs import Repairs
 from segtune.exports.split_source import Place, SourceImage, SplitSource
-
-COPY_SUFFIX = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")  # what Roboflow appends to a name
 
 
 def original_name(image: SourceImage) -> str:

@@ -1,0 +1,154 @@
+"""How many changed copies validation finds, and whether it takes different images for copies.
+
+`python -m benchmarks.copies` makes a copy of each of 100 synthetic images for every change, and
+puts it into another split. It prints how many are found as copies, how many only as likely, the
+lowest correlation, and the largest difference of a pixel: what the thresholds of
+`segtune.checks.copies` have to let pass. Then it looks for copies among 2,000 different images,
+and prints the highest correlation: what they have to stop. With folders, it does the same with the
+JPEG files below each, whose highest correlation may be that of copies which were there before.
+"""
+
+import argparse
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image as PilImage
+from PIL import ImageEnhance
+
+from benchmarks.validation_scan import scene
+from segtune.checks.copies import copy_findings, thumbnails_of
+from segtune.checks.image_scan import ImageScan, scan_images
+from segtune.checks.perceptual_hash import Match, largest_difference, oriented, similar_pairs
+from segtune.dataset.coco import Annotation, Image, Manifest, Split
+
+Change = Callable[[PilImage.Image], PilImage.Image]
+QUALITY = 90  # of JPEGs, where it is not what changes
+SIDE = 256  # pixels of the different images
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and print a line for each change and one for different images."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--copied", type=int, default=100, help="images of each set, at most")
+    parser.add_argument("--different", type=int, default=2000, help="synthetic images")
+    arguments = parser.parse_args(argv)
+    print_copies("synthetic", [jpeg(scene(seed)) for seed in range(arguments.copied)])
+    seeds = range(arguments.copied, arguments.copied + arguments.different)
+    print_different("synthetic", [jpeg(scene(seed, SIDE)) for seed in seeds])
+    for folder in arguments.folders:
+        files = [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))]
+        print_copies(folder.name, files[: arguments.copied])
+        print_different(folder.name, files)
+
+
+def print_copies(name: str, originals: Sequence[bytes]) -> None:
+    """Plant copies with each change, and print what was found."""
+    train = scanned("train", originals)
+    for title, change, quality in changes():
+        images = (PilImage.open(io.BytesIO(content)).convert("RGB") for content in originals)
+        valid = scanned("valid", [jpeg(change(image), quality) for image in images])
+        found = Counter(
+            rule
+            for rule, place in copy_findings([*train, *valid])
+            if place.split == "valid" and place.other_image.endswith(Path(place.image).name)
+        )
+        similarities, differences = zip(*correlations(valid, train), strict=True)
+        print(
+            f"{name}, {title}: {found['copy-identical'] + found['copy-near']} of {len(valid)}",
+            f"{found['copy-likely']} likely",
+            f"correlation from {min(similarities):.3f}",
+            f"difference to {max(differences):.2f}",
+            sep=", ",
+        )
+
+
+def print_different(name: str, contents: Sequence[bytes]) -> None:
+    """Print how many of different images are taken for copies of each other."""
+    scans = scanned("train", contents)
+    # Every third one is in another split.
+    valid = [replace(scan, split="valid") for scan in scans[::3]]
+    found = Counter(rule for rule, _ in copy_findings([*scans[1::3], *scans[2::3], *valid]))
+    pixels = thumbnails_of(scans)
+    pairs = similar_pairs(pixels, pixels, min_similarity=0)
+    matches = (pair for pair in pairs if isinstance(pair, Match) and pair.query != pair.other)
+    highest = max((match.similarity for match in matches), default=0)
+    print(f"{name}, {len(scans)} images: {dict(found)}, correlation to {highest:.3f}")
+
+
+def correlations(
+    copies: Sequence[ImageScan], originals: Sequence[ImageScan]
+) -> Iterator[tuple[float, float]]:
+    """The similarity of each copy and its original, and the largest difference of a pixel."""
+    for copy, original in zip(thumbnails_of(copies), thumbnails_of(originals), strict=True):
+        pairs = similar_pairs(copy[None], original[None], min_similarity=-1)
+        matches = [pair for pair in pairs if isinstance(pair, Match)]
+        if not matches:
+            yield 0, 0
+            continue
+        best = max(matches, key=lambda match: match.similarity)
+        (turned,) = oriented(copy[None], best.orientation)
+        yield best.similarity, largest_difference(turned, original)
+
+
+def changes() -> Iterator[tuple[str, Change, int]]:
+    """What is done to copies: a title, the change, and the quality of the JPEG."""
+    for quality in (40, 70, 95):
+        yield f"JPEG quality {quality}", resized, quality
+    for scale in (0.5, 0.7, 1.3, 2):
+        yield f"{scale} of the size", partial(resized, scale=scale), QUALITY
+    for gain in (0.75, 1.25):
+        yield f"{gain} of the brightness", partial(brighter, gain=gain), QUALITY
+    for method in PilImage.Transpose:
+        yield method.name, partial(PilImage.Image.transpose, method=method), QUALITY
+    yield "all of it", everything, 40
+
+
+def resized(image: PilImage.Image, scale: float = 1) -> PilImage.Image:
+    """With sides of this scale."""
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, PilImage.Resampling.BICUBIC)
+
+
+def brighter(image: PilImage.Image, gain: float) -> PilImage.Image:
+    """With values times a gain, up to white."""
+    return ImageEnhance.Brightness(image).enhance(gain)
+
+
+def everything(image: PilImage.Image) -> PilImage.Image:
+    """Half as large, brighter, mirrored and rotated."""
+    return brighter(resized(image, 0.5), 1.25).transpose(PilImage.Transpose.TRANSPOSE)
+
+
+def jpeg(image: PilImage.Image, quality: int = QUALITY) -> bytes:
+    """The image as a file."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def scanned(split: str, contents: Iterable[bytes]) -> list[ImageScan]:
+    """Image files of these contents, as validation reads them."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / split).mkdir()
+        images = []
+        for number, content in enumerate(contents, start=1):
+            images.append(Image(number, f"{split}/{number:04}.jpg", 1, 1))
+            (Path(folder) / images[-1].file_name).write_bytes(content)
+        objects: dict[int, tuple[Annotation, ...]] = {image.id: () for image in images}
+        dataset = Split(split, Path(folder), (), tuple(images), objects)
+        manifest = Manifest(Path(folder), ())
+        return list(scan_images([dataset], manifest, workers=2, advance=unnoticed))
+
+
+def unnoticed(done: int = 1, note: str = "") -> None:
+    """Progress that is not shown."""
+
+
+if __name__ == "__main__":
+    main()
