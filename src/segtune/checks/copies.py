@@ -33,11 +33,12 @@ MAX_DIFFERENCE = 0.9  # standard deviations, by which one pixel of a copy's thum
 
 @dataclass(frozen=True)
 class _Group:
-    """The images of a split, each once, and the thumbnails of those that can be compared."""
+    """The images of a split, and the thumbnails of those that can be compared."""
 
     name: str
     scans: tuple[ImageScan, ...]
     by_sha256: Mapping[str, ImageScan]  # the first with each content
+    plain: tuple[ImageScan, ...]  # cannot be compared
     compared: tuple[ImageScan, ...]
     thumbnails: Thumbnails  # of `compared`
 
@@ -59,11 +60,9 @@ def copy_findings(
     """
     groups = _groups(scans)
     for group in groups:
-        compared = set(group.compared)
-        for scan in group.scans:
-            if scan.thumbnail and scan not in compared:
-                text = "too plain for any comparison but of its bytes"
-                yield "copy-unchecked", _place(scan, text)
+        for scan in group.plain:
+            text = "too plain for any comparison but of its bytes"
+            yield "copy-unchecked", _place(scan, text)
     for number, later in enumerate(groups):
         for earlier in groups[:number]:
             yield from _across(later, earlier, min_near, min_likely)
@@ -72,21 +71,24 @@ def copy_findings(
 
 
 def _groups(scans: Sequence[ImageScan]) -> list[_Group]:
-    """The splits in their order. A file that an earlier split lists is intended to be in both."""
-    seen: set[str] = set()
-    groups = []
+    """The splits in their order."""
+    evaluated: set[str] = set()
+    groups: list[_Group] = []
     for name, members in groupby(scans, attrgetter("split")):
-        own = [scan for scan in members if scan.sha256 and scan.file_name not in seen]
-        seen.update(scan.file_name for scan in own)
+        # Where there is no test split, the files of valid may be meant to be in both.
+        own = [scan for scan in members if scan.sha256 and scan.file_name not in evaluated]
+        if groups:
+            evaluated.update(scan.file_name for scan in own)
         visible = [scan for scan in own if scan.thumbnail]
         thumbnails = thumbnails_of(visible)
-        usable = np.flatnonzero(is_comparable(thumbnails))
+        usable = is_comparable(thumbnails)
         groups.append(
             _Group(
                 name=name,
                 scans=tuple(own),
                 by_sha256={scan.sha256: scan for scan in reversed(own)},
-                compared=tuple(visible[n] for n in usable),
+                plain=tuple(visible[n] for n in np.flatnonzero(~usable)),
+                compared=tuple(visible[n] for n in np.flatnonzero(usable)),
                 thumbnails=thumbnails[usable],
             )
         )

@@ -1,0 +1,203 @@
+"""Copies across splits: changed ones are found, different images are not taken for copies."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image as PilImage
+from PIL import ImageDraw
+
+from benchmarks.copies import changes
+from benchmarks.validation_scan import scene
+from segtune.checks.copies import RULES_OF_COPIES, copy_findings
+from segtune.checks.image_scan import THUMBNAIL_SIDE, ImageScan
+from segtune.dataset.findings import Place
+from tests.checks.image_files import Contents, encoded, scan_splits, write_split
+
+SIDE = 160  # pixels
+CHANGES = {title: (change, quality) for title, change, quality in changes()}
+SCENES = [scene(seed, SIDE) for seed in range(20)]
+
+
+def jpeg(image: PilImage.Image, quality: int = 90) -> bytes:
+    return encoded(image, "JPEG", quality=quality)
+
+
+def found(folder: Path, **splits: Contents) -> list[tuple[str, Place]]:
+    written = [write_split(folder, contents, name) for name, contents in splits.items()]
+    return list(copy_findings(scan_splits(*written)))
+
+
+def pairs(findings: Sequence[tuple[str, Place]]) -> list[tuple[str, str, str]]:
+    return [(rule, place.image, place.other_image) for rule, place in findings]
+
+
+@pytest.mark.parametrize("title", CHANGES)
+def test_changed_copies_are_found(tmp_path: Path, title: str) -> None:
+    change, quality = CHANGES[title]
+    originals = {f"{n}.jpg": jpeg(image) for n, image in enumerate(SCENES)}
+    copies = {f"copy{n}.jpg": jpeg(change(image), quality) for n, image in enumerate(SCENES)}
+    expected = {("copy-near", f"copy{n}.jpg", f"{n}.jpg") for n in range(len(SCENES))}
+    got = pairs(found(tmp_path, train=originals, test=copies))
+    assert len(expected & set(got)) >= 0.95 * len(expected)
+    assert set(got) - expected <= {("copy-likely", name, other) for _, name, other in expected}
+
+
+def test_different_images_are_not_taken_for_copies(tmp_path: Path) -> None:
+    images = {f"{n}.jpg": jpeg(scene(1000 + n, 64)) for n in range(400)}
+    names = list(images)
+    train, valid = ({name: images[name] for name in part} for part in (names[:250], names[250:]))
+    assert not found(tmp_path, train=train, valid=valid)
+
+
+def test_identical_bytes_are_named_once_for_each_earlier_split(tmp_path: Path) -> None:
+    content = jpeg(SCENES[0])
+    findings = found(
+        tmp_path,
+        train={"a.jpg": content, "b.jpg": content},
+        valid={"c.jpg": content},
+        test={"d.jpg": content},
+    )
+    assert pairs(findings) == [
+        ("copy-identical", "c.jpg", "a.jpg"),
+        ("copy-identical", "d.jpg", "a.jpg"),
+        ("copy-identical", "d.jpg", "c.jpg"),
+        ("copy-within", "b.jpg", "a.jpg"),
+    ]
+    assert findings[0][1].text == "valid: c.jpg = train: a.jpg (identical bytes)"
+    assert (findings[0][1].split, findings[0][1].other_split) == ("valid", "train")
+
+
+def test_a_split_that_stands_in_for_another_is_not_a_copy(tmp_path: Path) -> None:
+    valid = {"v.jpg": jpeg(SCENES[1]), "w.jpg": jpeg(SCENES[1], 50)}
+    findings = found(tmp_path, train={"a.jpg": jpeg(SCENES[1], 70)}, valid=valid, test=valid)
+    assert {(place.split, place.image) for _, place in findings} == {
+        ("valid", "v.jpg"),
+        ("valid", "w.jpg"),
+    }
+
+
+def test_a_file_of_train_in_another_split_is_a_copy(tmp_path: Path) -> None:
+    train = {"a.jpg": jpeg(SCENES[0])}
+    assert pairs(found(tmp_path, train=train, test=train)) == [("copy-identical", "a.jpg", "a.jpg")]
+
+
+def test_the_evidence_names_the_change_and_the_best_original(tmp_path: Path) -> None:
+    mirrored = SCENES[2].transpose(PilImage.Transpose.FLIP_LEFT_RIGHT)
+    train = {"frame.jpg": jpeg(moved(SCENES[2], 40)), "true.jpg": jpeg(SCENES[2])}
+    ((rule, place),) = [
+        (rule, place)
+        for rule, place in found(tmp_path, train=train, valid={"copy.jpg": jpeg(mirrored)})
+        if place.split == "valid"
+    ]
+    assert rule == "copy-near"
+    assert place.text == "valid: copy.jpg = train: true.jpg (mirrored, correlation 1.00)"
+
+
+def moved(image: PilImage.Image, place: int) -> PilImage.Image:
+    """The image with something at a place, as in a frame of a fixed camera."""
+    frame = image.copy()
+    ImageDraw.Draw(frame).ellipse((place, 60, place + 12, 72), fill="white", outline="black")
+    return frame
+
+
+def test_frames_of_one_scene_are_only_likely_copies(tmp_path: Path) -> None:
+    for number, image in enumerate(SCENES[:5]):
+        folder = tmp_path / str(number)
+        frames = {"a.jpg": jpeg(moved(image, 20))}, {"b.jpg": jpeg(moved(image, 100))}
+        got = pairs(found(folder, train=frames[0], valid=frames[1]))
+        assert got == [("copy-likely", "b.jpg", "a.jpg")]
+
+
+def test_a_name_is_only_a_hint(tmp_path: Path) -> None:
+    train = {"a_jpg.rf.0123.jpg": jpeg(SCENES[3]), "b_jpg.rf.0123.jpg": jpeg(SCENES[4])}
+    valid = {"a_jpg.rf.4567.jpg": jpeg(SCENES[5]), "b_jpg.rf.4567.jpg": jpeg(SCENES[4], 60)}
+    findings = found(tmp_path, train=train, valid=valid)
+    assert sorted(pairs(findings)) == [
+        ("copy-near", "b_jpg.rf.4567.jpg", "b_jpg.rf.0123.jpg"),
+        ("copy-same-source", "a_jpg.rf.4567.jpg", "a_jpg.rf.0123.jpg"),
+    ]
+
+
+def test_copies_within_a_split_are_named_for_the_later_image(tmp_path: Path) -> None:
+    train = {"a.jpg": jpeg(SCENES[6]), "b.jpg": jpeg(SCENES[7]), "c.jpg": jpeg(SCENES[6], 40)}
+    assert pairs(found(tmp_path, train=train)) == [("copy-within", "c.jpg", "a.jpg")]
+
+
+def test_plain_images_are_compared_only_by_their_bytes(tmp_path: Path) -> None:
+    plain = PilImage.new("RGB", (64, 64), "gray")
+    findings = found(
+        tmp_path,
+        train={"plain.png": encoded(plain, "PNG")},
+        valid={"plain.bmp": encoded(plain, "BMP"), "same.png": encoded(plain, "PNG")},
+    )
+    assert pairs(findings) == [
+        ("copy-unchecked", "plain.png", ""),
+        ("copy-unchecked", "plain.bmp", ""),
+        ("copy-unchecked", "same.png", ""),
+        ("copy-identical", "same.png", "plain.png"),
+    ]
+
+
+def test_broken_images_are_passed_over(tmp_path: Path) -> None:
+    train = {"a.jpg": b"", "b.jpg": None, "c.jpg": jpeg(SCENES[8])}
+    assert not found(tmp_path, train=train, valid={"d.jpg": b"", "e.jpg": None})[1:]
+    assert not list(copy_findings([]))
+
+
+def scans_of(split: str, thumbnails: npt.NDArray[np.uint8]) -> list[ImageScan]:
+    return [
+        ImageScan(split, f"{split}{n}", "", f"{split}{n}", pixels.tobytes(), ())
+        for n, pixels in enumerate(thumbnails)
+    ]
+
+
+def test_more_similar_images_than_are_compared_are_reported() -> None:
+    rng = np.random.default_rng(0)
+    scenery = np.linspace(60, 190, THUMBNAIL_SIDE)
+    noise = rng.integers(-60, 60, (1200, THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    images = (scenery + noise).astype(np.uint8)
+    # A copy among them is the nearest one all the same.
+    copies = (images[:20] * 0.8).astype(np.uint8)
+    began = time.monotonic()
+    findings = list(
+        copy_findings([*scans_of("train", images[:800]), *scans_of("valid", images[800:]),
+                       *scans_of("test", copies)])
+    )  # fmt: skip
+    assert time.monotonic() - began < 30
+    near = {(place.image, place.other_image) for rule, place in findings if rule == "copy-near"}
+    assert near == {(f"test{n}", f"train{n}") for n in range(20)}
+    unchecked = [place.text for rule, place in findings if rule == "copy-unchecked"]
+    assert len(unchecked) > 380
+    assert "more than 16 similar images in train" in unchecked[0]
+
+
+def test_a_thousand_copies_of_one_image_take_seconds() -> None:
+    thumbnail = np.asarray(SCENES[9].convert("L").resize((32, 32)))
+    scans = scans_of("train", np.broadcast_to(thumbnail, (1000, 32, 32)))
+    scans += scans_of("valid", thumbnail[None])
+    began = time.monotonic()
+    rules = Counter(rule for rule, _ in copy_findings(scans))
+    assert time.monotonic() - began < 30
+    assert rules["copy-near"] == 1
+
+
+def test_the_thresholds_are_arguments() -> None:
+    one = np.asarray(SCENES[10].convert("L").resize((32, 32)))
+    noise = np.random.default_rng(0).uniform(-0.7, 0.7, one.shape) * one.std()
+    other = (one + noise).clip(0, 255).astype(np.uint8)
+    scans = [*scans_of("train", one[None]), *scans_of("valid", other[None])]
+    assert [rule for rule, _ in copy_findings(scans)] == ["copy-likely"]
+    assert [rule for rule, _ in copy_findings(scans, min_near=0.7)] == ["copy-near"]
+    assert not list(copy_findings(scans, min_likely=0.99, min_near=0.99))
+
+
+def test_every_rule_says_how_bad_it_is_and_what_to_do() -> None:
+    for severity, title, fix in RULES_OF_COPIES.values():
+        assert severity in ("error", "warning", "info")
+        assert title
+        assert fix
