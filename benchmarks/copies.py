@@ -24,6 +24,7 @@ from benchmarks.validation_scan import scene
 from segtune.checks.copies import copy_findings, thumbnails_of
 from segtune.checks.image_scan import ImageScan, scan_images
 from segtune.checks.perceptual_hash import Match, largest_difference, oriented, similar_pairs
+from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Annotation, Image, Manifest, Split
 
 Change = Callable[[PilImage.Image], PilImage.Image]
@@ -55,7 +56,7 @@ def print_copies(name: str, originals: Sequence[bytes]) -> None:
         valid = scanned("valid", [jpeg(change(image), quality) for image in images])
         found = Counter(
             rule
-            for rule, place in copy_findings([*train, *valid])
+            for rule, place in copy_findings([*train, *valid], ValidateLimits())
             if place.split == "valid" and place.other_image.endswith(Path(place.image).name)
         )
         similarities, differences = zip(*correlations(valid, train), strict=True)
@@ -73,7 +74,9 @@ def print_different(name: str, contents: Sequence[bytes]) -> None:
     scans = scanned("train", contents)
     # Every third one is in another split.
     valid = [replace(scan, split="valid") for scan in scans[::3]]
-    found = Counter(rule for rule, _ in copy_findings([*scans[1::3], *scans[2::3], *valid]))
+    found = Counter(
+        rule for rule, _ in copy_findings([*scans[1::3], *scans[2::3], *valid], ValidateLimits())
+    )
     pixels = thumbnails_of(scans)
     pairs = similar_pairs(pixels, pixels, min_similarity=0)
     matches = (pair for pair in pairs if isinstance(pair, Match) and pair.query != pair.other)

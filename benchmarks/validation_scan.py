@@ -19,6 +19,7 @@ from PIL import ImageDraw
 from segtune.checks.copies import copy_findings
 from segtune.checks.image_scan import scan_images
 from segtune.core.console import progress
+from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Image, Manifest, Split
 
 SIDE = 640  # pixels
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
             )
         scanned, after_scan = time.perf_counter(), peak_megabytes()
-        copies = [rule for rule, _ in copy_findings(scans)]
+        copies = [rule for rule, _ in copy_findings(scans, ValidateLimits())]
         done = time.perf_counter()
     print(f"{arguments.images} images: read in {scanned - began:.1f} s, copies in", end=" ")
     print(f"{done - scanned:.1f} s; {len(copies)} findings of copies", end="; ")

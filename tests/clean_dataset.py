@@ -74,9 +74,11 @@ def edit_all(coco: Path, change: Change) -> None:
 
 
 def _draw(path: Path, image_id: int, seed: list[int]) -> list[Values]:
-    """Two ellipses on noise, left and right."""
+    """Two ellipses, left and right."""
     rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 120, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+    # Of 8 x 8 random colors, so that no two images are alike.
+    colors = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    image = colors.resize((WIDTH, HEIGHT))
     pen, found = ImageDraw.Draw(image), []
     for category, left in ((1, 16), (2, 62)):
         center = (left + int(rng.integers(0, 16)), int(rng.integers(20, 52)))

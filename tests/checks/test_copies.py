@@ -13,12 +13,14 @@ from PIL import ImageDraw
 
 from benchmarks.copies import changes
 from benchmarks.validation_scan import scene
-from segtune.checks.copies import RULES_OF_COPIES, copy_findings
+from segtune.checks.copies import copy_findings
 from segtune.checks.image_scan import THUMBNAIL_SIDE, ImageScan
+from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.findings import Place
 from tests.checks.image_files import Contents, encoded, scan_splits, write_split
 
 SIDE = 160  # pixels
+LIMITS = ValidateLimits()
 CHANGES = {title: (change, quality) for title, change, quality in changes()}
 SCENES = [scene(seed, SIDE) for seed in range(20)]
 
@@ -27,9 +29,11 @@ def jpeg(image: PilImage.Image, quality: int = 90) -> bytes:
     return encoded(image, "JPEG", quality=quality)
 
 
-def found(folder: Path, **splits: Contents) -> list[tuple[str, Place]]:
+def found(
+    folder: Path, limits: ValidateLimits = LIMITS, **splits: Contents
+) -> list[tuple[str, Place]]:
     written = [write_split(folder, contents, name) for name, contents in splits.items()]
-    return list(copy_findings(scan_splits(*written)))
+    return list(copy_findings(scan_splits(*written), limits))
 
 
 def pairs(findings: Sequence[tuple[str, Place]]) -> list[tuple[str, str, str]]:
@@ -109,7 +113,8 @@ def test_frames_of_one_scene_are_only_likely_copies(tmp_path: Path) -> None:
     for number, image in enumerate(SCENES[:5]):
         folder = tmp_path / str(number)
         frames = {"a.jpg": jpeg(moved(image, 20))}, {"b.jpg": jpeg(moved(image, 100))}
-        got = pairs(found(folder, train=frames[0], valid=frames[1]))
+        limits = ValidateLimits(likely_copy_similarity=0.7)
+        got = pairs(found(folder, limits, train=frames[0], valid=frames[1]))
         assert got == [("copy-likely", "b.jpg", "a.jpg")]
 
 
@@ -146,7 +151,7 @@ def test_plain_images_are_compared_only_by_their_bytes(tmp_path: Path) -> None:
 def test_broken_images_are_passed_over(tmp_path: Path) -> None:
     train = {"a.jpg": b"", "b.jpg": None, "c.jpg": jpeg(SCENES[8])}
     assert not found(tmp_path, train=train, valid={"d.jpg": b"", "e.jpg": None})[1:]
-    assert not list(copy_findings([]))
+    assert not list(copy_findings([], LIMITS))
 
 
 def scans_of(split: str, thumbnails: npt.NDArray[np.uint8]) -> list[ImageScan]:
@@ -164,10 +169,8 @@ def test_more_similar_images_than_are_compared_are_reported() -> None:
     # A copy among them is the nearest one all the same.
     copies = (images[:20] * 0.8).astype(np.uint8)
     began = time.monotonic()
-    findings = list(
-        copy_findings([*scans_of("train", images[:800]), *scans_of("valid", images[800:]),
-                       *scans_of("test", copies)])
-    )  # fmt: skip
+    scans = [*scans_of("train", images[:800]), *scans_of("valid", images[800:])]
+    findings = list(copy_findings([*scans, *scans_of("test", copies)], LIMITS))
     assert time.monotonic() - began < 30
     near = {(place.image, place.other_image) for rule, place in findings if rule == "copy-near"}
     assert near == {(f"test{n}", f"train{n}") for n in range(20)}
@@ -181,23 +184,20 @@ def test_a_thousand_copies_of_one_image_take_seconds() -> None:
     scans = scans_of("train", np.broadcast_to(thumbnail, (1000, 32, 32)))
     scans += scans_of("valid", thumbnail[None])
     began = time.monotonic()
-    rules = Counter(rule for rule, _ in copy_findings(scans))
+    rules = Counter(rule for rule, _ in copy_findings(scans, LIMITS))
     assert time.monotonic() - began < 30
     assert rules["copy-near"] == 1
 
 
-def test_the_thresholds_are_arguments() -> None:
+def test_the_thresholds_are_settings() -> None:
     one = np.asarray(SCENES[10].convert("L").resize((32, 32)))
     noise = np.random.default_rng(0).uniform(-0.7, 0.7, one.shape) * one.std()
     other = (one + noise).clip(0, 255).astype(np.uint8)
     scans = [*scans_of("train", one[None]), *scans_of("valid", other[None])]
-    assert [rule for rule, _ in copy_findings(scans)] == ["copy-likely"]
-    assert [rule for rule, _ in copy_findings(scans, min_near=0.7)] == ["copy-near"]
-    assert not list(copy_findings(scans, min_likely=0.99, min_near=0.99))
-
-
-def test_every_rule_says_how_bad_it_is_and_what_to_do() -> None:
-    for severity, title, fix in RULES_OF_COPIES.values():
-        assert severity in ("error", "warning", "info")
-        assert title
-        assert fix
+    for limits, expected in (
+        ({"likely_copy_similarity": 0.7}, ["copy-likely"]),
+        ({"likely_copy_similarity": 0.7, "copy_similarity": 0.7}, ["copy-near"]),
+        ({}, []),
+    ):
+        findings = copy_findings(scans, ValidateLimits(**limits))
+        assert [rule for rule, _ in findings] == expected

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from segtune.checks.image_scan import RULES_OF_IMAGES, THUMBNAIL_SIDE, ImageScan, scan_images
+from segtune.checks.image_scan import THUMBNAIL_SIDE, ImageScan, scan_images
 from segtune.dataset.coco import Manifest
 from tests.checks.image_files import (
     HEIGHT,
@@ -217,10 +217,3 @@ def test_the_original_is_known_by_its_record_or_roboflows_suffix(
 ) -> None:
     (found,) = scan(tmp_path, {name: GOOD}, original)
     assert found.original == expected
-
-
-def test_every_rule_says_how_bad_it_is_and_what_to_do() -> None:
-    for severity, title, fix in RULES_OF_IMAGES.values():
-        assert severity in ("error", "warning", "info")
-        assert title
-        assert fix

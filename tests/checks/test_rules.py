@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from segtune.checks.rules import RULES
 from tests.clean_dataset import (
@@ -117,6 +119,104 @@ def copy_image(coco: Path) -> None:
     write_manifest(coco)
 
 
+def saved(**options: Any) -> Defect:
+    """The first image of train, saved in another way; its content is what was converted."""
+
+    def plant(coco: Path) -> None:
+        path = coco.parent / "train/1.png"
+        mode = options.pop("mode", "RGB")
+        with Image.open(path) as image:
+            changed = image.convert(mode)
+        changed.save(path, **{"format": "PNG", **options})
+        write_manifest(coco)
+
+    return plant
+
+
+def content(change: Callable[[bytes], bytes]) -> Defect:
+    """The bytes of the first image of train, changed before it was converted."""
+
+    def plant(coco: Path) -> None:
+        path = coco.parent / "train/1.png"
+        path.write_bytes(change(path.read_bytes()))
+        write_manifest(coco)
+
+    return plant
+
+
+def replaced(pixels: Callable[[Image.Image], Image.Image], **options: Any) -> Defect:
+    """The first image of train, with other pixels."""
+
+    def plant(coco: Path) -> None:
+        path = coco.parent / "train/1.png"
+        with Image.open(path) as image:
+            changed = pixels(image)
+        changed.save(path, **{"format": "PNG", **options})
+        write_manifest(coco)
+
+    return plant
+
+
+def copied(pixels: Callable[[Image.Image], Image.Image], to: str = "test/2.png") -> Defect:
+    """The first image of train with other pixels, in the place of another one."""
+
+    def plant(coco: Path) -> None:
+        root = coco.parent
+        with Image.open(root / "train/1.png") as image:
+            changed = pixels(image)
+        changed.save(root / to)
+        write_manifest(coco)
+
+    return plant
+
+
+def transparent(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    return image
+
+
+def deep(image: Image.Image) -> Image.Image:
+    gray = np.asarray(image.convert("L"), np.uint16) * 257
+    return Image.fromarray(gray)
+
+
+def dark(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L"), np.uint16))
+
+
+def animated(coco: Path) -> None:
+    path = coco.parent / "train/1.png"
+    with Image.open(path) as image, Image.open(coco.parent / "train/2.png") as second:
+        image.save(path, save_all=True, append_images=[second.copy()])
+    write_manifest(coco)
+
+
+def orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+def brightened(image: Image.Image) -> Image.Image:
+    return image.point(lambda value: min(255, round(1.15 * value)))
+
+
+def similar(image: Image.Image) -> Image.Image:
+    noise = np.random.default_rng(0).normal(0, 45, (9, 12, 3))
+    pattern = Image.fromarray((noise + 128).clip(0, 255).astype(np.uint8)).resize(image.size)
+    return Image.blend(image, pattern, 0.36)
+
+
+def named_after_one_original(coco: Path) -> None:
+    root = coco.parent
+    for split, digit in (("train", "1"), ("valid", "2")):
+        name = f"{split}/scene_jpg.rf.{digit * 32}.png"
+        (root / f"{split}/1.png").rename(root / name)
+        edit(coco, split, lambda v, name=name: v["images"][0].update(file_name=name))
+    write_manifest(coco)
+
+
 def append_byte(coco: Path) -> None:
     with (coco.parent / "train/1.png").open("ab") as file:
         file.write(b"x")
@@ -142,7 +242,6 @@ DEFECTS: list[tuple[str, Defect]] = [
     ("structure-id-invalid", in_split("train", renumber_first_image)),
     ("structure-id-duplicate", first(id=2)),
     ("structure-file-duplicate", rename_first_image("train")),
-    ("structure-file-duplicate", rename_first_image("test")),
     ("structure-class-unknown", first(category_id=9)),
     ("structure-box-not-finite", first(bbox=[float("nan"), 5, 9, 9])),
     ("structure-box-not-finite", first(bbox=[5, 5, 9, float("nan")])),
@@ -166,7 +265,24 @@ DEFECTS: list[tuple[str, Defect]] = [
     ("image-missing", lambda coco: (coco.parent / "train/1.png").unlink()),
     ("image-unlisted", in_split("manifest", lambda v: v["images"].pop())),
     ("image-changed", append_byte),
+    ("image-format", content(lambda _: b"GIF89a")),
+    ("image-damaged", content(lambda data: data[:-2000])),
+    ("image-size", in_split("train", lambda v: v["images"][0].update(width=WIDTH + 1))),
+    ("image-rotated", saved(exif=orientation(3))),
+    ("image-depth", replaced(dark)),
+    ("image-animated", animated),
+    ("image-cmyk", saved(format="JPEG", mode="CMYK", quality=95)),
+    ("image-transparent", replaced(transparent)),
+    ("image-16-bit", replaced(deep)),
+    ("image-palette", saved(mode="P")),
+    ("image-suffix", saved(format="JPEG", quality=95)),
     ("copy-identical", copy_image),
+    ("copy-identical", rename_first_image("test")),
+    ("copy-near", copied(brightened)),
+    ("copy-likely", copied(similar)),
+    ("copy-same-source", named_after_one_original),
+    ("copy-within", copied(ImageOps.mirror, to="train/2.png")),
+    ("copy-unchecked", replaced(lambda image: Image.new("RGB", image.size, (90, 90, 90)))),
     ("prompt-empty", prompted(" ")),
     ("prompt-too-long", prompted("green leaf " * 16)),
     ("prompt-duplicate", prompted("Plate ")),

@@ -24,10 +24,9 @@ from segtune.checks.perceptual_hash import (
     oriented,
     similar_pairs,
 )
+from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.findings import Found, Place
 
-MIN_NEAR = 0.93  # similarity of a copy
-MIN_LIKELY = 0.7  # similarity of a pair that somebody should look at
 MAX_DIFFERENCE = 0.9  # standard deviations, by which one pixel of a copy's thumbnail may differ
 
 
@@ -43,21 +42,17 @@ class _Group:
     thumbnails: Thumbnails  # of `compared`
 
 
-def copy_findings(
-    scans: Sequence[ImageScan],
-    *,
-    min_near: float = MIN_NEAR,
-    min_likely: float = MIN_LIKELY,
-) -> Iterator[Found]:
+def copy_findings(scans: Sequence[ImageScan], limits: ValidateLimits) -> Iterator[Found]:
     """Copies among the images of all splits.
 
     Of each image of a split, at most one is named from each earlier split: the most similar one.
 
     Args:
         scans: of the images of all splits, split by split, beginning with train.
-        min_near: similarity from which a pair is an image and its copy.
-        min_likely: similarity from which a pair is worth looking at.
+        limits: the similarity from which a pair is an image and its copy, and that from which it
+            is worth looking at.
     """
+    min_near, min_likely = limits.copy_similarity, limits.likely_copy_similarity
     groups = _groups(scans)
     for group in groups:
         for scan in group.plain:
@@ -194,39 +189,3 @@ def _pair(scan: ImageScan, other: ImageScan, evidence: str) -> Place:
         other_split=other.split,
         other_image=other.file_name,
     )
-
-
-MOVE = "move it to train, or remove it from all splits but one"
-RULES_OF_COPIES = {
-    # id: (severity, title, fix)
-    "copy-identical": (
-        "error",
-        "image in more than one split, which makes scores meaningless",
-        MOVE,
-    ),
-    "copy-near": (
-        "error",
-        "changed copy of an image of another split, which makes scores meaningless",
-        MOVE,
-    ),
-    "copy-likely": (
-        "warning",
-        "image that is probably a copy of one of another split, or from the same moment",
-        "look at both; keep images of one scene in one split",
-    ),
-    "copy-same-source": (
-        "info",
-        "image named after the same original as one of another split",
-        "look at both: an augmented copy belongs in the split of its original",
-    ),
-    "copy-within": (
-        "info",
-        "copy of an image of the same split, which counts twice",
-        "remove it, unless it is an augmentation of train",
-    ),
-    "copy-unchecked": (
-        "info",
-        "image whose copies cannot be found for certain",
-        "look at it, and at images from the same time or place",
-    ),
-}

@@ -12,7 +12,7 @@ from segtune.core.errors import ConfigError, shown
 from segtune.core.validate_settings import Severity
 
 CONVERT_AGAIN = "run segtune.convert again"
-REDRAW = "correct the label, or remove it"
+MOVE = "move it to train, or remove it from all splits but one"
 DESCRIBE = "describe in convert.prompts what it shows"
 TELL_APART = "tell the classes apart in convert.prompts, or merge them"
 
@@ -49,13 +49,81 @@ RULES: Mapping[str, Rule] = {
     "structure-mask-unreadable": Rule("error", "mask that cannot be read", CONVERT_AGAIN),
     "structure-mask-size": Rule("error", "mask whose size differs from its image's", CONVERT_AGAIN),
     "structure-mask-empty": Rule("error", "mask without a pixel", CONVERT_AGAIN),
-    "image-missing": Rule("error", "missing image", "restore it, or convert again"),
+    "image-missing": Rule("error", "image that cannot be read", "restore it, or convert again"),
     "image-unlisted": Rule("error", "image that the manifest does not list", CONVERT_AGAIN),
     "image-changed": Rule("error", "image that has changed since conversion", CONVERT_AGAIN),
-    "copy-identical": Rule(
+    "image-format": Rule(
+        "error", "file that is not a JPEG, PNG, BMP, WEBP or TIFF image", "save it as JPEG or PNG"
+    ),
+    "image-damaged": Rule(
         "error",
-        "image in more than one split, which makes scores meaningless",
-        "remove it from all but one",
+        "image that cannot be decoded to its end",
+        "restore it, or export the dataset again",
+    ),
+    "image-size": Rule(
+        "error",
+        "image of another size than its record",
+        "export the dataset again, with its images",
+    ),
+    "image-rotated": Rule(
+        "error",
+        "image rotated by its EXIF orientation, so that the orientation of its labels is ambiguous",
+        "export with Roboflow's Auto-Orient preprocessing",
+    ),
+    "image-depth": Rule(
+        "error",
+        "image whose pixels cannot be brought to 8 bits",
+        "save it with 8 bits, or stretch it to the full range of 16",
+    ),
+    "image-animated": Rule(
+        "warning",
+        "image of several frames or pages, of which only the first is used",
+        "save each as an image of its own",
+    ),
+    "image-cmyk": Rule(
+        "warning",
+        "CMYK image, whose colors are converted only roughly",
+        "save it in RGB with its color profile applied",
+    ),
+    "image-transparent": Rule(
+        "warning",
+        "image with transparent pixels, which the model sees in the color that they hide",
+        "save it without an alpha channel",
+    ),
+    "image-16-bit": Rule(
+        "info",
+        "image of 16 bits, of which the upper 8 are used",
+        "stretch it to the full range before you save it with 8 bits, if details are lost",
+    ),
+    "image-palette": Rule("info", "image with a palette, which becomes RGB", "nothing to do"),
+    "image-suffix": Rule(
+        "info", "image whose suffix names another format, which is read by its content", "rename it"
+    ),
+    "copy-identical": Rule(
+        "error", "image in more than one split, which makes scores meaningless", MOVE
+    ),
+    "copy-near": Rule(
+        "error", "changed copy of an image of another split, which makes scores meaningless", MOVE
+    ),
+    "copy-likely": Rule(
+        "warning",
+        "image that is probably a copy of one of another split, or from the same moment",
+        "look at both; keep images of one scene in one split",
+    ),
+    "copy-same-source": Rule(
+        "info",
+        "image named after the same original as one of another split",
+        "look at both: an augmented copy belongs in the split of its original",
+    ),
+    "copy-within": Rule(
+        "info",
+        "copy of an image of the same split, which counts twice",
+        "remove it, unless it is an augmentation of train",
+    ),
+    "copy-unchecked": Rule(
+        "info",
+        "image whose copies cannot be found for certain",
+        "look at it, and at images from the same time or place",
     ),
     "prompt-empty": Rule("error", "class without a prompt", DESCRIBE),
     "prompt-too-long": Rule(

@@ -1,15 +1,19 @@
 """All checks of a dataset, and the report of what they found."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from segtune.checks.classes import class_findings
+from segtune.checks.copies import copy_findings
+from segtune.checks.image_scan import scan_images
 from segtune.checks.masks import mask_findings
 from segtune.checks.objects import object_findings
 from segtune.checks.prompts import prompt_findings
 from segtune.checks.rules import RULES, require_known_rules
-from segtune.checks.structure import file_findings, identical_images, structure_findings
+from segtune.checks.structure import structure_findings
 from segtune.checks.summary import histograms, summary
+from segtune.core.console import progress
 from segtune.core.validate_settings import Severity, ValidateLimits, ValidateSettings
 from segtune.dataset.coco import Manifest, Split
 from segtune.dataset.findings import DatasetReport, Finding, Found, Override, Place
@@ -66,14 +70,26 @@ def _found(
     splits: Sequence[Split], manifest: Manifest, limits: ValidateLimits, target: Target
 ) -> Iterator[Found]:
     yield from structure_findings(splits)
-    yield from file_findings(splits, manifest)
-    yield from identical_images(splits, manifest)
+    yield from _image_findings(splits, manifest, limits)
     yield from mask_findings(splits)
     yield from prompt_findings(splits)
     yield from class_findings(splits, limits)
     yield from object_findings(
         splits, limits, queries=target.queries, input_pixels=target.input_pixels
     )
+
+
+def _image_findings(
+    splits: Sequence[Split], manifest: Manifest, limits: ValidateLimits
+) -> Iterator[Found]:
+    """What is wrong with image files, and which of them are copies."""
+    images = sum(len(split.images) for split in splits)
+    with progress("checked image", images) as advance:
+        workers = os.cpu_count() or 1
+        scans = list(scan_images(splits, manifest, workers=workers, advance=advance))
+    for scan in scans:
+        yield from scan.findings()
+    yield from copy_findings(scans, limits)
 
 
 def _grouped(found: Iterable[Found]) -> tuple[dict[str, int], dict[str, list[Place]]]:

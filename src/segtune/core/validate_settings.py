@@ -26,6 +26,12 @@ class ValidateLimits(Section):
     duplicate_iou: float = Field(
         0.9, ge=0.5, le=1, description="IoU from which two objects of a class are one"
     )
+    copy_similarity: float = Field(
+        0.93, gt=0, le=1, description="correlation of two images from which one is a copy"
+    )
+    likely_copy_similarity: float = Field(
+        0.9, gt=0, le=1, description="correlation from which a pair is worth looking at"
+    )
     min_negative_fraction: float = Field(
         0.05, ge=0, le=1, description="of a split's images without a dataset's only class"
     )
