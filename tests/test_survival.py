@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.converted import write_converted
+from tests.converted import write_converted, write_report
 from tests.forked import Forked, main_of
 from tests.train_runs import arguments as train_arguments
 
@@ -64,6 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     coco = write_converted(folder, {"train": 4, "valid": 2, "test": 2})
     (coco / "manifest.json").write_text(json.dumps({"root": "..", "images": []}))
+    write_report(coco)
     for stage in STAGES:
         finish(stage, folder, FIRST[stage])
     return folder

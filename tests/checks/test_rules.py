@@ -364,6 +364,11 @@ def test_a_duplicate_is_shown_with_the_first_object(coco: Path) -> None:
     assert len(place["boxes_xywh"]) == 2
 
 
+def test_valid_may_stand_in_for_a_missing_test_split(coco: Path) -> None:
+    (coco / "test.json").write_text((coco / "valid.json").read_text())
+    assert validate(coco)["findings"] == []
+
+
 def test_a_dataset_of_boxes_is_not_told_to_have_masks(coco: Path) -> None:
     edit_all(coco, lambda v: [a.update(segmentation=[]) for a in v["annotations"]])
     assert validate(coco)["findings"] == []

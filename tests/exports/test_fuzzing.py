@@ -14,10 +14,9 @@ from PIL import Image
 
 from segtune import convert, validate
 from segtune.dataset.coco import read_split
-from tests.export_writer import zip_export
+from tests.export_writer import write_export, zip_export
 from tests.format_writers import OPTIONS, SPLITS, WRITERS, DrawnImage, Scene, Thing
 from tests.fuzzing import exit_message, failures, files_in, mutated, run_inputs
-from tests.validate_runs import write_dataset
 
 RING = np.zeros((30, 40), np.uint8)
 RING[3:12, 4:20] = 1
@@ -41,7 +40,9 @@ def scene(kind: str) -> Scene:
 def write_intact(folder: Path, kind: str) -> Path:
     """An intact export, or a converted dataset; returns its folder."""
     if kind == "converted":
-        return write_dataset(folder)
+        export, coco = write_export(folder / "export"), folder / "coco"
+        convert.main(["--export", str(export), "--out", str(coco)])
+        return coco
     of = {"zip": "coco", "table": "yolo", "images": "voc"}.get(kind, kind)
     WRITERS[of](folder / "export", scene(of))
     if kind == "table":

@@ -37,7 +37,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "structure-id-invalid": Rule("error", "id below 1", CONVERT_AGAIN),
     "structure-id-duplicate": Rule("error", "id that is a duplicate", CONVERT_AGAIN),
-    "structure-file-duplicate": Rule("error", "image file that is listed twice", CONVERT_AGAIN),
+    "structure-file-duplicate": Rule("error", "image file that a split lists twice", CONVERT_AGAIN),
     "structure-class-unknown": Rule("error", "object of an unknown class", CONVERT_AGAIN),
     "structure-box-not-finite": Rule(
         "error", "box with a number that is not finite", CONVERT_AGAIN
