@@ -119,18 +119,24 @@ def copy_image(coco: Path) -> None:
     write_manifest(coco)
 
 
-def saved(**options: Any) -> Defect:
-    """The first image of train, saved in another way; its content is what was converted."""
+def saved(
+    change: Callable[[Image.Image], Image.Image] = Image.Image.copy,
+    to: str = "train/1.png",
+    **options: Any,
+) -> Defect:
+    """The first image of train, changed and saved in its own place or that of another one."""
 
     def plant(coco: Path) -> None:
-        path = coco.parent / "train/1.png"
-        mode = options.pop("mode", "RGB")
-        with Image.open(path) as image:
-            changed = image.convert(mode)
-        changed.save(path, **{"format": "PNG", **options})
+        with Image.open(coco.parent / "train/1.png") as image:
+            changed = change(image)
+        changed.save(coco.parent / to, **{"format": "PNG", **options})
         write_manifest(coco)
 
     return plant
+
+
+def converted(mode: str) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.convert(mode)
 
 
 def content(change: Callable[[bytes], bytes]) -> Defect:
@@ -139,32 +145,6 @@ def content(change: Callable[[bytes], bytes]) -> Defect:
     def plant(coco: Path) -> None:
         path = coco.parent / "train/1.png"
         path.write_bytes(change(path.read_bytes()))
-        write_manifest(coco)
-
-    return plant
-
-
-def replaced(pixels: Callable[[Image.Image], Image.Image], **options: Any) -> Defect:
-    """The first image of train, with other pixels."""
-
-    def plant(coco: Path) -> None:
-        path = coco.parent / "train/1.png"
-        with Image.open(path) as image:
-            changed = pixels(image)
-        changed.save(path, **{"format": "PNG", **options})
-        write_manifest(coco)
-
-    return plant
-
-
-def copied(pixels: Callable[[Image.Image], Image.Image], to: str = "test/2.png") -> Defect:
-    """The first image of train with other pixels, in the place of another one."""
-
-    def plant(coco: Path) -> None:
-        root = coco.parent
-        with Image.open(root / "train/1.png") as image:
-            changed = pixels(image)
-        changed.save(root / to)
         write_manifest(coco)
 
     return plant
@@ -269,20 +249,20 @@ DEFECTS: list[tuple[str, Defect]] = [
     ("image-damaged", content(lambda data: data[:-2000])),
     ("image-size", in_split("train", lambda v: v["images"][0].update(width=WIDTH + 1))),
     ("image-rotated", saved(exif=orientation(3))),
-    ("image-depth", replaced(dark)),
+    ("image-depth", saved(dark)),
     ("image-animated", animated),
-    ("image-cmyk", saved(format="JPEG", mode="CMYK", quality=95)),
-    ("image-transparent", replaced(transparent)),
-    ("image-16-bit", replaced(deep)),
-    ("image-palette", saved(mode="P")),
+    ("image-cmyk", saved(converted("CMYK"), format="JPEG", quality=95)),
+    ("image-transparent", saved(transparent)),
+    ("image-16-bit", saved(deep)),
+    ("image-palette", saved(converted("P"))),
     ("image-suffix", saved(format="JPEG", quality=95)),
     ("copy-identical", copy_image),
     ("copy-identical", rename_first_image("test")),
-    ("copy-near", copied(brightened)),
-    ("copy-likely", copied(similar)),
+    ("copy-near", saved(brightened, to="test/2.png")),
+    ("copy-likely", saved(similar, to="test/2.png")),
     ("copy-same-source", named_after_one_original),
-    ("copy-within", copied(ImageOps.mirror, to="train/2.png")),
-    ("copy-unchecked", replaced(lambda image: Image.new("RGB", image.size, (90, 90, 90)))),
+    ("copy-within", saved(ImageOps.mirror, to="train/2.png")),
+    ("copy-unchecked", saved(lambda image: Image.new("RGB", image.size, (90, 90, 90)))),
     ("prompt-empty", prompted(" ")),
     ("prompt-too-long", prompted("green leaf " * 16)),
     ("prompt-duplicate", prompted("Plate ")),
