@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.stock_loss import Sam3LossWrapper, loss_fns
 from segtune.dataset.batch import Batch
 from segtune.lora import layers
 from segtune.lora.adapted_linear import Update
@@ -31,7 +32,6 @@ from segtune.model.sam3_package import (
     BinaryOneToManyMatcher,
     Sam3DualViTDetNeck,
     Sam3Image,
-    Sam3LossWrapper,
     SAM3VLBackbone,
     SimpleTokenizer,
     TransformerDecoder,
@@ -39,7 +39,6 @@ from segtune.model.sam3_package import (
     TransformerEncoderLayer,
     UniversalSegmentationHead,
     ViT,
-    loss_fns,
 )
 
 STOCK: Mapping[str, Any] = {

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from benchmarks.stock_loss import loss_fns
 from segtune.model.mask_embeddings import MaskEmbeddings
-from segtune.model.sam3_package import loss_fns
 from segtune.training.mask_loss import ChunkedMasks
 
 WEIGHTS = {"loss_mask": 200.0, "loss_dice": 10.0}
@@ -30,7 +30,7 @@ def matched(objects: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     return torch.randint(0, 3, (count,)), torch.randint(0, 20, (count,)), objects
 
 
-def outputs(loss: loss_fns.Masks, logits: Tensor) -> dict[str, Any]:
+def outputs(loss: Any, logits: Tensor) -> dict[str, Any]:
     """With what this loss reads for `logits` (R, Q, h, w)."""
     if not isinstance(loss, ChunkedMasks):
         return {"pred_masks": logits}
@@ -68,7 +68,7 @@ def test_it_has_the_values_and_gradients_of_the_package(
         targets,
         indices,
     )
-    chunked = ChunkedMasks(weight_dict=WEIGHTS, masks_per_chunk=chunk)
+    chunked = ChunkedMasks(masks_per_chunk=chunk)
     terms, gradient = computed(chunked, logits, targets, indices)
     assert_close(terms, stock)
     # In bfloat16, the gradients of a query with two masks are added with 8 bits.
@@ -79,7 +79,7 @@ def test_it_has_the_values_and_gradients_of_the_package(
 @pytest.mark.parametrize("valid", [torch.zeros(4, dtype=torch.bool), torch.ones(0).bool()])
 def test_without_masks_it_is_zero_and_has_a_gradient(valid: Tensor) -> None:
     logits, targets = scene(valid)
-    chunked = ChunkedMasks(weight_dict=WEIGHTS, masks_per_chunk=CHUNK)
+    chunked = ChunkedMasks(masks_per_chunk=CHUNK)
     terms, gradient = computed(chunked, logits, targets, matched(torch.arange(len(valid))))
     assert terms == {"loss_mask": 0, "loss_dice": 0}
     assert not gradient.any()  # but not None
@@ -103,5 +103,5 @@ def test_what_is_kept_for_the_backward_pass_is_less_than_a_plane_per_mask() -> N
 
     plane = SIDE * SIDE * 4
     assert kept_bytes(loss_fns.Masks(weight_dict=WEIGHTS)) > 3 * plane * count
-    chunked = ChunkedMasks(weight_dict=WEIGHTS, masks_per_chunk=CHUNK)
+    chunked = ChunkedMasks(masks_per_chunk=CHUNK)
     assert kept_bytes(chunked) < plane * count / 2

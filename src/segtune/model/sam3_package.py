@@ -11,11 +11,10 @@ the gradients of a resumed training run would differ in the last bits.
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.jit import _state as torchscript
-from torchvision.ops import sigmoid_focal_loss
 
 torchscript.disable()
 
@@ -45,11 +44,6 @@ from sam3.model.vitdet import ViT, get_abs_pos
 from sam3.model.vl_combiner import SAM3VLBackbone
 from sam3.train.matcher import BinaryHungarianMatcherV2, BinaryOneToManyMatcher
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from sam3.train.loss import loss_fns
-    from sam3.train.loss.sam3_loss import Sam3LossWrapper
-
 torchscript.enable()
 
 
@@ -61,16 +55,6 @@ def _any_attention(backends: Sequence[object]) -> AbstractContextManager[None]:
 # A checkpoint recomputes outside of that context, where a Hopper GPU prefers cuDNN: it saves
 # other tensors, and the backward pass fails. Without the context, both passes choose alike.
 vl_combiner.sdpa_kernel = _any_attention
-
-
-def _focal_loss_sum(inputs: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    loss = sigmoid_focal_loss(inputs, targets, alpha=alpha, gamma=gamma, reduction="sum")
-    return cast(Tensor, loss)
-
-
-# The package computes this sum with a Triton kernel, which runs only on CUDA and whose atomic
-# additions make two equal runs differ in the last bits.
-loss_fns.triton_sigmoid_focal_loss_reduce = _focal_loss_sum
 
 
 def _checkpointed_if_set(module: nn.Module) -> Callable[..., Any]:
@@ -105,7 +89,6 @@ __all__ = [
     "SAM3VLBackbone",
     "Sam3DualViTDetNeck",
     "Sam3Image",
-    "Sam3LossWrapper",
     "SequenceGeometryEncoder",
     "SimpleTokenizer",
     "TransformerDecoder",
@@ -117,5 +100,4 @@ __all__ = [
     "VETextEncoder",
     "ViT",
     "get_abs_pos",
-    "loss_fns",
 ]

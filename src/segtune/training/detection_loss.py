@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-# Of the fine-tuning configuration that Meta publishes with SAM 3.
 KINDS = ("", "_o2m")  # of outputs: matched one-to-one, and one-to-many
+# Of the fine-tuning configuration that Meta publishes with SAM 3.
 MATCHED_WEIGHT = 10.0  # of the score of a matched query
 SCORE_EXPONENT = 0.25  # of the score itself in the score that it should have; of the IoU, 1 - it
 MIN_SCORE = 0.01  # that a matched query should have

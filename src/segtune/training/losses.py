@@ -84,8 +84,7 @@ def build_loss(matcher: nn.Module, with_masks: bool, masks_per_chunk: int = 8) -
         with_masks: whether the training split has masks.
         masks_per_chunk: masks whose loss is computed at once; fewer take less memory.
     """
-    masks = ChunkedMasks(focal_alpha=0.25, focal_gamma=2.0, masks_per_chunk=masks_per_chunk)
-    return DetectionLoss(matcher, masks if with_masks else None)
+    return DetectionLoss(matcher, ChunkedMasks(masks_per_chunk) if with_masks else None)
 
 
 def prompted_loss(

@@ -7,6 +7,7 @@ between, and gradients are computed from these by their formulas, in a few plane
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,20 +16,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from segtune.model.sam3_package import loss_fns
 
+@dataclass(frozen=True)
+class ChunkedMasks:
+    """The package's mask loss: the same values and gradients, up to the order of additions."""
 
-class ChunkedMasks(loss_fns.Masks):
-    """The package's mask loss: the same values and gradients, up to the order of additions.
-
-    Args:
-        masks_per_chunk: masks whose loss is computed at once.
-        options: of the package's loss.
-    """
-
-    def __init__(self, *, masks_per_chunk: int, **options: Any) -> None:
-        super().__init__(**options)
-        self.masks_per_chunk = masks_per_chunk
+    masks_per_chunk: int  # masks whose loss is computed at once
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
 
     def get_loss(
         self,
