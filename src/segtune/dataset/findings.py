@@ -11,7 +11,7 @@ from segtune.core.validate_settings import Severity
 from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.masks import BoxXywh
 
-MAX_BOXES = 100  # of a place
+MAX_OBJECTS = 100  # of a place
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Place:
     text: str  # names the record, on one line
     split: str = ""  # where there is an image to draw
     image: str = ""  # its file_name
-    boxes_xywh: tuple[BoxXywh, ...] = ()  # of the objects in question, in pixels of the image
+    object_ids: tuple[int, ...] = ()  # of the annotations in question
     other_split: str = ""  # of the second image of a pair
     other_image: str = ""
 
@@ -104,12 +104,11 @@ def image_place(
     split: Split, image: Image, text: str = "", objects: Iterable[Annotation] = ()
 ) -> Place:
     """An image of a split, and objects in it, as an example."""
-    finite = (a.bbox_xywh for a in objects if is_finite(a.bbox_xywh))
     return Place(
         text=f"{split.name}: {image.file_name}{f', {text}' if text else ''}",
         split=split.name,
         image=image.file_name,
-        boxes_xywh=tuple(islice(finite, MAX_BOXES)),
+        object_ids=tuple(a.id for a in islice(objects, MAX_OBJECTS)),
     )
 
 

@@ -24,6 +24,7 @@ COLUMNS = 4  # of a sheet
 MARGIN = 0.5  # around a crop, as a fraction of its box
 FONT_SIZE = 12  # pixels
 LINE_WIDTH = 2  # pixels
+FILL = 70  # opacity inside masks, 0 to 255
 # Colors that people with a color vision deficiency can tell apart (Okabe and Ito 2008).
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 WHITE = "#ffffff"
@@ -31,8 +32,11 @@ GROUND_TRUTH = "#56b4e9"
 CORRECT = "#009e73"
 ERROR = "#d55e00"
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
 Mask = npt.NDArray[np.bool_]  # (height, width)
 Pixels = npt.NDArray[np.uint8]  # (height, width, 3)
+View = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of an image
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,35 @@ def draw_object(
         corners = (x, y, x + w, y + h)
         ImageDraw.Draw(canvas).rectangle(corners, outline=color, width=LINE_WIDTH)
         return
-    inside, edge = silhouette(image, segmentation, canvas.size)
+    draw_mask(canvas, image, segmentation, color=color, fill=fill)
+
+
+def draw_mask(
+    canvas: PilImage.Image,
+    image: Image,
+    segmentation: Segmentation,
+    *,
+    color: str,
+    fill: int,
+    view: View = WHOLE,
+) -> None:
+    """Draw the outline of a mask.
+
+    Args:
+        canvas: the image, at any size.
+        image: that the mask belongs to.
+        segmentation: polygons or RLE.
+        color: of the outline.
+        fill: opacity inside, 0 to 255.
+        view: the part of the image that the canvas shows.
+    """
+    inside, edge = silhouette(image, segmentation, canvas.size, view)
     opacity = np.where(edge, 255, np.where(inside, fill, 0)).astype(np.uint8)
     canvas.paste(color, (0, 0), PilImage.fromarray(opacity))
 
 
 def silhouette(
-    image: Image, segmentation: Segmentation, size: tuple[int, int]
+    image: Image, segmentation: Segmentation, size: tuple[int, int], view: View = WHOLE
 ) -> tuple[Mask, Mask]:
     """A mask and its edge at another size.
 
@@ -94,9 +120,12 @@ def silhouette(
         image: that the mask belongs to.
         segmentation: polygons or RLE.
         size: (width, height) in pixels, as in Pillow.
+        view: the part of the image that is wanted.
     """
     mask = segmentation_to_mask(segmentation, image.height, image.width)
-    shape = PilImage.fromarray(mask * np.uint8(255)).resize(size)
+    left, top, right, bottom = view
+    part = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+    shape = PilImage.fromarray(mask * np.uint8(255)).resize(size, box=part)
     inner = shape.filter(ImageFilter.MinFilter(3))
     pixels = np.asarray(shape)
     return pixels > 127, pixels > np.maximum(np.asarray(inner), 127)

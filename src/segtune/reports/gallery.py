@@ -11,6 +11,7 @@ from segtune.evaluation.error_types import ErrorRecord
 from segtune.reports.drawing import (
     CORRECT,
     ERROR,
+    FILL,
     GROUND_TRUTH,
     THUMBNAIL,
     Label,
@@ -23,7 +24,6 @@ from segtune.reports.drawing import (
 MAX_WORST, MAX_REGRESSED, MAX_IMPROVED = 12, 4, 8  # images
 WORST, REGRESSED, IMPROVED = "worst", "got worse", "most improved"
 REASONS = (WORST, REGRESSED, IMPROVED)
-FILL = 70  # opacity inside masks, 0 to 255
 
 ErrorsByImage = Mapping[int, Sequence[ErrorRecord]]
 
