@@ -1,7 +1,10 @@
 """The gate before training: errors stop it, warnings are counted, and a page shows both."""
 
 import json
+import os
 import re
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,37 @@ from tests.validate_runs import found_in, page_of, validate
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
     return write_clean_dataset(tmp_path)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The threads that are started meanwhile."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def noticed(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noticed)
+    return names
+
+
+def test_as_many_threads_read_images_as_are_given(coco: Path, started: list[str]) -> None:
+    report = validate(coco, "--workers", "1")
+    assert len(started) == 1
+    assert validate(coco, "--workers", "8") == report
+    assert 2 < len(started) <= 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux knows what a process may use")
+def test_by_default_there_is_a_thread_for_each_core_that_may_be_used(
+    coco: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    validate(coco)
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(

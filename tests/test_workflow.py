@@ -604,12 +604,13 @@ def test_the_shipped_config_shows_every_setting_with_its_default() -> None:
 def test_the_full_model_is_planned_with_its_own_numbers(checkout: Path) -> None:
     shipped = ("--configfile", str(ROOT / "config.yaml"))
     arguments = (*shipped, "--config", "model=full", "weights=random:0")
-    _, text = plan(checkout, "--printshellcmds", *arguments)
+    _, text = plan(checkout, "--printshellcmds", "--cores", "3", *arguments)
     assert "Training full for 20 epochs with learning rate 0.0001" in text
     for shown in ('"learning_rate": 0.0001', '"alpha": 32.0', '"micro_batch_size": 1'):
         assert shown in text
     assert '"alpha": 24.0' not in text
     assert "--prompt person hand animal" in text
+    assert "--workers 3 2>&1" in text
 
 
 def test_execution_settings_repeat_nothing(finished: Path) -> None:

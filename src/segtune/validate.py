@@ -12,6 +12,7 @@ from pathlib import Path
 from segtune.checks.run import Target, check_dataset
 from segtune.core.config import INPUT_PIXELS, QUERIES, parse_section
 from segtune.core.console import log_line
+from segtune.core.cores import usable_cores
 from segtune.core.errors import DatasetError, exit_on_error
 from segtune.core.typed_json import write_typed
 from segtune.core.validate_settings import ValidateSettings
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 input_pixels=arguments.image_size or INPUT_PIXELS[arguments.model],
             ),
             fingerprint=fingerprint,
+            workers=max(1, arguments.workers),
         )
         write_typed(arguments.out / "report.json", report)
         _log(report)
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--model", choices=sorted(QUERIES), default="tiny", help="to be trained")
     parser.add_argument("--image-size", type=int, help="side of its input, in pixels")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads")
     parser.add_argument("--settings", default="{}", help="the validate section, as JSON")
     return parser
 

@@ -30,6 +30,8 @@ rule validate:
     priority: 1
     conda:
         "../envs/segtune.yaml"
+    # More than a workstation has: Snakemake lowers it to --cores.
+    threads: 64
     params:
         coco=subpath(input.manifest, parent=True),
         out=subpath(output[0], ancestor=2),
@@ -44,7 +46,7 @@ rule validate:
         """
         python3 -m segtune.validate --coco {params.coco:q} --out {params.out:q} \
             --model {params.model:q} {params.image_size} --settings {params.settings:q} \
-            2>&1 | tee -i {log:q}
+            --workers {threads} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 

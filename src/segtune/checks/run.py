@@ -1,6 +1,5 @@
 """All checks of a dataset, and the report of what they found."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +36,7 @@ def check_dataset(
     settings: ValidateSettings,
     target: Target,
     fingerprint: str,
+    workers: int,
 ) -> DatasetReport:
     """Check the training, valid and test splits, in this order.
 
@@ -46,12 +46,13 @@ def check_dataset(
         settings: severities and limits.
         target: the model.
         fingerprint: of the dataset, for the report.
+        workers: threads that read images.
 
     Raises:
         ConfigError: when the settings name a rule that does not exist.
     """
     require_known_rules(settings.severities)
-    counts, examples = _grouped(_found(splits, manifest, settings.limits, target))
+    counts, examples = _grouped(_found(splits, manifest, settings.limits, target, workers=workers))
     findings = [_finding(rule, settings, counts[rule], examples[rule]) for rule in counts]
     return DatasetReport(
         fingerprint=fingerprint,
@@ -67,10 +68,15 @@ def check_dataset(
 
 
 def _found(
-    splits: Sequence[Split], manifest: Manifest, limits: ValidateLimits, target: Target
+    splits: Sequence[Split],
+    manifest: Manifest,
+    limits: ValidateLimits,
+    target: Target,
+    *,
+    workers: int,
 ) -> Iterator[Found]:
     yield from structure_findings(splits)
-    yield from _image_findings(splits, manifest, limits)
+    yield from _image_findings(splits, manifest, limits, workers)
     yield from mask_findings(splits)
     yield from prompt_findings(splits)
     yield from class_findings(splits, limits)
@@ -80,12 +86,11 @@ def _found(
 
 
 def _image_findings(
-    splits: Sequence[Split], manifest: Manifest, limits: ValidateLimits
+    splits: Sequence[Split], manifest: Manifest, limits: ValidateLimits, workers: int
 ) -> Iterator[Found]:
     """What is wrong with image files, and which of them are copies."""
     images = sum(len(split.images) for split in splits)
     with progress("checked image", images) as advance:
-        workers = os.cpu_count() or 1
         scans = list(scan_images(splits, manifest, workers=workers, advance=advance))
     for scan in scans:
         yield from scan.findings()

@@ -1,12 +1,12 @@
 """Checking that image files are intact and of the recorded size, and hashing them."""
 
 import hashlib
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from segtune.core.cores import usable_cores
 from segtune.core.errors import ExportError
 from segtune.core.foreign import read_bytes
 from segtune.dataset.images import (
@@ -36,7 +36,7 @@ def check_images(images: Iterable[SourceImage]) -> list[CheckedImage]:
         ExportError: for the first that is missing, damaged, rotated by its EXIF orientation,
             or of another size than recorded.
     """
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         return list(pool.map(_check, images))
 
 
