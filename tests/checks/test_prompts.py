@@ -74,6 +74,11 @@ def test_technical_words_are_left_in_peace() -> None:
         (["cell", "CELL", "cells"], ["prompt-duplicate", "prompt-alike"]),
         (["12 cm pipe"], ["prompt-digits"]),
         (["crack at 48° north"], ["prompt-coordinates", "prompt-not-ascii"]),
+        (["place 4.137"], ["prompt-coordinates"]),
+        (["place 4.13"], ["prompt-digits"]),
+        (["Plate", "plate rim"], ["prompt-contains-class"]),
+        (["plate", "a plate", "plate rim and a plate rim"], ["prompt-contains-class"] * 3),
+        (["", " ", "crack"], ["prompt-empty"] * 2),
     ],
 )
 def test_which_prompts_are_alike(prompts: list[str], rules: list[str]) -> None:
@@ -108,3 +113,15 @@ def test_prompts_with_fields_are_checked_as_the_images_complete_them() -> None:
         ("prompt-duplicate", "train", "5.jpg"),
     ]
     assert "'car back 2'" in places[2][1].text and "2.jpg" in places[2][1].text
+
+
+def test_as_many_tokens_as_are_read_are_not_too_many() -> None:
+    assert not found(split_of("green leaf " * 15))
+    ((rule, text),) = found(split_of("green leaf " * 15 + "green"))
+    assert rule == "prompt-too-long" and "33 tokens" in text
+
+
+def test_a_prompt_of_very_many_words_does_not_take_long() -> None:
+    # All parts of all its words would be 12 million.
+    rules = [rule for rule, _ in found(split_of("leaf " * 5000, "green"))]
+    assert rules == ["prompt-too-long"]
