@@ -21,11 +21,13 @@ from PIL import Image as PilImage
 from PIL import ImageEnhance
 
 from benchmarks.validation_scan import scene
-from segtune.checks.copies import copy_findings, thumbnails_of
-from segtune.checks.image_scan import ImageScan, scan_images
-from segtune.checks.perceptual_hash import Match, largest_difference, oriented, similar_pairs
+from segtune.checks.copies import copy_findings
 from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Annotation, Image, Manifest, Split
+from segtune.dataset.findings import Found
+from segtune.dataset.image_copies import compared_splits, thumbnails_of
+from segtune.dataset.image_scan import ImageScan, scan_images
+from segtune.dataset.perceptual_hash import Match, largest_difference, oriented, similar_pairs
 
 Change = Callable[[PilImage.Image], PilImage.Image]
 QUALITY = 90  # of JPEGs, where it is not what changes
@@ -56,7 +58,7 @@ def print_copies(name: str, originals: Sequence[bytes]) -> None:
         valid = scanned("valid", [jpeg(change(image), quality) for image in images])
         found = Counter(
             rule
-            for rule, place in copy_findings([*train, *valid], ValidateLimits())
+            for rule, place in copies_among([*train, *valid])
             if place.split == "valid" and place.other_image.endswith(Path(place.image).name)
         )
         similarities, differences = zip(*correlations(valid, train), strict=True)
@@ -74,14 +76,18 @@ def print_different(name: str, contents: Sequence[bytes]) -> None:
     scans = scanned("train", contents)
     # Every third one is in another split.
     valid = [replace(scan, split="valid") for scan in scans[::3]]
-    found = Counter(
-        rule for rule, _ in copy_findings([*scans[1::3], *scans[2::3], *valid], ValidateLimits())
-    )
+    found = Counter(rule for rule, _ in copies_among([*scans[1::3], *scans[2::3], *valid]))
     pixels = thumbnails_of(scans)
     pairs = similar_pairs(pixels, pixels, min_similarity=0)
     matches = (pair for pair in pairs if isinstance(pair, Match) and pair.query != pair.other)
     highest = max((match.similarity for match in matches), default=0)
     print(f"{name}, {len(scans)} images: {dict(found)}, correlation to {highest:.3f}")
+
+
+def copies_among(scans: Sequence[ImageScan]) -> Iterator[Found]:
+    """What validation says of images with its default limits."""
+    limits = ValidateLimits()
+    return copy_findings(compared_splits(scans, limits.likely_copy_similarity), limits)
 
 
 def correlations(

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from PIL import ImageDraw
 from benchmarks.copies import changes
 from benchmarks.validation_scan import scene
 from segtune.checks.copies import copy_findings
-from segtune.checks.image_scan import THUMBNAIL_SIDE, ImageScan
 from segtune.core.validate_settings import ValidateLimits
-from segtune.dataset.findings import Place
-from tests.checks.image_files import Contents, encoded, scan_splits, write_split
+from segtune.dataset.findings import Found, Place
+from segtune.dataset.image_copies import compared_splits
+from segtune.dataset.image_scan import THUMBNAIL_SIDE, ImageScan
+from tests.dataset.image_files import Contents, encoded, scan_splits, write_split
 
 SIDE = 160  # pixels
 LIMITS = ValidateLimits()
@@ -29,11 +30,15 @@ def jpeg(image: PilImage.Image, quality: int = 90) -> bytes:
     return encoded(image, "JPEG", quality=quality)
 
 
+def named(scans: Sequence[ImageScan], limits: ValidateLimits = LIMITS) -> Iterator[Found]:
+    return copy_findings(compared_splits(scans, limits.likely_copy_similarity), limits)
+
+
 def found(
     folder: Path, limits: ValidateLimits = LIMITS, **splits: Contents
 ) -> list[tuple[str, Place]]:
     written = [write_split(folder, contents, name) for name, contents in splits.items()]
-    return list(copy_findings(scan_splits(*written), limits))
+    return list(named(scan_splits(*written), limits))
 
 
 def pairs(findings: Sequence[tuple[str, Place]]) -> list[tuple[str, str, str]]:
@@ -151,7 +156,7 @@ def test_plain_images_are_compared_only_by_their_bytes(tmp_path: Path) -> None:
 def test_broken_images_are_passed_over(tmp_path: Path) -> None:
     train = {"a.jpg": b"", "b.jpg": None, "c.jpg": jpeg(SCENES[8])}
     assert not found(tmp_path, train=train, valid={"d.jpg": b"", "e.jpg": None})[1:]
-    assert not list(copy_findings([], LIMITS))
+    assert not list(named([]))
 
 
 def scans_of(split: str, thumbnails: npt.NDArray[np.uint8]) -> list[ImageScan]:
@@ -170,7 +175,7 @@ def test_more_similar_images_than_are_compared_are_reported() -> None:
     copies = (images[:20] * 0.8).astype(np.uint8)
     began = time.monotonic()
     scans = [*scans_of("train", images[:800]), *scans_of("valid", images[800:])]
-    findings = list(copy_findings([*scans, *scans_of("test", copies)], LIMITS))
+    findings = list(named([*scans, *scans_of("test", copies)]))
     assert time.monotonic() - began < 30
     near = {(place.image, place.other_image) for rule, place in findings if rule == "copy-near"}
     assert near == {(f"test{n}", f"train{n}") for n in range(20)}
@@ -184,7 +189,7 @@ def test_a_thousand_copies_of_one_image_take_seconds() -> None:
     scans = scans_of("train", np.broadcast_to(thumbnail, (1000, 32, 32)))
     scans += scans_of("valid", thumbnail[None])
     began = time.monotonic()
-    rules = Counter(rule for rule, _ in copy_findings(scans, LIMITS))
+    rules = Counter(rule for rule, _ in named(scans))
     assert time.monotonic() - began < 30
     assert rules["copy-near"] == 1
 
@@ -199,5 +204,5 @@ def test_the_thresholds_are_settings() -> None:
         ({"likely_copy_similarity": 0.7, "copy_similarity": 0.7}, ["copy-near"]),
         ({}, []),
     ):
-        findings = copy_findings(scans, ValidateLimits(**limits))
+        findings = named(scans, ValidateLimits(**limits))
         assert [rule for rule, _ in findings] == expected

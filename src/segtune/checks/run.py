@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from segtune.checks.classes import class_findings
 from segtune.checks.copies import copy_findings
-from segtune.checks.image_scan import scan_images
 from segtune.checks.masks import mask_findings
 from segtune.checks.objects import object_findings
 from segtune.checks.prompts import prompt_findings
@@ -16,6 +15,8 @@ from segtune.core.console import progress
 from segtune.core.validate_settings import Severity, ValidateLimits, ValidateSettings
 from segtune.dataset.coco import Manifest, Split
 from segtune.dataset.findings import DatasetReport, Finding, Found, Override, Place
+from segtune.dataset.image_copies import compared_splits
+from segtune.dataset.image_scan import scan_images
 
 MAX_EXAMPLES = 1000  # in a report, per rule
 ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -94,7 +95,8 @@ def _image_findings(
         scans = list(scan_images(splits, manifest, workers=workers, advance=advance))
     for scan in scans:
         yield from scan.findings()
-    yield from copy_findings(scans, limits)
+    compared = compared_splits(scans, limits.likely_copy_similarity)
+    yield from copy_findings(compared, limits)
 
 
 def _grouped(found: Iterable[Found]) -> tuple[dict[str, int], dict[str, list[Place]]]:

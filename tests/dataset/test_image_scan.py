@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from segtune.checks.image_scan import THUMBNAIL_SIDE, ImageScan, scan_images
 from segtune.dataset.coco import Manifest
-from tests.checks.image_files import (
+from segtune.dataset.image_scan import THUMBNAIL_SIDE, ImageScan, scan_images
+from tests.dataset.image_files import (
     HEIGHT,
     WIDTH,
     Contents,
@@ -184,7 +184,7 @@ def test_images_are_not_read_long_before_their_turn(
         started.append(path)
         return GOOD
 
-    monkeypatch.setattr("segtune.checks.image_scan.read_bytes", read)
+    monkeypatch.setattr("segtune.dataset.image_scan.read_bytes", read)
     split = write_split(tmp_path, dict.fromkeys((f"{number}.jpg" for number in range(100)), None))
     scans = scan_images([split], Manifest(tmp_path, ()), workers=2, advance=unnoticed)
     next(scans)

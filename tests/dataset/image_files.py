@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image as PilImage
 
-from segtune.checks.image_scan import ImageScan, scan_images
 from segtune.dataset.coco import Image, Manifest, ManifestEntry, Split
+from segtune.dataset.image_scan import ImageScan, scan_images
 
 WIDTH, HEIGHT = 96, 64  # pixels, of the records
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.fft import dctn
 from scipy.spatial import cKDTree
 
-from segtune.checks.image_scan import THUMBNAIL_SIDE
+from segtune.dataset.image_scan import THUMBNAIL_SIDE
 
 Thumbnails = npt.NDArray[np.uint8]  # (N, 32, 32)
 Structure = npt.NDArray[np.float32]  # (N, frequencies)
