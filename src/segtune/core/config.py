@@ -66,6 +66,9 @@ class ConvertSettings(Section):
         0.15, gt=0, lt=0.5, description="of train's original images, for a missing split"
     )
     holdout_seed: int = Field(0, ge=0)
+    copies: Literal["keep", "move_to_train"] = Field(
+        "keep", description="of images of another split; those of valid and test only go to valid"
+    )
     prompts: dict[str, str] = Field(
         default_factory=dict, description="category name -> text prompt"
     )

@@ -22,6 +22,8 @@ from segtune.dataset.perceptual_hash import (
     similar_pairs,
 )
 
+# Of a copy, unless the settings of validation have another limit; conversion has only this one.
+MIN_SIMILARITY = 0.93
 MAX_DIFFERENCE = 0.9  # standard deviations, by which one pixel of a copy's thumbnail may differ
 IDENTICAL = "identical bytes"
 

@@ -17,6 +17,7 @@ from segtune.exports.class_prompts import prompted_categories, require_short_pro
 from segtune.exports.classes import class_table
 from segtune.exports.image_check import check_images
 from segtune.exports.missing_splits import fill_missing_splits
+from segtune.exports.moved_copies import MovedImage, move_copies
 from segtune.exports.prompt_fields import Fields, fields_per_image, read_rows
 from segtune.exports.reader import read_export
 from segtune.exports.repairs import Repair, Repairs
@@ -44,6 +45,7 @@ class ConversionLog:
     format: str
     splits: dict[str, SplitCounts]
     repairs: list[Repair]
+    moved_images: list[MovedImage]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def convert_export(path: Path, unpacked: Path, settings: ConvertSettings) -> Con
     Raises:
         ExportError: when something cannot be read without losing or inventing data.
         ConfigError: when the settings are invalid, or must decide something first.
+        DatasetError: when copies are to be moved, and a split would have no image left.
     """
     export = read_export(path, unpacked, settings)
     repairs = Repairs(export.root)
@@ -85,8 +88,18 @@ def convert_export(path: Path, unpacked: Path, settings: ConvertSettings) -> Con
         for name, source in sources.items()
     }
     _require_few_dropped(splits, repairs, path)
-    log = ConversionLog(str(path), export.format, _counts(splits), repairs.by_rule())
-    return Conversion(splits, _manifest(export.root, list(sources.values())), log)
+    manifest = _manifest(export.root, list(sources.values()))
+    moved: list[MovedImage] = []
+    if settings.copies == "move_to_train":
+        splits, moved = move_copies(splits, manifest, repairs)
+    log = ConversionLog(
+        export=str(path),
+        format=export.format,
+        splits=_counts(splits),
+        repairs=repairs.by_rule(),
+        moved_images=moved,
+    )
+    return Conversion(splits, manifest, log)
 
 
 def _fields(
