@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from segtune.checks.rules import RULES
 from tests.clean_dataset import (
@@ -188,6 +188,26 @@ def similar(image: Image.Image) -> Image.Image:
     return Image.blend(image, pattern, 0.36)
 
 
+def frame(image: Image.Image) -> Image.Image:
+    """The image some moments later: something has come into it."""
+    later = image.copy()
+    ImageDraw.Draw(later).ellipse((80, 60, 86, 66), fill="white", outline="black")
+    return later
+
+
+def without_image_class(image_id: int, number: int) -> Callable[[Values], object]:
+    """A change that removes the objects of a class in an image."""
+
+    def change(values: Values) -> None:
+        values["annotations"] = [
+            a
+            for a in values["annotations"]
+            if (a["image_id"], a["category_id"]) != (image_id, number)
+        ]
+
+    return change
+
+
 def named_after_one_original(coco: Path) -> None:
     root = coco.parent
     for split, digit in (("train", "1"), ("valid", "2")):
@@ -211,6 +231,11 @@ def filled_box(values: Values) -> None:
 def unlabeled(values: Values) -> None:
     image = values["images"][-1]["id"]
     values["annotations"] = [a for a in values["annotations"] if a["image_id"] != image]
+
+
+def frame_without_a_label(coco: Path) -> None:
+    saved(frame, to="train/2.png")(coco)
+    edit(coco, "train", without_image_class(2, 1))
 
 
 DEFECTS: list[tuple[str, Defect]] = [
@@ -286,6 +311,7 @@ DEFECTS: list[tuple[str, Defect]] = [
     ("object-duplicate", in_split("train", add_again(segmentation=[]))),
     ("object-mask-is-box", in_split("train", filled_box)),
     ("object-none", in_split("train", unlabeled)),
+    ("object-missing-in-burst", frame_without_a_label),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from segtune.core.errors import ConfigError, shown
 from segtune.core.validate_settings import Severity
 
 CONVERT_AGAIN = "run segtune.convert again"
-MOVE = "move it to train, or remove it from all splits but one"
+MOVE = "set convert.copies to move_to_train, or remove it from all splits but one"
 DESCRIBE = "describe in convert.prompts what it shows"
 TELL_APART = "tell the classes apart in convert.prompts, or merge them"
 
@@ -218,6 +218,11 @@ RULES: Mapping[str, Rule] = {
         "info",
         "image without objects, which counts as showing none",
         "label it, unless that is true",
+    ),
+    "object-missing-in-burst": Rule(
+        "info",
+        "image without a class that is labeled in almost the same images of its split",
+        "look at both, and label what is missing",
     ),
 }
 

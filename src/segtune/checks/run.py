@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from segtune.checks.bursts import burst_findings
 from segtune.checks.classes import class_findings
 from segtune.checks.copies import copy_findings
 from segtune.checks.masks import mask_findings
@@ -97,6 +98,7 @@ def _image_findings(
         yield from scan.findings()
     compared = compared_splits(scans, limits.likely_copy_similarity)
     yield from copy_findings(compared, limits)
+    yield from burst_findings(splits, compared, limits)
 
 
 def _grouped(found: Iterable[Found]) -> tuple[dict[str, int], dict[str, list[Place]]]:

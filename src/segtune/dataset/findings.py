@@ -24,6 +24,7 @@ class Place:
     object_ids: tuple[int, ...] = ()  # of the annotations in question
     other_split: str = ""  # of the second image of a pair
     other_image: str = ""
+    other_object_ids: tuple[int, ...] = ()
 
 
 Found = tuple[str, Place]  # the id of a rule, and what breaks it

@@ -148,23 +148,25 @@ def copies_within(split: ComparedSplit, min_near: float) -> Iterator[Copy]:
             yield copy
 
 
-def bursts(split: ComparedSplit, min_similarity: float) -> Iterator[list[ImageScan]]:
-    """Groups of at least two images of a split that show almost the same, in its order.
+def differences(split: ComparedSplit, min_similarity: float) -> sparse.csr_array:
+    """(N, N) by how much images of a split differ, of pairs that show almost the same.
 
-    An image is in a group with all that are similar to it, or to one that is.
+    Returns:
+        1 - similarity, with at least 0.001 for each of these pairs; sparse.
     """
-    places = {scan.file_name: n for n, scan in enumerate(split.scans)}
-    names = [scan.file_name for scan in split.compared]
-    pairs = [
-        *((places[s.file_name], places[split.by_sha256[s.sha256].file_name]) for s in split.scans),
-        *(
-            (places[names[match.query]], places[names[match.other]])
-            for match in split.within
-            if match.similarity >= min_similarity
-        ),
-    ]
-    for members in connected(pairs, len(split.scans)):
-        yield [split.scans[n] for n in members]
+    places = {scan.file_name: place for place, scan in enumerate(split.scans)}
+    found = {
+        (places[scan.file_name], places[split.by_sha256[scan.sha256].file_name]): 1.0
+        for scan in split.scans
+    }
+    for match in split.within:
+        if match.similarity >= min_similarity:
+            pair = split.compared[match.query], split.compared[match.other]
+            found[places[pair[0].file_name], places[pair[1].file_name]] = match.similarity
+    values = np.maximum(0.001, 1 - np.fromiter(found.values(), float))
+    rows, columns = np.array(list(found), int).reshape(-1, 2).T
+    size = (len(split.scans), len(split.scans))
+    return sparse.coo_array((values, (rows, columns)), size).tocsr()
 
 
 def connected(pairs: Sequence[tuple[int, int]], count: int) -> Iterator[list[int]]:

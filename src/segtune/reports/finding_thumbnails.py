@@ -57,16 +57,17 @@ def thumbnails(place: Place, images: Images) -> list[Thumbnail]:
     found: list[Thumbnail | None] = []
     if known := images.get((place.split, place.image)):
         split, records = known
-        found.append(_thumbnail(split, records[0], _objects(split, records, place)))
+        found.append(_thumbnail(split, records[0], _objects(split, records, place.object_ids)))
     if known := images.get((place.other_split, place.other_image)):
         split, records = known
-        found.append(_thumbnail(split, records[0], []))
+        objects = _objects(split, records, place.other_object_ids)
+        found.append(_thumbnail(split, records[0], objects))
     return [thumbnail for thumbnail in found if thumbnail]
 
 
-def _objects(split: Split, records: Sequence[Image], place: Place) -> list[Annotation]:
-    """The objects in question that can be drawn."""
-    wanted, numbers = set(place.object_ids), {record.id for record in records}
+def _objects(split: Split, records: Sequence[Image], ids: Iterable[int]) -> list[Annotation]:
+    """The objects of these ids that can be drawn."""
+    wanted, numbers = set(ids), {record.id for record in records}
     found = [a for number in numbers for a in split.annotations[number] if a.id in wanted]
     return [a for a in found if is_finite(a.bbox_xywh) or _drawable(a, records[0])]
 
