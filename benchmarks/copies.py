@@ -52,15 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def print_copies(name: str, originals: Sequence[bytes]) -> None:
     """Plant copies with each change, and print what was found."""
-    train = scanned("train", originals)
     for title, change, quality in changes():
         images = (PilImage.open(io.BytesIO(content)).convert("RGB") for content in originals)
-        valid = scanned("valid", [jpeg(change(image), quality) for image in images])
-        found = Counter(
-            rule
-            for rule, place in copies_among([*train, *valid])
-            if place.split == "valid" and place.other_image.endswith(Path(place.image).name)
-        )
+        copies = [jpeg(change(image), quality) for image in images]
+        with tempfile.TemporaryDirectory() as folder:
+            train = scanned(Path(folder), "train", originals)
+            valid = scanned(Path(folder), "valid", copies)
+            found = Counter(
+                rule
+                for rule, place in copies_among([*train, *valid], Path(folder))
+                if place.split == "valid" and place.other_image.endswith(Path(place.image).name)
+            )
         similarities, differences = zip(*correlations(valid, train), strict=True)
         print(
             f"{name}, {title}: {found['copy-identical'] + found['copy-near']} of {len(valid)}",
@@ -73,10 +75,12 @@ def print_copies(name: str, originals: Sequence[bytes]) -> None:
 
 def print_different(name: str, contents: Sequence[bytes]) -> None:
     """Print how many of different images are taken for copies of each other."""
-    scans = scanned("train", contents)
-    # Every third one is in another split.
-    valid = [replace(scan, split="valid") for scan in scans[::3]]
-    found = Counter(rule for rule, _ in copies_among([*scans[1::3], *scans[2::3], *valid]))
+    with tempfile.TemporaryDirectory() as folder:
+        scans = scanned(Path(folder), "train", contents)
+        # Every third one is in another split.
+        valid = [replace(scan, split="valid") for scan in scans[::3]]
+        divided = [*scans[1::3], *scans[2::3], *valid]
+        found = Counter(rule for rule, _ in copies_among(divided, Path(folder)))
     pixels = thumbnails_of(scans)
     pairs = similar_pairs(pixels, pixels, min_similarity=0)
     matches = (pair for pair in pairs if isinstance(pair, Match) and pair.query != pair.other)
@@ -84,10 +88,10 @@ def print_different(name: str, contents: Sequence[bytes]) -> None:
     print(f"{name}, {len(scans)} images: {dict(found)}, correlation to {highest:.3f}")
 
 
-def copies_among(scans: Sequence[ImageScan]) -> Iterator[Found]:
+def copies_among(scans: Sequence[ImageScan], root: Path) -> Iterator[Found]:
     """What validation says of images with its default limits."""
     limits = ValidateLimits()
-    return copy_findings(compared_splits(scans, limits.likely_copy_similarity), limits)
+    return copy_findings(compared_splits(scans, limits.likely_copy_similarity), root, limits)
 
 
 def correlations(
@@ -141,18 +145,16 @@ def jpeg(image: PilImage.Image, quality: int = QUALITY) -> bytes:
     return file.getvalue()
 
 
-def scanned(split: str, contents: Iterable[bytes]) -> list[ImageScan]:
-    """Image files of these contents, as validation reads them."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / split).mkdir()
-        images = []
-        for number, content in enumerate(contents, start=1):
-            images.append(Image(number, f"{split}/{number:04}.jpg", 1, 1))
-            (Path(folder) / images[-1].file_name).write_bytes(content)
-        objects: dict[int, tuple[Annotation, ...]] = {image.id: () for image in images}
-        dataset = Split(split, Path(folder), (), tuple(images), objects)
-        manifest = Manifest(Path(folder), ())
-        return list(scan_images([dataset], manifest, workers=2, advance=unnoticed))
+def scanned(root: Path, split: str, contents: Iterable[bytes]) -> list[ImageScan]:
+    """Image files of these contents, written and read as validation reads them."""
+    (root / split).mkdir()
+    images = []
+    for number, content in enumerate(contents, start=1):
+        images.append(Image(number, f"{split}/{number:04}.jpg", 1, 1))
+        (root / images[-1].file_name).write_bytes(content)
+    objects: dict[int, tuple[Annotation, ...]] = {image.id: () for image in images}
+    dataset = Split(split, root, (), tuple(images), objects)
+    return list(scan_images([dataset], Manifest(root, ()), workers=2, advance=unnoticed))
 
 
 def unnoticed(done: int = 1, note: str = "") -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image as PilImage
-from PIL import ImageDraw
+from PIL import ImageChops, ImageDraw, ImageOps
 
 from benchmarks.copies import changes
 from benchmarks.validation_scan import scene
@@ -19,6 +19,7 @@ from segtune.dataset.findings import Found, Place
 from segtune.dataset.image_copies import compared_splits
 from segtune.dataset.image_scan import THUMBNAIL_SIDE, ImageScan
 from tests.dataset.image_files import Contents, encoded, scan_splits, write_split
+from tests.documentation import ROOT
 
 SIDE = 160  # pixels
 LIMITS = ValidateLimits()
@@ -30,15 +31,17 @@ def jpeg(image: PilImage.Image, quality: int = 90) -> bytes:
     return encoded(image, "JPEG", quality=quality)
 
 
-def named(scans: Sequence[ImageScan], limits: ValidateLimits = LIMITS) -> Iterator[Found]:
-    return copy_findings(compared_splits(scans, limits.likely_copy_similarity), limits)
+def named(
+    scans: Sequence[ImageScan], limits: ValidateLimits = LIMITS, root: Path = Path()
+) -> Iterator[Found]:
+    return copy_findings(compared_splits(scans, limits.likely_copy_similarity), root, limits)
 
 
 def found(
     folder: Path, limits: ValidateLimits = LIMITS, **splits: Contents
 ) -> list[tuple[str, Place]]:
     written = [write_split(folder, contents, name) for name, contents in splits.items()]
-    return list(named(scan_splits(*written), limits))
+    return list(named(scan_splits(*written), limits, folder))
 
 
 def pairs(findings: Sequence[tuple[str, Place]]) -> list[tuple[str, str, str]]:
@@ -194,15 +197,51 @@ def test_a_thousand_copies_of_one_image_take_seconds() -> None:
     assert rules["copy-near"] == 1
 
 
-def test_the_thresholds_are_settings() -> None:
+def test_the_thresholds_are_settings(tmp_path: Path) -> None:
     one = np.asarray(SCENES[10].convert("L").resize((32, 32)))
     noise = np.random.default_rng(0).uniform(-0.7, 0.7, one.shape) * one.std()
     other = (one + noise).clip(0, 255).astype(np.uint8)
     scans = [*scans_of("train", one[None]), *scans_of("valid", other[None])]
+    for scan, pixels in zip(scans, (one, other), strict=True):
+        PilImage.fromarray(pixels).save(tmp_path / scan.file_name, "PNG")
     for limits, expected in (
-        ({"likely_copy_similarity": 0.7}, ["copy-likely"]),
-        ({"likely_copy_similarity": 0.7, "copy_similarity": 0.7}, ["copy-near"]),
-        ({}, []),
+        ({"likely_copy_similarity": 0.7}, [("copy-likely", False)]),
+        ({"likely_copy_similarity": 0.7, "copy_similarity": 0.7}, [("copy-near", False)]),
+        ({}, [("copy-likely", True)]),
     ):
-        findings = named(scans, ValidateLimits(**limits))
-        assert [rule for rule, _ in findings] == expected
+        findings = named(scans, ValidateLimits(**limits), tmp_path)
+        got = [(rule, "of the places agree" in place.text) for rule, place in findings]
+        assert got == expected
+
+
+def augmented(image: PilImage.Image) -> PilImage.Image:
+    """Mirrored and shifted, with what is in three boxes rotated, as Roboflow does it."""
+    moved_on = ImageChops.offset(ImageOps.mirror(image), 4, -3)
+    for left, top in ((10, 20), (60, 90), (100, 30)):
+        box = (left, top, left + 40, top + 40)
+        moved_on.paste(moved_on.crop(box).transpose(PilImage.Transpose.ROTATE_90), box)
+    return moved_on
+
+
+def test_an_augmented_copy_is_likely_by_the_places_that_agree(tmp_path: Path) -> None:
+    train = {f"{n}.jpg": jpeg(image) for n, image in enumerate(SCENES)}
+    test = {f"copy{n}.jpg": jpeg(augmented(image)) for n, image in enumerate(SCENES)}
+    findings = found(tmp_path, train=train, test=test)
+    assert {rule for rule, _ in findings} == {"copy-likely"}
+    assert all(place.image == f"copy{place.other_image}" for _, place in findings)
+    assert len(findings) >= 5
+    for _, place in findings:
+        similarity = float(place.text.split("correlation ")[1][:4])
+        assert ("of the places agree" in place.text) == (similarity < 0.9)
+        assert "(mirrored, " in place.text
+
+
+def test_drawings_with_one_layout_are_not_copies(tmp_path: Path) -> None:
+    names = ("train_123", "train_186"), ("valid_036", "train_156"), ("test_050", "train_092")
+    for number, pair in enumerate(names):
+        one, other = (next((ROOT / "data/demo").rglob(f"{name}_*.jpg")) for name in pair)
+        seen = {"train": {"a.jpg": one.read_bytes()}, "valid": {"b.jpg": other.read_bytes()}}
+        low = ValidateLimits(likely_copy_similarity=0.8)
+        folder = tmp_path / str(number)
+        assert pairs(found(folder, low, **seen)) == [("copy-likely", "b.jpg", "a.jpg")]
+        assert not found(folder, **seen)

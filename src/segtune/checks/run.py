@@ -97,7 +97,7 @@ def _image_findings(
     for scan in scans:
         yield from scan.findings()
     compared = compared_splits(scans, limits.likely_copy_similarity)
-    yield from copy_findings(compared, limits)
+    yield from copy_findings(compared, manifest.root, limits)
     yield from burst_findings(splits, compared, limits)
 
 

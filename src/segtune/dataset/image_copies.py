@@ -28,7 +28,7 @@ MAX_DIFFERENCE = 0.9  # standard deviations, by which one pixel of a copy's thum
 IDENTICAL = "identical bytes"
 
 K = TypeVar("K")
-Kind = Literal["identical", "near", "likely"]  # likely: similar enough to be looked at
+Kind = Literal["identical", "near", "likely", "possible"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Copy:
     other: ImageScan
     kind: Kind
     evidence: str  # for people
+    orientation: int = 0  # of the image, in which it is the other one
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ def thumbnails_of(scans: Sequence[ImageScan]) -> Thumbnails:
 
 
 def copies_across(
-    later: ComparedSplit, earlier: ComparedSplit, *, min_near: float, min_likely: float
+    later: ComparedSplit,
+    earlier: ComparedSplit,
+    *,
+    min_near: float,
+    min_likely: float,
+    min_possible: float,
 ) -> tuple[list[Copy], list[ImageScan]]:
     """Images of a split that are in an earlier one, too.
 
@@ -108,10 +114,11 @@ def copies_across(
         earlier: the split that comes first.
         min_near: the similarity from which a pair is an image and its copy.
         min_likely: that from which it is worth looking at.
+        min_possible: that from which it is found at all.
 
     Returns:
-        Each image with the most similar one, identical ones first; and those without one that
-        have more similar images than are compared.
+        Each image with the most similar one, identical ones first; and those that have more
+        similar images than are compared.
     """
     copies = {
         scan.file_name: Copy(scan, other, "identical", IDENTICAL)
@@ -120,16 +127,15 @@ def copies_across(
     }
     best: dict[int, Match] = {}
     crowded: set[int] = set()
-    for match in similar_pairs(later.thumbnails, earlier.thumbnails, min_similarity=min_likely):
+    for match in similar_pairs(later.thumbnails, earlier.thumbnails, min_similarity=min_possible):
         if isinstance(match, int):
             crowded.add(match)
         else:
             _keep_best(best, match.query, match)
     for _, match in sorted(best.items()):
-        copy = _copy(match, later, earlier, min_near)
+        copy = _copy(match, later, earlier, min_near=min_near, min_likely=min_likely)
         copies.setdefault(copy.image.file_name, copy)
-    unsure = [later.compared[n] for n in sorted(crowded)]
-    return list(copies.values()), [scan for scan in unsure if scan.file_name not in copies]
+    return list(copies.values()), [later.compared[n] for n in sorted(crowded)]
 
 
 def copies_within(split: ComparedSplit, min_near: float) -> Iterator[Copy]:
@@ -143,7 +149,7 @@ def copies_within(split: ComparedSplit, min_near: float) -> Iterator[Copy]:
     for match in split.within:
         _keep_best(best, match.query, match)
     for _, match in sorted(best.items()):
-        copy = _copy(match, split, split, min_near)
+        copy = _copy(match, split, split, min_near=min_near, min_likely=min_near)
         if copy.kind == "near" and copy.image.file_name not in found:
             yield copy
 
@@ -187,15 +193,25 @@ def _keep_best(best: dict[K, Match], key: K, match: Match) -> None:
         best[key] = match
 
 
-def _copy(match: Match, later: ComparedSplit, earlier: ComparedSplit, min_near: float) -> Copy:
+def _copy(
+    match: Match,
+    later: ComparedSplit,
+    earlier: ComparedSplit,
+    *,
+    min_near: float,
+    min_likely: float,
+) -> Copy:
     one, other = later.thumbnails[match.query], earlier.thumbnails[match.other]
-    is_copy = match.similarity >= min_near and _shows_the_same(one, other, match.orientation)
+    kind: Kind = "likely" if match.similarity >= min_likely else "possible"
+    if match.similarity >= min_near and _shows_the_same(one, other, match.orientation):
+        kind = "near"
     done = ORIENTATIONS[match.orientation]
     return Copy(
         image=later.compared[match.query],
         other=earlier.compared[match.other],
-        kind="near" if is_copy else "likely",
+        kind=kind,
         evidence=f"{f'{done}, ' if done else ''}correlation {match.similarity:.2f}",
+        orientation=match.orientation,
     )
 
 

@@ -91,9 +91,13 @@ def _copies(scans: Sequence[ImageScan]) -> list[Copy]:
         copy
         for earlier, later in combinations(splits, 2)
         for copy in copies_across(
-            later, earlier, min_near=MIN_SIMILARITY, min_likely=MIN_SIMILARITY
+            later,
+            earlier,
+            min_near=MIN_SIMILARITY,
+            min_likely=MIN_SIMILARITY,
+            min_possible=MIN_SIMILARITY,
         )[0]
-        if copy.kind != "likely"
+        if copy.kind in ("identical", "near")
     ]
     if not across:
         return []
