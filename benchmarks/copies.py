@@ -4,8 +4,9 @@
 puts it into another split. It prints how many are found as copies, how many only as likely, the
 lowest correlation, and the largest difference of a pixel: what the thresholds of
 `segtune.checks.copies` have to let pass. Then it looks for copies among 2,000 different images,
-and prints the highest correlation: what they have to stop. With folders, it does the same with the
-JPEG files below each, whose highest correlation may be that of copies which were there before.
+and prints the highest correlation, and the highest fraction of places that agree: what they have
+to stop. With folders, it does the same with the JPEG files below each, whose highest numbers may
+be those of copies which were there before.
 """
 
 import argparse
@@ -17,17 +18,25 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image as PilImage
-from PIL import ImageEnhance
+from PIL import ImageChops, ImageEnhance, ImageOps
 
 from benchmarks.validation_scan import scene
-from segtune.checks.copies import copy_findings
+from segtune.checks.copies import MIN_POSSIBLE, copy_findings
 from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Annotation, Image, Manifest, Split
 from segtune.dataset.findings import Found
 from segtune.dataset.image_copies import compared_splits, thumbnails_of
 from segtune.dataset.image_scan import ImageScan, scan_images
-from segtune.dataset.perceptual_hash import Match, largest_difference, oriented, similar_pairs
+from segtune.dataset.perceptual_hash import (
+    Match,
+    is_comparable,
+    largest_difference,
+    oriented,
+    similar_pairs,
+)
+from segtune.dataset.same_scene import agreement
 
 Change = Callable[[PilImage.Image], PilImage.Image]
 QUALITY = 90  # of JPEGs, where it is not what changes
@@ -52,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def print_copies(name: str, originals: Sequence[bytes]) -> None:
     """Plant copies with each change, and print what was found."""
-    for title, change, quality in changes():
+    for title, change, quality in (*changes(), ("augmented", augmented, QUALITY)):
         images = (PilImage.open(io.BytesIO(content)).convert("RGB") for content in originals)
         copies = [jpeg(change(image), quality) for image in images]
         with tempfile.TemporaryDirectory() as folder:
@@ -81,11 +90,25 @@ def print_different(name: str, contents: Sequence[bytes]) -> None:
         valid = [replace(scan, split="valid") for scan in scans[::3]]
         divided = [*scans[1::3], *scans[2::3], *valid]
         found = Counter(rule for rule, _ in copies_among(divided, Path(folder)))
+        highest, agreeing = most_similar(scans, Path(folder))
+    print(f"{name}, {len(scans)} images: {dict(found)}", end=", ")
+    print(f"correlation to {highest:.3f}, places agree to {agreeing:.2f}")
+
+
+def most_similar(scans: Sequence[ImageScan], root: Path) -> tuple[float, float]:
+    """The highest similarity of two images, and the highest agreement of two possible copies."""
+    scans = [scan for scan in scans if scan.thumbnail]
     pixels = thumbnails_of(scans)
-    pairs = similar_pairs(pixels, pixels, min_similarity=0)
-    matches = (pair for pair in pairs if isinstance(pair, Match) and pair.query != pair.other)
-    highest = max((match.similarity for match in matches), default=0)
-    print(f"{name}, {len(scans)} images: {dict(found)}, correlation to {highest:.3f}")
+    usable = np.flatnonzero(is_comparable(pixels))
+    pairs = similar_pairs(pixels[usable], pixels[usable], min_similarity=0)
+    found = [pair for pair in pairs if isinstance(pair, Match) and pair.query != pair.other]
+    paths = [root / scans[number].file_name for number in usable]
+    agreeing = (
+        agreement(paths[match.query], paths[match.other], match.orientation)
+        for match in found
+        if match.similarity >= MIN_POSSIBLE
+    )
+    return max((match.similarity for match in found), default=0), max(agreeing, default=0)
 
 
 def copies_among(scans: Sequence[ImageScan], root: Path) -> Iterator[Found]:
@@ -136,6 +159,18 @@ def brighter(image: PilImage.Image, gain: float) -> PilImage.Image:
 def everything(image: PilImage.Image) -> PilImage.Image:
     """Half as large, brighter, mirrored and rotated."""
     return brighter(resized(image, 0.5), 1.25).transpose(PilImage.Transpose.TRANSPOSE)
+
+
+def augmented(image: PilImage.Image) -> PilImage.Image:
+    """Mirrored and shifted by 2%, with what is in three boxes rotated, as Roboflow does it."""
+    w, h = image.size
+    changed = ImageChops.offset(ImageOps.mirror(image), round(0.025 * w), round(-0.02 * h))
+    side = round(0.25 * min(w, h))
+    for x, y in ((0.06, 0.12), (0.37, 0.56), (0.62, 0.18)):
+        left, top = round(x * w), round(y * h)
+        box = (left, top, left + side, top + side)
+        changed.paste(changed.crop(box).transpose(PilImage.Transpose.ROTATE_90), box)
+    return changed
 
 
 def jpeg(image: PilImage.Image, quality: int = QUALITY) -> bytes:

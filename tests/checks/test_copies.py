@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image as PilImage
-from PIL import ImageChops, ImageDraw, ImageOps
+from PIL import ImageDraw
 
-from benchmarks.copies import changes
+from benchmarks.copies import augmented, changes
 from benchmarks.validation_scan import scene
 from segtune.checks.copies import copy_findings
 from segtune.core.validate_settings import ValidateLimits
@@ -212,15 +212,6 @@ def test_the_thresholds_are_settings(tmp_path: Path) -> None:
         findings = named(scans, ValidateLimits(**limits), tmp_path)
         got = [(rule, "of the places agree" in place.text) for rule, place in findings]
         assert got == expected
-
-
-def augmented(image: PilImage.Image) -> PilImage.Image:
-    """Mirrored and shifted, with what is in three boxes rotated, as Roboflow does it."""
-    moved_on = ImageChops.offset(ImageOps.mirror(image), 4, -3)
-    for left, top in ((10, 20), (60, 90), (100, 30)):
-        box = (left, top, left + 40, top + 40)
-        moved_on.paste(moved_on.crop(box).transpose(PilImage.Transpose.ROTATE_90), box)
-    return moved_on
 
 
 def test_an_augmented_copy_is_likely_by_the_places_that_agree(tmp_path: Path) -> None:

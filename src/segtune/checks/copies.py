@@ -16,8 +16,8 @@ from segtune.dataset.image_scan import ImageScan
 from segtune.dataset.perceptual_hash import MAX_CANDIDATES
 from segtune.dataset.same_scene import agreement
 
-# Correlation of a pair that is possible, and the fraction of its places that must agree. Simple
-# drawings, such as the demo's, reach 0.9 and 0.1 without being copies (benchmarks/copies.py).
+# Correlation of a pair that is possible, and the fraction of its places that must agree: the
+# demo's drawings reach 0.9 and 0.1 without being copies.
 MIN_POSSIBLE = 0.5
 MIN_AGREEMENT = 0.2
 
