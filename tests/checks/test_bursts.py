@@ -62,7 +62,7 @@ def test_an_image_without_a_class_is_named_with_one_that_has_it(
     unlabel(coco, split, without, PLATE)
     (place,) = places(coco)
     image, other = f"{split}/{without}.png", f"{split}/{having}.png"
-    assert place["text"] == f"{split}: {image}, no plate, unlike in {other}"
+    assert place["text"] == f"{split}: {image}, no plate, but {other} has some"
     assert (place["split"], place["image"]) == (split, image)
     assert (place["other_split"], place["other_image"]) == (split, other)
     assert place["other_object_ids"] == [2 * having]

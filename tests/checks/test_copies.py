@@ -128,6 +128,7 @@ def test_frames_of_one_scene_are_only_likely_copies(tmp_path: Path) -> None:
 
 def test_a_name_is_only_a_hint(tmp_path: Path) -> None:
     train = {"a_jpg.rf.0123.jpg": jpeg(SCENES[3]), "b_jpg.rf.0123.jpg": jpeg(SCENES[4])}
+    train["a_jpg.rf.later.jpg"] = jpeg(SCENES[11])
     valid = {"a_jpg.rf.4567.jpg": jpeg(SCENES[5]), "b_jpg.rf.4567.jpg": jpeg(SCENES[4], 60)}
     findings = found(tmp_path, train=train, valid=valid)
     assert sorted(pairs(findings)) == [
@@ -182,9 +183,11 @@ def test_more_similar_images_than_are_compared_are_reported() -> None:
     assert time.monotonic() - began < 30
     near = {(place.image, place.other_image) for rule, place in findings if rule == "copy-near"}
     assert near == {(f"test{n}", f"train{n}") for n in range(20)}
-    unchecked = [place.text for rule, place in findings if rule == "copy-unchecked"]
+    unchecked = [place for rule, place in findings if rule == "copy-unchecked"]
     assert len(unchecked) > 380
-    assert "more than 16 similar images in train" in unchecked[0]
+    assert "more than 16 similar images in train" in unchecked[0].text
+    in_train = {place.image for place in unchecked if "images in train" in place.text}
+    assert not in_train & {image for image, _ in near}
 
 
 def test_a_thousand_copies_of_one_image_take_seconds() -> None:

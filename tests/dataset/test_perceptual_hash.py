@@ -90,7 +90,7 @@ def test_one_layout_with_other_details_is_not_similar() -> None:
     assert max(match.similarity for match in matches) < 0.2
 
 
-def test_one_detail_in_another_layout_is_no_candidate() -> None:
+def test_one_detail_in_another_layout_is_not_a_candidate() -> None:
     queries, others = thumbnails(layout(1) + detail(0)), thumbnails(layout(2) + detail(0))
     assert found(queries, others, -1) == ([], [])
 

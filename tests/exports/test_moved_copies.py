@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from benchmarks.validation_scan import scene
+from segtune.dataset.image_copies import ComparedSplit, compared_splits
 from segtune.dataset.image_scan import THUMBNAIL_SIDE, ImageScan
 from segtune.exports.moved_copies import find_moves
 from tests.conversion import convert, refused, rules
@@ -212,7 +213,7 @@ def thumbnails() -> dict[str, bytes]:
     """Each next step has one more part of a noise: only neighbors are near enough."""
     gray = np.asarray(scene(10, 160).convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE)), float)
     noise = np.random.default_rng(0).uniform(-0.35, 0.35, gray.shape) * gray.std()
-    steps = {f"step {n}": 50 + 0.6 * (gray + (n - 1) * noise) for n in range(3)}
+    steps = {f"step {n}": 50 + 0.6 * (gray + (n - 1) * noise) for n in range(6)}
     # More similar than a neighbor, but with something in it that is not in the others.
     steps["object"] = steps["step 1"].copy()
     steps["object"][9, 9] += 1.2 * steps["object"].std()
@@ -257,8 +258,9 @@ def test_a_copy_of_a_copy_moves_too(
     train: dict[str, str], valid: dict[str, str], test: dict[str, str]
 ) -> None:
     assert not moves(scans(train={"a": "step 0"}, valid={"c": "step 2"}))
-    got = {(name, to) for name, _, to in moves(scans(train=train, valid=valid, test=test))}
-    assert got == {("b", "train"), ("c", "train")}
+    found = find_moves(scans(train=train, valid=valid, test=test))
+    assert {name: move.to_split for name, move in found.items()} == {"b": "train", "c": "train"}
+    assert {name: move.copy_of for name, move in found.items()} == {"b": "a", "c": "b"}
 
 
 def test_a_copy_that_another_image_has_hidden_is_found() -> None:
@@ -267,3 +269,32 @@ def test_a_copy_that_another_image_has_hidden_is_found() -> None:
         train={"a": "object"}, valid={"v": "object", "w": "step 2"}, test={"t": "step 1", "u": ""}
     )
     assert moves(found) == {("v", "valid", "train"), ("t", "test", "valid")}
+
+
+def test_a_chain_of_frames_moves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+
+    def counted(images: list[ImageScan], min_similarity: float) -> list[ComparedSplit]:
+        searches.append(len(images))
+        return compared_splits(images, min_similarity)
+
+    monkeypatch.setattr("segtune.exports.moved_copies.compared_splits", counted)
+    frames = {f"{n}": f"step {n}" for n in range(6)}
+    found = scans(train={"a": "step 0"}, valid={**frames, "other": "x"})
+    assert {name for name, _, _ in moves(found)} == set(frames)
+    assert searches == [8, 8]
+
+
+def test_an_image_that_moves_twice_comes_from_where_it_was() -> None:
+    # Only once `u` is in train does `w`, and with it `v`, have a copy there.
+    found = scans(
+        train={"a": "step 0"},
+        valid={"w": "step 2", "o": "object"},
+        test={"v": "step 2", "p": "object", "u": "step 1"},
+    )
+    assert moves(found) == {
+        ("u", "test", "train"),
+        ("w", "valid", "train"),
+        ("v", "test", "train"),
+        ("p", "test", "valid"),
+    }

@@ -5,34 +5,30 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.sparse import csgraph
 
-from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Category, Image, Split
 from segtune.dataset.findings import MAX_OBJECTS, Found, Place
 from segtune.dataset.image_copies import ComparedSplit, differences
 
 
-def burst_findings(
-    splits: Sequence[Split], compared: Sequence[ComparedSplit], limits: ValidateLimits
-) -> Iterator[Found]:
+def burst_findings(splits: Sequence[Split], compared: Sequence[ComparedSplit]) -> Iterator[Found]:
     """Classes that are labeled in only some images of a burst: frames of a video, or copies.
 
     That is a hint and no proof, because an object may have left while all else stayed.
 
     Args:
         splits: as they were read.
-        compared: the same, compared with themselves.
-        limits: the similarity from which images are of one burst.
+        compared: the same, compared with themselves; similar images are a burst.
     """
     by_name = {split.name: split for split in splits}
     for part in compared:
-        yield from _in_split(by_name[part.name], part, limits.likely_copy_similarity)
+        yield from _in_split(by_name[part.name], part)
 
 
-def _in_split(split: Split, part: ComparedSplit, min_similarity: float) -> Iterator[Found]:
+def _in_split(split: Split, part: ComparedSplit) -> Iterator[Found]:
     """Each image without a class, with the one that has it and is closest to it in its burst."""
     by_name = {image.file_name: image for image in split.images}
     images = [by_name[scan.file_name] for scan in part.scans]
-    graph = differences(part, min_similarity)
+    graph = differences(part)
     for category in split.categories:
         having = [n for n, image in enumerate(images) if split.ground_truth(image.id, category.id)]
         if not having:
@@ -48,7 +44,7 @@ def _in_split(split: Split, part: ComparedSplit, min_similarity: float) -> Itera
 def _pair(split: Split, category: Category, image: Image, other: Image) -> Place:
     shown = split.ground_truth(other.id, category.id)[:MAX_OBJECTS]
     return Place(
-        text=f"{split.name}: {image.file_name}, no {category.name}, unlike in {other.file_name}",
+        text=f"{split.name}: {image.file_name}, no {category.name}, but {other.file_name} has some",
         split=split.name,
         image=image.file_name,
         other_split=split.name,

@@ -98,7 +98,7 @@ def _image_findings(
         yield from scan.findings()
     compared = compared_splits(scans, limits.likely_copy_similarity)
     yield from copy_findings(compared, manifest.root, limits)
-    yield from burst_findings(splits, compared, limits)
+    yield from burst_findings(splits, compared)
 
 
 def _grouped(found: Iterable[Found]) -> tuple[dict[str, int], dict[str, list[Place]]]:

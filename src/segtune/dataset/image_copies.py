@@ -154,11 +154,11 @@ def copies_within(split: ComparedSplit, min_near: float) -> Iterator[Copy]:
             yield copy
 
 
-def differences(split: ComparedSplit, min_similarity: float) -> sparse.csr_array:
-    """(N, N) by how much images of a split differ, of pairs that show almost the same.
+def differences(split: ComparedSplit) -> sparse.csr_array:
+    """(N, N) by how much the images of a split differ, of the pairs that are in `within`.
 
     Returns:
-        1 - similarity, with at least 0.001 for each of these pairs; sparse.
+        1 - similarity, but at least 0.001, and 0.001 for identical bytes; else nothing.
     """
     places = {scan.file_name: place for place, scan in enumerate(split.scans)}
     found = {
@@ -166,9 +166,8 @@ def differences(split: ComparedSplit, min_similarity: float) -> sparse.csr_array
         for scan in split.scans
     }
     for match in split.within:
-        if match.similarity >= min_similarity:
-            pair = split.compared[match.query], split.compared[match.other]
-            found[places[pair[0].file_name], places[pair[1].file_name]] = match.similarity
+        pair = split.compared[match.query], split.compared[match.other]
+        found[places[pair[0].file_name], places[pair[1].file_name]] = match.similarity
     values = np.maximum(0.001, 1 - np.fromiter(found.values(), float))
     rows, columns = np.array(list(found), int).reshape(-1, 2).T
     size = (len(split.scans), len(split.scans))

@@ -17,7 +17,7 @@ SIDE = 64  # pixels of the thumbnails that are compared
 REACH = 4  # pixels of the largest shift, horizontally and vertically
 BLOCK = 8  # pixels of the side of a place
 MIN_STRUCTURE = 2.0  # gray levels, the standard deviation of a place
-MIN_PLACES = 8  # with structure, or else nothing can be told
+MIN_PLACES = 8  # with structure; fewer prove nothing
 MIN_CORRELATION = 0.9  # of a place
 
 Gray = npt.NDArray[np.float64]

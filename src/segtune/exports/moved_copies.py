@@ -1,11 +1,11 @@
 """Moving copies of images to one split, so that no model is tested on what it was trained on."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from segtune.core.console import progress
+from segtune.core.cores import usable_cores
 from segtune.core.errors import DatasetError
 from segtune.dataset.coco import SPLITS, Annotation, Image, Manifest, Split
 from segtune.dataset.image_copies import (
@@ -80,8 +80,8 @@ def find_moves(scans: Sequence[ImageScan]) -> dict[str, MovedImage]:
 def _scans(splits: Sequence[Split], manifest: Manifest) -> list[ImageScan]:
     images = sum(len(split.images) for split in splits)
     with progress("compared image", images) as advance:
-        workers = os.cpu_count() or 1
-        return list(scan_images(splits, manifest, workers=workers, advance=advance))
+        scans = scan_images(splits, manifest, workers=usable_cores(), advance=advance)
+        return list(scans)
 
 
 def _copies(scans: Sequence[ImageScan]) -> list[Copy]:
@@ -127,13 +127,12 @@ def _key(scan: ImageScan) -> tuple[str, str]:
 
 
 def _after(moves: Mapping[str, MovedImage], scans: Sequence[ImageScan]) -> list[ImageScan]:
-    """The scans in the splits that they have been moved to, each file once in each."""
-    placed: dict[tuple[str, str], ImageScan] = {}
-    for scan in scans:
-        move = moves.get(scan.file_name)
-        now = replace(scan, split=move.to_split) if move else scan
-        placed.setdefault(_key(now), now)
-    return sorted(placed.values(), key=lambda scan: SPLITS.index(scan.split))
+    """The scans in the splits that their files have been moved to."""
+    placed = [
+        replace(scan, split=move.to_split) if (move := moves.get(scan.file_name)) else scan
+        for scan in scans
+    ]
+    return sorted(placed, key=lambda scan: SPLITS.index(scan.split))
 
 
 def _with_moves(name: str, splits: Mapping[str, Split], moves: Mapping[str, MovedImage]) -> Split:
@@ -154,12 +153,12 @@ def _with_moves(name: str, splits: Mapping[str, Split], moves: Mapping[str, Move
 
 
 def _numbered(own: Split, images: Sequence[tuple[Split, Image]]) -> Split:
-    """The split with these images of any split; annotations keep the order of their splits."""
+    """The split with these images of any split, and their annotations."""
     numbers = {(s.name, image.id): number for number, (s, image) in enumerate(images, start=1)}
     annotations: dict[int, list[Annotation]] = {number: [] for number in numbers.values()}
     count = 0
     for split in {own.name: own, **{s.name: s for s, _ in images}}.values():
-        for a in sorted(split.objects, key=lambda a: a.id):
+        for a in split.objects:
             if number := numbers.get((split.name, a.image_id)):
                 count += 1
                 annotations[number].append(replace(a, id=count, image_id=number))
