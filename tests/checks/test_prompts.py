@@ -115,6 +115,12 @@ def test_prompts_with_fields_are_checked_as_the_images_complete_them() -> None:
     assert "'car back 2'" in places[2][1].text and "2.jpg" in places[2][1].text
 
 
+def test_of_equal_prompts_the_first_is_the_one_that_is_contained() -> None:
+    places = found(split_of("plate", "plates", "plate rim"))
+    (text,) = (text for rule, text in places if rule == "prompt-contains-class")
+    assert text.endswith("contains 'plate' of 'class 1'")
+
+
 def test_as_many_tokens_as_are_read_are_not_too_many() -> None:
     assert not found(split_of("green leaf " * 15))
     ((rule, text),) = found(split_of("green leaf " * 15 + "green"))
