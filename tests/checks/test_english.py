@@ -27,6 +27,8 @@ def test_right_words_are_rarely_called_misspelled() -> None:
         *(("helmat", "helmet"), ("scrach", "scratch"), ("strawbery", "strawberry")),
         *(("pedestrain", "pedestrian"), ("triangel", "triangle"), ("brocoli", "broccoli")),
         *(("umbrela", "umbrella"), ("cardbord", "cardboard"), ("sidwalk", "sidewalk")),
+        # Of several words, the most frequent one.
+        *(("buiding", "building"), ("trafic", "traffic")),
     ],
 )
 def test_a_typo_is_noticed(word: str, meant: str) -> None:
