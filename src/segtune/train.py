@@ -30,6 +30,7 @@ from segtune.lora.adapter import save_adapter
 from segtune.lora.state import lora_state_dict
 from segtune.model.architecture import ARCHITECTURES
 from segtune.model.recognition import base_model_name
+from segtune.model.weights import weights_digest
 from segtune.training.checkpoint import changes_since, locked, remove_run, run_folder
 from segtune.training.ema import load_adapter_values
 from segtune.training.engine import Interrupted
@@ -179,6 +180,9 @@ def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[
             "segtune": __version__,
             "base_model": base_model,
             **fingerprint,
+            # Of the hub's weights, the fingerprint has only the name.
+            "weights_sha256": fingerprint["weights_sha256"]
+            or weights_digest(inputs.model, inputs.weights),
             "execution": run.settings.model_dump(mode="json", include=set(EXECUTION)),
             "result": asdict(run.position),
             "negatives": asdict(negatives_per_epoch(run.dataset, run.repeat_factors)),

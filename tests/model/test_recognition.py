@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from segtune.core.errors import WeightsError
-from segtune.merge import outputs_on_random_input
 from segtune.model.architecture import build_model
 from segtune.model.official_format import read_official, write_official
+from segtune.model.parity import outputs_on_random_input
 from segtune.model.recognition import release_of
 from segtune.model.weight_files import SAM3, SAM31, weights_file
 from segtune.model.weights import load_base_model

@@ -4,10 +4,12 @@
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors,
 #                                     recipe.json
 #   base weights                      config key `weights`
+#   <results>/coco/valid.json         two of its images
 #
 # OUTPUTS, of which Snakemake sees links in <results>/merge/finished/ (see common.smk)
 #   <results>/merge/sam3.pt           loads with the stock sam3 loader
-#   <results>/merge/parity.json       adapted against merged outputs
+#   <results>/merge/parity.json       adapted against merged outputs, on random pixels
+#                                     and on images of valid
 #   <results>/merge/MODEL_CARD.md     carries the license of SAM 3
 
 
@@ -17,6 +19,7 @@ rule merge:
         rules.train.output.tensors,
         rules.train.output.recipe,
         WEIGHTS_INPUT,
+        valid=rules.convert.output.valid,
         config=rules.train.output.config,
     output:
         weights="<results>/merge/finished/sam3.pt",
@@ -44,7 +47,7 @@ rule merge:
         """
         python3 -m segtune.merge --adapter {params.train:q}/adapter --out {params.out:q} \
             --model {params.model:q} --weights {params.weights:q} \
-            --settings {params.settings:q} 2>&1 | tee -i {log:q}
+            --coco {input.valid:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 

@@ -229,6 +229,9 @@ def require_divisible(settings: TrainSettings, processes: int) -> None:
 
 
 class MergeSettings(Section):
+    strength: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="of the update: 0 is the base model"
+    )
     tolerance: PositiveFloat = Field(
         1e-3, description="largest relative difference between adapted and merged outputs"
     )

@@ -24,7 +24,13 @@ from segtune.lora.adapter_shapes import (
 )
 from segtune.lora.inject import inject_lora
 from segtune.lora.layers import LoraSpec
-from segtune.lora.peft_format import from_peft, peft_config, peft_ranks, require_plain_lora
+from segtune.lora.peft_format import (
+    from_peft,
+    peft_config,
+    peft_ranks,
+    require_plain_lora,
+    require_ranks,
+)
 from segtune.lora.state import load_lora_state_dict
 
 WEIGHTS = "adapter_model.safetensors"
@@ -129,11 +135,14 @@ def _read(
         require_plain_lora(config, folder / CONFIG)
         shapes = _shapes(tensors)
         require_fitting(model, peft_ranks(shapes), shapes, tensors)
+        require_ranks(config, peft_ranks(shapes), folder / CONFIG)
         return from_peft(model, config, state=_load(tensors), file=folder / CONFIG)
     shapes = _shapes(tensors)
     specs = _recipe_specs(recipe, folder / RECIPE)
     ranks = {name: spec.rank * stacked_blocks(spec) for name, spec in specs.items()}
     require_fitting(model, ranks, shapes, tensors)
+    if os.path.lexists(folder / CONFIG):  # which only PEFT reads
+        require_ranks(_read_object(folder / CONFIG), ranks, folder / CONFIG)
     _require_digest(recipe, tensors)
     return specs, _load(tensors)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segtune.core.errors import AdapterError
 from segtune.lora.layers import FUSED, LoraLinear, LoraModule, LoraMultiheadAttention, LoraSpec
@@ -45,6 +45,37 @@ def inject_lora(
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable adapter parameters by full name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if ".lora.lora_" in name}
+
+
+def set_strength(model: nn.Module, strength: float) -> None:
+    """Let every adapter add its update times `strength`, in place; it is 1 at first.
+
+    The weights of the model are then those of WiSE-FT (Wortsman et al. 2022, "Robust Fine-Tuning
+    of Zero-Shot Models"): 0 is the base model, 1 the fine-tuned one.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLinear | LoraMultiheadAttention) and module.lora is not None:
+            module.lora.strength = strength
+
+
+def weight_updates(model: nn.Module) -> dict[str, Callable[[], Tensor]]:
+    """What merging adds to which weight: full parameter name -> its update, computed when called.
+
+    An update has the shape of its weight, and includes the strength.
+    """
+    return {
+        f"{name}.weight" if isinstance(module, LoraLinear) else f"{name}.in_proj_weight": (
+            module.lora.delta
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear | LoraMultiheadAttention) and module.lora is not None
+    }
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Put the base modules back without the updates, in place."""
+    for name, module in list(adapted_modules(model)):
+        _replace(model, name, module.base)
 
 
 def merge_lora(model: nn.Module) -> dict[str, LoraModule]:

@@ -69,6 +69,7 @@ class _Adapters(nn.Module):
     def __init__(self, weight: Tensor, spec: LoraSpec, blocks: tuple[str, ...]) -> None:
         super().__init__()
         self.scale, self.blocks = spec.scale, blocks
+        self.strength = 1.0  # see `segtune.lora.inject.set_strength`
         self.dropout = nn.Dropout(spec.dropout)
         self.layout = blocks if blocks == ("all",) else FUSED
         self.block_rows = weight.shape[0] // len(self.layout)
@@ -115,12 +116,13 @@ class _Adapters(nn.Module):
         if not updates:
             return F.linear(x, weight, bias)
         dropped = self.dropout(x) if self.dropout.p else x
-        return adapted_linear(x, dropped, weight, bias, updates=updates, scale=self.scale)
+        scale = self.scale * self.strength
+        return adapted_linear(x, dropped, weight, bias, updates=updates, scale=scale)
 
     def delta(self) -> Tensor:
         """The update as a matrix: (out, in)."""
         down, up = self.stacked()
-        return up @ down * self.scale
+        return up @ down * (self.scale * self.strength)
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """All blocks as one A (n * rank, in) and one block-structured B (out, n * rank)."""
@@ -183,12 +185,17 @@ class LoraLinear(nn.Linear):
         adapted = self.lora.projected(flat, self.weight, self.bias)
         return adapted.view(*x.shape[:-1], self.out_features)
 
+    @property
+    def base(self) -> nn.Linear:
+        """The layer that was adapted, whose weight this one has."""
+        (base,) = self._replaced
+        return base
+
     def merged(self) -> nn.Linear:
         """The base layer with the update added to its weight, in place."""
-        (base,) = self._replaced
         with torch.no_grad():
-            base.weight.add_(self.lora.delta())
-        return base
+            self.base.weight.add_(self.lora.delta())
+        return self.base
 
     def unmerge(self) -> None:
         """Subtract the update from the base weight again."""
@@ -252,15 +259,20 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         order = (0, 2, 1, 3) if self.batch_first else (1, 2, 0, 3)
         return [one.permute(order) for one in heads.unbind(-3)]
 
+    @property
+    def base(self) -> nn.MultiheadAttention:
+        """The attention that was adapted, whose weights this one has."""
+        (base,) = self._replaced
+        return base
+
     def merged(self) -> nn.MultiheadAttention:
         """The base attention with the updates added to its weights, in place."""
-        (base,) = self._replaced
         if isinstance(self.out_proj, LoraLinear):
             self.out_proj.merged()
         if self.lora is not None:
             with torch.no_grad():
-                base.in_proj_weight.add_(self.lora.delta())
-        return base
+                self.base.in_proj_weight.add_(self.lora.delta())
+        return self.base
 
     def unmerge(self) -> None:
         """Subtract the updates from the base weights again."""

@@ -9,7 +9,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
@@ -20,6 +20,7 @@ from segtune.lora.adapter_shapes import stacked_blocks
 from segtune.lora.layers import FUSED, LoraSpec
 from segtune.lora.state import peft_keys, peft_modules, peft_out_proj
 
+T = TypeVar("T")
 PLAIN = {*string.ascii_letters, *string.digits, *"_.-"}
 
 # Features that change the function beyond B A x.
@@ -35,6 +36,8 @@ class _Settings(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
+    r: int | None = None
+    rank_pattern: dict[str, int] | None = Field(None, max_length=10_000)
     lora_alpha: PositiveFloat
     alpha_pattern: dict[str, PositiveFloat] | None = Field(None, max_length=10_000)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -121,11 +124,38 @@ def require_plain_lora(config: Mapping[str, Any], file: Path) -> None:
         )
 
 
+def require_ranks(config: Mapping[str, Any], ranks: Mapping[str, int], file: Path) -> None:
+    """Check that PEFT's `adapter_config.json` has the ranks of the tensors.
+
+    Args:
+        config: its content.
+        ranks: of each adapted module, as in the tensors.
+        file: of the config, for messages.
+
+    Raises:
+        AdapterError: naming a module whose rank is another, or for a config that is damaged.
+    """
+    settings = _settings(config, file)
+    for name, rank in ranks.items():
+        stated = _value_for(name, settings.rank_pattern or {}, settings.r)
+        if stated not in (None, rank):
+            raise AdapterError(
+                f"rank {shown(stated)}, and the tensors have {rank}",
+                file=file,
+                record=name,
+                fix="Use the config that was saved with the tensors",
+            )
+
+
 def _settings(config: Mapping[str, Any], file: Path) -> _Settings:
     try:
         settings = _Settings.model_validate(config)
-        for pattern in settings.alpha_pattern or {}:
-            _literal(pattern)
+        for name, patterns in (
+            ("alpha_pattern", settings.alpha_pattern),
+            ("rank_pattern", settings.rank_pattern),
+        ):
+            for pattern in patterns or {}:
+                _literal(pattern, name)
     except ValidationError as error:
         first = error.errors()[0]
         problem = f"{shown(first['loc'])}: {first['msg']}"
@@ -141,20 +171,21 @@ def _settings(config: Mapping[str, Any], file: Path) -> _Settings:
 
 
 def _spec(settings: _Settings, name: str, rank: int) -> LoraSpec:
-    alpha = settings.lora_alpha
-    for pattern, value in (settings.alpha_pattern or {}).items():
-        if _is_named(name, _literal(pattern)):
-            alpha = value
-            break
     return LoraSpec(
         rank=rank,
-        alpha=alpha,
+        alpha=_value_for(name, settings.alpha_pattern or {}, settings.lora_alpha),
         dropout=settings.lora_dropout,
         rank_stabilized=bool(settings.use_rslora),
     )
 
 
-def _literal(pattern: str) -> str:
+def _value_for(name: str, patterns: Mapping[str, T], default: T) -> T:
+    """The value of the first pattern by which PEFT finds a module."""
+    found = (value for pattern, value in patterns.items() if _is_named(name, _literal(pattern)))
+    return next(found, default)
+
+
+def _literal(pattern: str, setting: str = "") -> str:
     """A pattern without its escapes, where it has no other sign than dots.
 
     No regular expression of a file is run: some take forever.
@@ -164,7 +195,7 @@ def _literal(pattern: str) -> str:
     """
     plain = pattern.replace(r"\.", ".")
     if not plain or not set(plain) <= PLAIN:
-        raise ValueError(f"alpha_pattern {shown(pattern)} is not the name of a module")
+        raise ValueError(f"{setting} {shown(pattern)} is not the name of a module")
     return plain
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segtune.core.atomic import atomic_path
 from segtune.core.errors import MAX_SHOWN, WeightsError, listed, shown
-from segtune.model.torch_files import read_torch_file
+from segtune.model.torch_files import mapped_again, read_torch_file
 from segtune.model.weight_files import RELEASES
 
 PREFIX = "detector."
@@ -53,7 +53,15 @@ def read_official(path: Path) -> OfficialWeights:
     fix = "Check `weights`, or download the file again"
     if path.suffix == ".safetensors":
         fix = AS_PUBLISHED
-    table = read_torch_file(path, WeightsError, fix)
+    return _official(read_torch_file(path, WeightsError, fix), path)
+
+
+def official_again(path: Path) -> OfficialWeights:
+    """What `read_official` has read before, mapped anew: none of it is in memory yet."""
+    return _official(mapped_again(path), path)
+
+
+def _official(table: Any, path: Path) -> OfficialWeights:
     nested = isinstance(table, dict) and isinstance(table.get("model"), dict)
     values = _tensors(table["model"] if nested else table, path)
     own = {k for k in values if k.startswith(PREFIX) and not k.startswith(VIDEO_ONLY)}
@@ -93,10 +101,14 @@ def load_strictly(
         WeightsError: listing missing and unexpected keys, shapes that differ, and tensors that
             are not finite or not of floating point where the model's are.
     """
-    _require_fitting(model.state_dict(), state, path, name)
+    require_fitting(model, state, path, name=name)
     model.load_state_dict(dict(state))
-    broken = [key for key, value in model.state_dict().items() if not is_finite(value)]
-    _refuse({"with NaN or infinity": broken}, path, fix="Download the file again")
+    refuse_broken([k for k, value in model.state_dict().items() if not is_finite(value)], path)
+
+
+def refuse_broken(keys: list[str], path: Path) -> None:
+    """Refuse a file in which tensors, if any, have NaN or infinity."""
+    _refuse({"with NaN or infinity": keys}, path, fix="Download the file again")
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -108,9 +120,11 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.stack(values.aminmax()).isfinite().all())
 
 
-def _require_fitting(
-    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path, name: str
+def require_fitting(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, *, name: str = "this model"
 ) -> None:
+    """Check keys, shapes and kinds of numbers; arguments and errors as in `load_strictly`."""
+    expected = model.state_dict()
     shared = sorted(expected.keys() & state.keys())
     reshaped = [key for key in shared if state[key].shape != expected[key].shape]
     retyped = [

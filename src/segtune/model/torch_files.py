@@ -74,7 +74,7 @@ def read_torch_file(path: Path, kind: type[SegtuneError], fix: str) -> Any:
         if problem := file_problem(path):
             raise _Refused(problem)
         _require_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return mapped_again(path)
     except (_Refused, OSError, MemoryError) as error:
         problem = reason(error)
     except Exception:
@@ -82,6 +82,11 @@ def read_torch_file(path: Path, kind: type[SegtuneError], fix: str) -> Any:
         # torch's texts tell how to load the file unsafely.
         problem = DAMAGED
     raise kind(f"cannot read tensors ({problem})", file=path, fix=fix)
+
+
+def mapped_again(path: Path) -> Any:
+    """What `read_torch_file` has read before, mapped anew: none of it is in memory yet."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _require_archive(path: Path) -> None:

@@ -1,5 +1,8 @@
 """The base model's weights: shipped with segtune, from the hub, from a file, or random."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -11,8 +14,9 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file
 
 from segtune.core.errors import WeightsError, shown
+from segtune.core.fingerprints import file_digest
 from segtune.model.architecture import build_model
-from segtune.model.official_format import load_strictly, read_official
+from segtune.model.official_format import load_strictly, read_official, write_official
 from segtune.model.recognition import full_name, release_of, require_architecture
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weight_files import TINY_WEIGHTS, Release, release_on_hub, weights_file
@@ -55,6 +59,41 @@ def official_file(architecture: str, weights: str) -> Path | None:
         return download(release)
     path = weights_file(architecture, weights)
     return None if path == TINY_WEIGHTS else path
+
+
+@contextmanager
+def checkpoint(architecture: str, weights: str, folder: Path) -> Iterator[Path]:
+    """The official file behind a `weights` setting; without one, one that is there for a while.
+
+    Args:
+        architecture: "tiny" or "full".
+        weights: see `load_base_model`.
+        folder: for a file that the setting does not have, in the precision of the model.
+
+    Raises:
+        WeightsError: when the weights are not available.
+    """
+    if path := official_file(architecture, weights):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / "base.pt"
+        write_official(path, load_base_model(architecture, weights).state_dict(), {})
+        yield path
+
+
+def weights_digest(architecture: str, weights: str) -> str | None:
+    """A short hash of the file behind a `weights` setting, downloaded if needed.
+
+    None for random weights, which follow from the setting.
+
+    Raises:
+        WeightsError: when the weights are not available.
+    """
+    if weights.startswith("random:"):
+        return None
+    path = official_file(architecture, weights) or TINY_WEIGHTS
+    return file_digest(path, WeightsError, "Check `weights`")
 
 
 def download(release: Release) -> Path:

@@ -1,0 +1,119 @@
+"""What an adapter's recipe says of its base model, and of the trainings behind it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
+from segtune.core.errors import AdapterError, shown
+from segtune.lora.adapter import FIX, RECIPE, read_recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of a training, on its valid split."""
+
+    best_score: FiniteFloat
+    best_epoch: int
+    base_score: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A training whose update is part of an adapter."""
+
+    weight: FiniteFloat  # by which its update is multiplied
+    select_by: str  # what `result` has
+    result: Result
+    image_size: int | None  # pixels
+    adapter_sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Base model and trainings; of a soup, several."""
+
+    segtune: str
+    base_model: str | None = None  # its name
+    model: str
+    weights: str
+    weights_sha256: str | None = None
+    adapted: dict[str, Any]
+    soup: tuple[Ingredient, ...]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    select_by: str
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the recipe of a training has, and that of a soup has for each ingredient."""
+
+    settings: _Settings
+    result: Result
+    image_size: int | None
+    adapter_sha256: str | None = None
+
+
+def read_base_recipe(adapter: Path) -> Recipe | None:
+    """The recipe of an adapter; None for an adapter of PEFT, which names no base to compare.
+
+    Raises:
+        AdapterError: when it cannot be read, or is not a recipe.
+    """
+    values = read_recipe(adapter)
+    if values is None:
+        return None
+    try:
+        if "soup" not in values:
+            values = {**values, "soup": [_only_ingredient(values)]}
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise AdapterError(
+            f"not the recipe of an adapter ({first['msg']})",
+            file=adapter / RECIPE,
+            record=".".join(map(str, first["loc"])) or None,
+            fix=FIX,
+        ) from None
+
+
+def require_same_base(recipe: Recipe, base: tuple[str, str, str | None], adapter: Path) -> None:
+    """Check that an adapter was trained on a base model.
+
+    The content counts, where it is known of both: a file may have been moved, or another one put
+    in its place.
+
+    Args:
+        recipe: of the adapter.
+        base: `model`, `weights` and the digest of the weights' content.
+        adapter: its folder.
+
+    Raises:
+        AdapterError: naming both base models.
+    """
+    model, weights, digest = base
+    by_content = recipe.weights_sha256 and digest
+    same = recipe.weights_sha256 == digest if by_content else recipe.weights == weights
+    if not same or recipe.model != model:
+        raise AdapterError(
+            f"trained on model {shown(recipe.model)} with weights {shown(recipe.weights)}, not on "
+            f"{shown(model)} with {shown(weights)}"
+            + (", whose content is another" if recipe.weights == weights else ""),
+            file=adapter,
+            fix="Set `model` and `weights` to those that the adapter was trained with",
+        )
+
+
+def _only_ingredient(values: dict[str, Any]) -> Ingredient:
+    training = TypeAdapter(_Training).validate_python(values)
+    return Ingredient(
+        weight=1.0,
+        select_by=training.settings.select_by,
+        result=training.result,
+        image_size=training.image_size,
+        adapter_sha256=training.adapter_sha256,
+    )
