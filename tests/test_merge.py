@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,24 @@ import pytest
 import torch
 
 from segtune.core.config import LoraSettings
+from segtune.dataset.coco import read_split
 from segtune.lora.adapter import save_adapter
 from segtune.lora.inject import inject_lora
 from segtune.lora.state import lora_state_dict
 from segtune.lora.targets import lora_specs
+from segtune.model import weights as weights_module
 from segtune.model.architecture import build_model, set_image_size
 from segtune.model.official_format import read_official, write_official
-from segtune.model.parity import outputs_on_random_input
+from segtune.model.parity import (
+    compare,
+    inputs_of,
+    largest,
+    outputs_on,
+    outputs_on_random_input,
+    random_input,
+)
 from segtune.model.recognition import base_model_name
+from segtune.model.weight_files import SAM31
 from segtune.model.weights import load_base_model
 from segtune.predict import main as predict
 from segtune.train import main as train
@@ -63,19 +76,22 @@ def test_the_weights_of_the_tracker_are_retained(tmp_path: Path) -> None:
 
 
 def test_sam31_is_trained_merged_in_its_own_layout_and_predicts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sam3.model_builder import _load_checkpoint
 
     coco = write_converted(tmp_path, {"train": 2, "valid": 1, "test": 1})
     base = tmp_path / "sam3.1_multiplex.pt"
     write_sam31(base)
-    weights = ["--weights", str(base)]
+    # From the hub when it is trained, and as a file when it is merged.
+    monkeypatch.setattr(weights_module, "hf_hub_download", lambda *_: str(base))
+    weights = ["--weights", SAM31.repository]
     arguments = train_runs.arguments(coco, tmp_path, epochs=1, batch_size=2)
     train_runs.finish(Forked(train, [*arguments, *weights]))
     merged = merge(tmp_path, weights=str(base)) / "sam3.pt"
     recipe = json.loads((tmp_path / "adapter" / "recipe.json").read_text())
     assert recipe["base_model"] == "segtune/tiny"
+    assert recipe["weights_sha256"] == hashlib.sha256(base.read_bytes()).hexdigest()[:16]
     changed = changed_tensors(base, merged)
     adapted = tuple(f"detector.{name}." for name in recipe["adapted"])
     assert changed and all(key.startswith(adapted) for key in changed)
@@ -134,7 +150,8 @@ def test_the_full_sam31_is_merged_in_its_own_layout(
         large / "adapter", lora_state_dict(model), specs=adapted, base_model=name, recipe=recipe
     )
     del model
-    merged = merge(large, str(base), model="full") / "sam3.pt"
+    coco = write_converted(large, {"valid": 2}) / "valid.json"
+    merged = merge(large, str(base), model="full", coco=coco) / "sam3.pt"
     changed = changed_tensors(base, merged)
     assert changed and all(k.startswith(tuple(f"detector.{n}." for n in adapted)) for k in changed)
     card = (merged.parent / "MODEL_CARD.md").read_text()
@@ -146,12 +163,21 @@ def test_the_full_sam31_is_merged_in_its_own_layout(
     _load_checkpoint(stock, str(merged))
     assert capsys.readouterr().out.count("convs.3.") == 4
     set_image_size(stock, "full", 336)
-    expected = outputs_on_random_input(stock, 336)
+    inputs = [random_input(336), *inputs_of(read_split(coco), 336, 2)]
+    expected = outputs_on(stock, inputs)
     del stock
     model = load_base_model("full", str(merged))
     set_image_size(model, "full", 336)
-    for name, value in outputs_on_random_input(model, 336).items():
-        assert torch.equal(value, expected[name]), name
+    assert largest(compare(expected, outputs_on(model, inputs))) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_full_merge_takes_at_most_a_gigabyte_more_than_the_base(large: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.full_size_merge", "--folder", str(large)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"resident memory [\d.]+ GB, base \+ (-?[\d.]+) GB", answer.stdout)
+    assert found and float(found[1]) < 1
 
 
 def test_the_license_accompanies_the_weights(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def expected(base: Path, strength: float) -> dict[str, Tensor]:
     return {key: before[key].double() + strength * update() for key, update in updates.items()}
 
 
-def test_strength_zero_is_the_base_bit_for_bit(tmp_path: Path, base: Path) -> None:
+def test_strength_zero_is_bitwise_the_base(tmp_path: Path, base: Path) -> None:
     out = merge(tmp_path, str(base), strength=0)
     assert changed_tensors(base, out / "sam3.pt") == set()
     assert (out / "sam3.pt").read_bytes() == base.read_bytes()

@@ -1,7 +1,7 @@
 """Merge a trained adapter into the base weights: one `sam3.pt` that stock SAM 3 loads.
 
 A merged weight is the base's plus `strength` times its update, computed in float32 and stored in
-the base's precision. Everything else in the file is the base's, bit for bit.
+the base's precision. Everything else in the file is bitwise identical to the base's.
 
 The merge is verified before the file appears: on a random image, and on real ones with `--coco`,
 the adapted model and the one that the written file gives must agree.

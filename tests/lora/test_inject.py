@@ -12,7 +12,10 @@ from segtune.lora.inject import (
     inject_lora,
     lora_parameters,
     merge_lora,
+    remove_lora,
+    set_strength,
     unmerge_lora,
+    weight_updates,
 )
 from segtune.lora.layers import LoraSpec
 from tests.lora_net import ALPHA, EXACT, RANK, SPECS, WIDTH, net, randomize
@@ -47,6 +50,35 @@ def test_unmerging_restores_base_weights_and_adapters() -> None:
     for name, value in base.items():
         assert_close(after[name], value, **EXACT)
     assert all(p.requires_grad for p in lora_parameters(model).values())
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0, 1.3])
+def test_the_strength_multiplies_every_update(strength: float) -> None:
+    model, x = net(), torch.randn(2, 5, WIDTH)
+    base = {name: p.clone() for name, p in model.named_parameters()}
+    inject_lora(model, SPECS)
+    randomize(model)
+    whole = {name: update() for name, update in weight_updates(model).items()}
+    assert {name.partition(".")[0] for name in whole} == SPECS.keys()
+    set_strength(model, 0.9)  # the last one counts
+    set_strength(model, strength)
+    adapted = model(x)
+    merge_lora(model)
+    assert_close(adapted, model(x), **EXACT)
+    for name, value in model.named_parameters():
+        assert_close(value, base[name] + strength * whole.get(name, 0 * value), **EXACT)
+
+
+def test_removing_adapters_leaves_the_base() -> None:
+    model, x = net(), torch.randn(2, 5, WIDTH)
+    names = {name: type(module) for name, module in model.named_modules()}
+    before = model(x)
+    inject_lora(model, SPECS)
+    randomize(model)
+    assert (model(x) - before).abs().max() > 1e-3
+    remove_lora(model)
+    assert_close(model(x), before, **EXACT)
+    assert {name: type(module) for name, module in model.named_modules()} == names
 
 
 def test_parameters_are_counted_by_group() -> None:

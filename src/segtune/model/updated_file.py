@@ -51,7 +51,7 @@ def write_updated(path: Path, base: Path, updates: Updates) -> int:
         updates: keys of the image model -> what to add, of the tensor's shape.
 
     Returns:
-        How many tensors are those of the base, bit for bit, which has been checked.
+        How many tensors are bitwise identical to those of the base, which has been checked.
 
     Raises:
         AdapterError: when a sum is not finite in that precision.
