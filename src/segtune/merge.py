@@ -9,6 +9,7 @@ the adapted model and the one that the written file gives must agree.
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import distribution
@@ -101,6 +102,8 @@ def _merge(
     stored = outputs_on(model, inputs, partial(map_weights, model, path))
     adapted_vs_merged = compare(adapted, merged or stored)
     _require_parity(adapted_vs_merged, settings.tolerance)
+    rounding = compare(merged or stored, stored)
+    _require_parity(rounding, sys.float_info.max)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -108,7 +111,7 @@ def _merge(
         "tolerance": settings.tolerance,
         "images": [one.name for one in inputs],
         "adapted_vs_merged": adapted_vs_merged,
-        "rounding": compare(merged or stored, stored),
+        "rounding": rounding,
         "keys": identical + len(updates),
         "keys_identical_to_base": identical,
         "sha256": sha256,
