@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, IterableDataset
 
-from pretraining.shapes import SIDE, WORDS, Scene, as_input, box_xywh, draw_scene, training_sample
+from pretraining.shapes import as_input, box_xywh, training_sample
 from segtune.core.atomic import atomic_path
 from segtune.core.config import PredictSettings
 from segtune.core.processes import Processes, local_device
 from segtune.dataset.batch import Batch, collate
 from segtune.dataset.coco import Annotation, Category, Image, Split
 from segtune.dataset.detections import Detections
+from segtune.dataset.drawn_shapes import SIDE, WORDS, Scene, draw_scene
 from segtune.dataset.masks import mask_to_rle
 from segtune.evaluation.average_precision import average_precision
 from segtune.evaluation.false_alarms import false_alarms

@@ -19,7 +19,7 @@ Target = Callable[[list[str]], None]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        *("segtune.train", "segtune.predict", "segtune.merge"),
+        *("segtune.train", "segtune.strength", "segtune.merge", "segtune.predict"),
         *("snakemake.cli", "snakemake.report.html_reporter"),
     ]
 )

@@ -1,6 +1,7 @@
 """Adapters with random values, merged into tiny models through the command."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,14 @@ def merge(
     weights: str = "random:0",
     model: str = "tiny",
     coco: Path | None = None,
+    more: Sequence[str] = (),
     **settings: Any,
 ) -> Path:
     """Merge `tmp_path / "adapter"` into weights, with these settings; returns the results."""
     out = tmp_path / "merge"
     paths = ["--adapter", str(tmp_path / "adapter"), "--out", str(out), "--weights", weights]
     paths += ["--coco", str(coco)] if coco else []
-    main([*paths, "--model", model, "--settings", json.dumps(settings)])
+    main([*paths, *more, "--model", model, "--settings", json.dumps(settings)])
     return out
 
 

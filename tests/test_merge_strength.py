@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from segtune.core.typed_json import write_typed
+from segtune.evaluation.strength_curve import Estimate, StrengthCurve, StrengthPoint
 from segtune.lora.inject import set_strength, weight_updates
 from segtune.model.architecture import build_model
 from segtune.model.official_format import read_official, write_official
@@ -162,3 +164,49 @@ def test_real_images_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "valid" / "2.png").write_bytes(b"damaged")
     shutil.rmtree(out)
     assert "2.png: cannot read the image" in refused(tmp_path, capsys, coco=coco / "valid.json")
+
+
+def write_strengths(path: Path, *points: tuple[float, float, float]) -> list[str]:
+    """Strengths that were compared, as (strength, score, retained); the option for them."""
+    curve = StrengthCurve(
+        score="mask AP",
+        images=4,
+        generic_images=4,
+        prompts=("red",),
+        base_detections=4,
+        points=tuple(
+            StrengthPoint(s, Estimate(score, score, score), Estimate(kept, kept, kept))
+            for s, score, kept in points
+        ),
+    )
+    write_typed(path, curve)
+    return ["--strengths", str(path)]
+
+
+@pytest.mark.parametrize(("retain", "strength"), [(0.8, 0.6), (0.5, 1.2), (0.95, 0.0)])
+def test_auto_merges_the_best_strength_that_retains_enough(
+    tmp_path: Path, base: Path, retain: float, strength: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = ((0.0, 0.1, 1.0), (0.6, 0.4, 0.8), (1.2, 0.5, 0.6))
+    more = write_strengths(tmp_path / "strength.json", *points)
+    chosen = merge(tmp_path, str(base), more=more, retain=retain)
+    assert f"chose strength {strength:g}: mask AP" in capsys.readouterr().out
+    assert json.loads((chosen / "parity.json").read_text())["strength"] == strength
+    found = tensors(chosen / "sam3.pt")
+    by_hand = tensors(merge(tmp_path, str(base), strength=strength) / "sam3.pt")
+    assert all(torch.equal(value, by_hand[key]) for key, value in found.items())
+
+
+def test_a_number_is_merged_whatever_was_compared(tmp_path: Path, base: Path) -> None:
+    more = write_strengths(tmp_path / "strength.json", (0.6, 0.4, 0.9))
+    out = merge(tmp_path, str(base), more=more, strength=0.3)
+    assert json.loads((out / "parity.json").read_text())["strength"] == 0.3
+
+
+def test_strengths_that_cannot_be_read_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "adapter", "random:0")
+    (tmp_path / "strength.json").write_text('{"points": [{"strength": "much"}]}')
+    more = ["--strengths", str(tmp_path / "strength.json")]
+    assert "Run segtune.strength again" in refused(tmp_path, capsys, more=more)

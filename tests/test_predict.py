@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from segtune import predict as predict_command
 from segtune.dataset.batch import load_image
-from segtune.model import inference
+from segtune.model import inference, partial_predictions
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
 from segtune.model.weights import load_base_model
 from segtune.predict import main
@@ -175,7 +175,7 @@ def test_masks_are_only_decoded_for_the_detections_that_are_written(
 
 def predict_until_killed(arguments: list[str]) -> None:
     """Predict, until SIGKILL comes in the middle of the line of the third image."""
-    add_image = predict_command.add_image
+    add_image = partial_predictions.add_image
 
     def killing(part: IO[str], image_id: int, records: list[dict[str, Any]]) -> None:
         add_image(part, image_id, records)
@@ -184,7 +184,7 @@ def predict_until_killed(arguments: list[str]) -> None:
             part.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    predict_command.add_image = killing  # type: ignore[assignment]
+    partial_predictions.add_image = killing  # type: ignore[assignment]
     main(arguments)
 
 

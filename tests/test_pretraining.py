@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pretraining.shapes import EVERYTHING, SIDE, WORDS, draw_scene, training_sample
+from pretraining.shapes import training_sample
 from pretraining.train_tiny import measure
+from segtune.dataset.drawn_shapes import EVERYTHING, SIDE, WORDS, draw_scene
 from segtune.model.weight_files import TINY_WEIGHTS
 from segtune.model.weights import load_base_model
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pretraining.train_tiny import measure
-from segtune.core.config import Config, PredictSettings
+from segtune.core.config import PredictSettings, parse_config
 from segtune.dataset.coco import read_split
 from segtune.dataset.detections import Detections, read_detections
 from segtune.evaluation.assessment import match_detections
@@ -26,7 +26,7 @@ from tests.forked import Forked, main_of
 ROOT = Path(__file__).parent.parent
 # Measured with three seeds, see benchmarks/adaptation.py. Other processors round differently.
 MAX_ZERO_SHOT_AP = 0.15
-MIN_TUNED_AP = 0.40
+MIN_TUNED_AP = 0.46
 SCORE_TOLERANCE = 0.005  # of validation while training, as docs/training.md states it
 
 pytestmark = pytest.mark.timeout(900)
@@ -55,13 +55,17 @@ def run(command: str, *arguments: object) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     """Run every stage."""
     folder = tmp_path_factory.mktemp("default")
-    settings = Config(export="data/demo").train.model_dump(mode="json")
+    config = parse_config({"export": "data/demo"})
+    settings = config.train.model_dump(mode="json")
     coco, test = folder / "coco", folder / "coco" / "test.json"
     run("convert", "--export", ROOT / "data/demo", "--out", coco)
     run("validate", "--coco", coco, "--out", folder)
     paths = ("--coco", coco, "--report", folder / "report.json", "--out", folder)
     run("train", *paths, "--settings", json.dumps(settings))
-    run("merge", "--adapter", folder / "adapter", "--out", folder)
+    prompts = ("--prompt", *config.evaluate.ood_prompts)
+    adapter = ("--adapter", folder / "adapter", "--out", folder)
+    run("strength", "--coco", coco / "valid.json", *adapter, *prompts)
+    run("merge", *adapter, "--strengths", folder / "strength.json")
     run("predict", "--coco", test, "--out", folder / "base.json")
     run("predict", "--coco", test, "--out", folder / "tuned.json", "--weights", folder / "sam3.pt")
     files = ("--base", folder / "base.json", "--tuned", folder / "tuned.json")
@@ -95,13 +99,15 @@ def test_fine_tuning_learns_the_demo(demo: DemoRun) -> None:
     assert demo.metrics.verdict.sentence.startswith("fine-tuned is better than zero-shot")
 
 
-def test_scores_while_training_are_close_to_exact_ones(demo: DemoRun) -> None:
+def test_scores_while_training_are_close_to_exact_ones(demo: DemoRun, tmp_path: Path) -> None:
+    whole = ("--adapter", demo.folder / "adapter", "--settings", '{"strength": 1}')
+    run("merge", *whole, "--out", tmp_path)
     valid = read_split(demo.coco / "valid.json")
     lines = (demo.folder / "history.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     epochs = {r["epoch"]: r for r in records if r["kind"] == "valid"}
     best = json.loads((demo.folder / "adapter/recipe.json").read_text())["result"]["best_epoch"]
-    for epoch, weights in ((0, "default"), (best, str(demo.folder / "sam3.pt"))):
+    for epoch, weights in ((0, "default"), (best, str(tmp_path / "sam3.pt"))):
         predictions = predict_images(
             load_base_model("tiny", weights),
             valid,
@@ -161,4 +167,4 @@ def test_most_of_what_the_base_model_knows_is_retained(demo: DemoRun) -> None:
         for weights in ("default", str(demo.folder / "sam3.pt"))
     )
     assert before is not None and after is not None
-    assert after >= 0.65 * before
+    assert after >= 0.72 * before

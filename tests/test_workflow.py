@@ -32,7 +32,8 @@ PREDICT = dict.fromkeys(("predict_model", "predict_valid", "predict_ood"), 2)
 EVALUATE = {"evaluate": 1, "evaluate_page": 1}
 TUNED = {**dict.fromkeys(PREDICT, 1), **EVALUATE}
 FROM_MERGE = {"merge": 1, **TUNED}
-FROM_TRAIN = {"train": 1, "train_page": 1, **FROM_MERGE}
+FROM_STRENGTH = {"strength": 1, **FROM_MERGE}
+FROM_TRAIN = {"train": 1, "train_page": 1, **FROM_STRENGTH}
 TRAIN_AND_PREDICT = {**FROM_TRAIN, **PREDICT}
 FROM_VALIDATE = {"validate": 1, "validate_page": 1, **TRAIN_AND_PREDICT}
 VALIDATE_AND_TRAIN = {"validate": 1, "validate_page": 1, **FROM_TRAIN}
@@ -135,7 +136,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(checkout: Path) -> Path:
     """The copy after the pipeline has run in it."""
     # One thread each: on busy cores torch's threads wait for each other.
-    threads = [f"{rule}=1" for rule in ("merge", *PREDICT)]
+    threads = [f"{rule}=1" for rule in ("strength", "merge", *PREDICT)]
     answer = snakemake(checkout, "--cores", "2", "--set-threads", *threads)
     assert answer.returncode == 0, answer.stdout
     return checkout
@@ -161,9 +162,11 @@ def test_a_finished_run_leaves_nothing_to_do(finished: Path) -> None:
         ("evaluation/average_precision", FROM_TRAIN),
         ("model/forward", TRAIN_AND_PREDICT),
         ("merge", FROM_MERGE),
+        ("strength", FROM_STRENGTH),
+        ("evaluation/strength", FROM_STRENGTH),
         ("predict", {**PREDICT, **EVALUATE}),
         ("evaluate", EVALUATE),
-        ("evaluation/bootstrap", EVALUATE),
+        ("evaluation/bootstrap", FROM_STRENGTH),
         ("evaluation/false_alarms", FROM_TRAIN),
         ("evaluation/pixel_overlap", EVALUATE),
         ("checks/rules", VALIDATE_AND_TRAIN),
@@ -220,7 +223,10 @@ def test_an_edited_augmentation_is_not_a_reason_to_merge(finished: Path) -> None
         ("validate={limits: {duplicate_iou: 0.8}}", VALIDATE_AND_TRAIN),
         ("train={seed: 1}", FROM_TRAIN),
         ("merge={tolerance: 0.1}", FROM_MERGE),
-        ("predict={max_detections: 1}", {**PREDICT, **EVALUATE}),
+        ("merge={retain: 0.5}", FROM_MERGE),
+        ("merge={strength: 0.5}", FROM_MERGE),
+        ("merge={retain_images: data/demo/test}", FROM_STRENGTH),
+        ("predict={max_detections: 1}", {"strength": 1, "merge": 1, **PREDICT, **EVALUATE}),
         ("evaluate={resamples: 10}", EVALUATE),
         ("image_size=144", FROM_VALIDATE),
         ("weights=random:1", TRAIN_AND_PREDICT),
@@ -233,11 +239,11 @@ def test_every_section_reaches_its_stages(
     assert plan(finished, "--config", change)[0] == planned
 
 
-def test_other_ood_prompts_do_not_repeat_other_predictions(finished: Path) -> None:
+def test_other_ood_prompts_do_not_repeat_the_base_models_predictions(finished: Path) -> None:
     setting = ("--config", "evaluate={ood_prompts: [horse]}")
-    assert plan(finished, *setting)[0] == {"predict_ood": 2, **EVALUATE}
+    assert plan(finished, *setting)[0] == {**FROM_STRENGTH, "predict_ood": 2}
     none = plan(finished, "--config", "evaluate={ood_prompts: []}")[0]
-    assert none == EVALUATE
+    assert none == {rule: n for rule, n in FROM_STRENGTH.items() if rule != "predict_ood"}
 
 
 @pytest.fixture
@@ -466,8 +472,9 @@ HISTORIES = "results/train/checkpoints/*/history.jsonl"
         ("convert", {"convert"}),
         ("validate", {"convert", "validate"}),
         ("train", {"convert", "validate", "train"}),
-        ("merge", {"convert", "validate", "train", "merge"}),
-        ("predict", {"convert", "validate", "train", "merge", *PREDICT}),
+        ("strength", {"convert", "validate", "train", "strength"}),
+        ("merge", {"convert", "validate", "train", "strength", "merge"}),
+        ("predict", {"convert", "validate", "train", "strength", "merge", *PREDICT}),
         ("evaluate", set(EVERYTHING) - set(PAGES)),
         ("evaluate_page", set(EVERYTHING) - {"validate_page", "train_page"}),
     ],
@@ -608,7 +615,7 @@ def test_the_full_model_is_planned_with_its_own_numbers(checkout: Path) -> None:
     assert "Training full for 20 epochs with learning rate 0.0001" in text
     for shown in ('"learning_rate": 0.0001', '"alpha": 32.0', '"micro_batch_size": 1'):
         assert shown in text
-    assert '"alpha": 24.0' not in text
+    assert '"alpha": 16.0' not in text
     assert "--prompt person hand animal" in text
     assert "--workers 3 2>&1" in text
 

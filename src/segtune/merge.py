@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from segtune.core.atomic import atomic_path, write_json
-from segtune.core.config import MergeSettings, parse_section
+from segtune.core.config import parse_section
 from segtune.core.console import log_line
 from segtune.core.errors import AdapterError, exit_on_error, printable
+from segtune.core.merge_settings import MergeSettings
 from segtune.core.publishing import published
 from segtune.dataset.coco import read_split
+from segtune.evaluation.strength_curve import chosen_point, read_strength_curve
 from segtune.lora.adapter import attach_adapter
 from segtune.lora.inject import merge_lora, remove_lora, set_strength, weight_updates
 from segtune.lora.recipe import Ingredient, Recipe, read_base_recipe, require_same_base
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     with exit_on_error("merge"), published(arguments.out) as folder:
         settings = parse_section(MergeSettings, arguments.settings)
+        strength = _strength(settings, arguments.strengths)
         recipe = read_base_recipe(arguments.adapter)
         if recipe:
             base = arguments.model, arguments.weights
@@ -60,16 +63,43 @@ def main(argv: Sequence[str] | None = None) -> None:
         with checkpoint(arguments.model, arguments.weights, folder) as base_file:
             model = load_mapped(arguments.model, base_file)
             attach_adapter(model, arguments.adapter)
-            set_strength(model, settings.strength)
-            parity = _merge(model, base_file, folder / "sam3.pt", inputs=inputs, settings=settings)
+            set_strength(model, strength)
+            parity = _merge(
+                model,
+                base_file,
+                folder / "sam3.pt",
+                inputs=inputs,
+                strength=strength,
+                tolerance=settings.tolerance,
+            )
         write_json(folder / "parity.json", parity)
         # The license reaches its place first: files are moved there by name, capitals first.
         name = base_model_name(model, arguments.model)
-        card = _model_card(arguments, recipe, base=name, strength=settings.strength)
+        card = _model_card(arguments, recipe, base=name, strength=strength)
         with atomic_path(folder / "MODEL_CARD.md") as temporary:
             temporary.write_text(card, "utf-8")
     worst = largest(parity["adapted_vs_merged"])
     log_line(f"merged; adapted and merged outputs differ by at most {worst:.1e} (relative)")
+
+
+def _strength(settings: MergeSettings, strengths: Path | None) -> float:
+    """The strength that was set, or the one that is chosen among those that were compared."""
+    if settings.strength != "auto":
+        return settings.strength
+    if strengths is None:
+        log_line("without --strengths to choose from, the whole update is merged: strength 1")
+        return 1.0
+    curve = read_strength_curve(strengths)
+    point = chosen_point(curve, settings.retain)
+    score, retained = (
+        "-" if value is None else f"{value:.4f}"
+        for value in (point.score.value, point.retained.value)
+    )
+    log_line(
+        f"chose strength {point.strength:g}: {curve.score} {score} on valid, retained {retained} "
+        f"(merge.retain: {settings.retain:g})"
+    )
+    return point.strength
 
 
 def _parity_inputs(arguments: argparse.Namespace) -> list[ParityInput]:
@@ -86,12 +116,13 @@ def _merge(
     path: Path,
     *,
     inputs: Sequence[ParityInput],
-    settings: MergeSettings,
+    strength: float,
+    tolerance: float,
 ) -> dict[str, Any]:
     """Write the merged weights, and load them into the model; returns what was compared."""
     adapted = outputs_on(model, inputs, partial(map_weights, model, base))
     # Not even a sum with zero: it would change the sign of a negative zero.
-    updates = weight_updates(model) if settings.strength else {}
+    updates = weight_updates(model) if strength else {}
     merged = None
     if _are_rounded(updates, base):
         # Rounding is not an error of merging, but it may exceed the tolerance.
@@ -101,14 +132,14 @@ def _merge(
     _load_written(model, path)
     stored = outputs_on(model, inputs, partial(map_weights, model, path))
     adapted_vs_merged = compare(adapted, merged or stored)
-    _require_parity(adapted_vs_merged, settings.tolerance)
+    _require_parity(adapted_vs_merged, tolerance)
     rounding = compare(merged or stored, stored)
     _require_parity(rounding, sys.float_info.max)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "strength": settings.strength,
-        "tolerance": settings.tolerance,
+        "strength": strength,
+        "tolerance": tolerance,
         "images": [one.name for one in inputs],
         "adapted_vs_merged": adapted_vs_merged,
         "rounding": rounding,
@@ -143,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a converted split; adapted and merged model are also compared on {VALID_IMAGES} of "
         "its images",
     )
+    parser.add_argument("--strengths", type=Path, help="strength.json, for auto; without it, 1")
     parser.add_argument("--settings", default="{}", help="the merge section, as JSON")
     return parser
 

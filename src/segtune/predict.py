@@ -10,7 +10,7 @@ are kept beside the output, and the same command resumes it.
 import argparse
 import shutil
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from typing import Any
 from segtune.core.atomic import require_writable, write_records
 from segtune.core.config import PredictSettings, parse_section
 from segtune.core.console import log_line, progress
-from segtune.core.errors import ConfigError, DatasetError, WeightsError, exit_on_error
-from segtune.core.fingerprints import code_fingerprints, file_digest, json_digest
-from segtune.core.foreign import reason
+from segtune.core.errors import ConfigError, WeightsError, exit_on_error
+from segtune.core.fingerprints import code_fingerprints, file_digest
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.kept import (
     find_kept,
@@ -31,19 +30,17 @@ from segtune.core.kept import (
     store_of,
 )
 from segtune.core.partial_results import (
-    add_image,
-    finished_images,
     gathered_records,
-    new_part,
     partial_folder,
 )
 from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import exclusive
-from segtune.dataset.coco import Category, Image, Split, image_record, read_split
-from segtune.dataset.detections import to_record, write_prompted_detections
-from segtune.dataset.images import is_image_name, opened_image, upright_size
+from segtune.dataset.coco import Category, Image, Split, read_split
+from segtune.dataset.detections import write_prompted_detections
+from segtune.dataset.identity import split_digests
+from segtune.dataset.image_folder import split_of_folder
 from segtune.model.architecture import ARCHITECTURES, set_image_size
-from segtune.model.inference import predict_images
+from segtune.model.partial_predictions import images_to_predict, predict_into
 from segtune.model.tokenizer import MAX_TOKENS, count_tokens
 from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
@@ -82,41 +79,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _split(arguments: argparse.Namespace) -> Split:
     if arguments.images:
-        return split_of_folder(arguments.images, arguments.prompt)
+        return split_of_folder(arguments.images, _categories(arguments.prompt), setting="--images")
     split = read_split(arguments.coco)
     if arguments.prompt:
         return replace(split, categories=_categories(arguments.prompt))
     return split
-
-
-def split_of_folder(folder: Path, prompts: Sequence[str]) -> Split:
-    """The images below a folder as a split without ground truth.
-
-    Raises:
-        DatasetError: when there are no images, or one cannot be read.
-    """
-    try:
-        paths = sorted(path for path in folder.rglob("*") if is_image_name(path))
-    except OSError as error:
-        problem = f"cannot read the folder ({reason(error)})"
-        raise DatasetError(problem, file=folder, fix="Check --images") from None
-    if not paths:
-        raise DatasetError("no images in this folder", file=folder, fix="Check --images")
-    images = tuple(_image(number, path, folder) for number, path in enumerate(paths, start=1))
-    return Split(
-        name=folder.name,
-        root=folder,
-        categories=_categories(prompts),
-        images=images,
-        annotations={image.id: () for image in images},
-    )
-
-
-def _image(number: int, path: Path, folder: Path) -> Image:
-    with opened_image(path) as image:
-        width, height = upright_size(image)
-    file_name = path.relative_to(folder).as_posix()
-    return Image(id=number, file_name=file_name, width=width, height=height)
 
 
 def _categories(prompts: Sequence[str]) -> tuple[Category, ...]:
@@ -140,7 +107,11 @@ def _predict(
     fingerprint = _fingerprint(arguments, settings, split) if processes.is_main else {}
     found, *_ = processes.gather(processes.is_main and _place_kept(arguments.out, fingerprint))
     if not found:
-        missing = _missing(arguments.out, fingerprint, split, processes)
+        folder = partial_folder(arguments.out)
+        missing = images_to_predict(folder, fingerprint, split, processes)
+        done = len(split.images) - len(missing)
+        if done and processes.is_main:
+            log_line(f"resuming: {done} of {len(split.images)} images are finished")
         _predict_missing(arguments, settings, split, missing=missing, processes=processes)
     if processes.is_main:
         if not found:
@@ -174,34 +145,18 @@ def _predict_missing(
         model = load_base_model(arguments.model, arguments.weights)
         image_size = set_image_size(model, arguments.model, arguments.image_size)
         model.to(processes.device)
-        found = predict_images(
-            model,
-            split,
-            images,
-            image_size=image_size,
-            device=processes.device,
-            settings=settings,
-        )
-        shown = progress("image", len(images), visible=processes.is_main)
-        folder = partial_folder(arguments.out)
-        with closing(found), shown as advance, new_part(folder) as part:
-            for image_id, detections in found:
-                add_image(part, image_id, [to_record(detection) for detection in detections])
-                advance()
+        with progress("image", len(images), visible=processes.is_main) as advance:
+            predict_into(
+                partial_folder(arguments.out),
+                model,
+                split,
+                images,
+                image_size=image_size,
+                device=processes.device,
+                settings=settings,
+                advance=advance,
+            )
     processes.sum([0.0])  # wait until all have finished
-
-
-def _missing(
-    out: Path, fingerprint: dict[str, Any], split: Split, processes: Processes
-) -> list[Image]:
-    # Only one process looks, because others might see lines that are being written.
-    done: set[int] = set()
-    if processes.is_main:
-        done = finished_images(partial_folder(out), fingerprint)
-        if done:
-            log_line(f"resuming: {len(done)} of {len(split.images)} images are finished")
-    done = processes.gather(done)[0]
-    return [image for image in split.images if image.id not in done]
 
 
 def _fingerprint(
@@ -216,19 +171,9 @@ def _fingerprint(
         "weights": arguments.weights,
         "weights_sha256": weights and file_digest(weights, WeightsError, "Check --weights"),
         "as_dataset": bool(arguments.prompt),
-        "classes": json_digest([[c.id, c.name, c.prompt] for c in split.categories]),
-        "images": json_digest([_identity(split, image) for image in split.images]),
+        **split_digests(split),
         "code": code_fingerprints("predict"),
     }
-
-
-def _identity(split: Split, image: Image) -> list[Any]:
-    try:
-        found = split.image_path(image).stat()
-    except OSError as error:
-        file = split.image_path(image)
-        raise DatasetError(f"cannot read the image ({error.strerror})", file=file) from None
-    return [image_record(image), found.st_size, found.st_mtime_ns]
 
 
 def _write(arguments: argparse.Namespace, fingerprint: dict[str, Any], split: Split) -> None:

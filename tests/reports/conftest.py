@@ -18,7 +18,9 @@ from segtune import (
     validate,
     validate_page,
 )
+from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import read_split
+from segtune.evaluation.strength_curve import Estimate, StrengthCurve, StrengthPoint
 from tests.clean_dataset import edit, edit_all, write_clean_dataset, write_manifest
 from tests.converted import write_converted
 from tests.predictions import perfect, prompted_text, results_text, shifted
@@ -68,8 +70,27 @@ def _evaluation(folder: Path) -> Path:
     evaluate.main([*splits, *files, f"--out={folder / 'out'}"])
     metrics = f"--metrics={folder / 'out' / 'metrics.json'}"
     page = folder / "out" / "report.html"
-    evaluate_page.main([metrics, *splits, *files[:2], f"--out={page}"])
+    evaluate_page.main([metrics, *splits, *files[:2], *_strengths(folder), f"--out={page}"])
     return page
+
+
+def _strengths(folder: Path) -> list[str]:
+    """Three strengths that were compared, the second of which was merged."""
+    values = ((0.0, 0.1, 1.0), (0.7, 0.4, 0.85), (1.0, 0.5, 0.7))
+    curve = StrengthCurve(
+        score="mask AP",
+        images=6,
+        generic_images=60,
+        prompts=("horse",),
+        base_detections=31,
+        points=tuple(
+            StrengthPoint(s, Estimate(score, score - 0.1, score + 0.1), Estimate(kept, kept, kept))
+            for s, score, kept in values
+        ),
+    )
+    write_typed(folder / "strength.json", curve)
+    (folder / "parity.json").write_text('{"strength": 0.7, "keys": 9}')
+    return [f"--strengths={folder / 'strength.json'}", f"--parity={folder / 'parity.json'}"]
 
 
 def _validation(folder: Path) -> Path:

@@ -7,9 +7,11 @@ import pytest
 from segtune.evaluation.bootstrap import Interval
 from segtune.evaluation.calibration import Bin
 from segtune.evaluation.learning_curve import CurvePoint, Extrapolation
+from segtune.evaluation.strength_curve import Estimate, StrengthCurve, StrengthPoint
 from segtune.reports.evaluation_charts import forest, precision_recall, reliability
 from segtune.reports.learning_curve_chart import learning_curve
 from segtune.reports.loss_chart import loss_curve
+from segtune.reports.strength_chart import strength_chart
 
 
 def classes(svg: Element, tag: str) -> list[str | None]:
@@ -43,6 +45,40 @@ def test_a_forest_has_a_line_for_each_difference_that_is_known() -> None:
 def test_a_forest_without_any_difference_is_drawn(difference: float | None) -> None:
     svg = forest({"all": Interval(difference, difference, difference)})
     assert texts(svg)[-3:] == ["-1.00", "0", "+1.00"]
+
+
+def strengths(*points: tuple[float, float | None, float | None]) -> StrengthCurve:
+    return StrengthCurve(
+        score="cgF1",
+        images=1,
+        generic_images=1,
+        prompts=(),
+        base_detections=1,
+        points=tuple(
+            StrengthPoint(s, Estimate(score, score, score), Estimate(kept, kept, kept))
+            for s, score, kept in points
+        ),
+    )
+
+
+def test_strengths_are_placed_by_retention_and_score() -> None:
+    svg = strength_chart(strengths((0.0, 0.0, 1.0), (0.5, 0.5, 0.75), (1.0, 1.0, 0.5)), 0.5)
+    assert svg is not None
+    dots = [(dot.get("cx"), dot.get("cy"), dot.get("class")) for dot in svg.iter("circle")]
+    assert dots == [
+        ("420.0", "220.0", "dot base"),
+        ("315.0", "110.0", "dot tuned"),
+        ("210.0", "0.0", "dot base"),
+    ]
+    assert texts(svg)[-3:] == ["0", "0.5", "1"]
+    assert svg.get("aria-label") == (
+        "cgF1 over retention: strength 0: score 0.000, retained 1.000; "
+        "strength 0.5: score 0.500, retained 0.750; strength 1: score 1.000, retained 0.500"
+    )
+
+
+def test_without_retention_there_is_no_chart_of_strengths() -> None:
+    assert strength_chart(strengths((0.0, 0.1, None), (1.0, 0.5, None)), 1.0) is None
 
 
 def test_models_differ_by_more_than_color() -> None:

@@ -39,6 +39,7 @@ def test_every_section_explains_itself(page: Path) -> None:
         "Errors",
         "Confidence thresholds and calibration",
         "Forgetting",
+        "Strength",
         "Suspected label errors",
         "All metrics",
     ]
@@ -60,6 +61,32 @@ def test_the_numbers_are_those_of_the_metrics(page: Path) -> None:
     cells = "".join(f"<td>{total[column]}</td>" for column in ("before", "after", "retained"))
     assert f'<tr class="total"><th scope="row">all</th>{cells}' in text
     assert text.count('alt="no object in') + text.count('alt="missing label in') > 0
+
+
+def test_the_strength_that_was_merged_is_marked(page: Path) -> None:
+    section = page.read_text("utf-8").partition('id="strength"')[2].partition("</section>")[0]
+    assert "trained update added 0.7 times" in section
+    (row,) = re.findall(r'<tr class="total">.*?</tr>', section)
+    assert row == (
+        '<tr class="total"><th scope="row">0.7 (merged)</th><td>0.400</td><td>0.300</td>'
+        "<td>0.500</td><td>85%</td><td>85%</td><td>85%</td></tr>"
+    )
+    assert section.count('class="dot tuned"') == 1
+    assert section.count('class="dot base"') == 2
+
+
+def test_without_strengths_there_is_no_section(tmp_path: Path) -> None:
+    assert 'id="strength"' not in page_of(write_converted(tmp_path), tmp_path / "out")
+
+
+def test_strengths_need_the_merge_that_chose_one(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = page.parent / "metrics.json"
+    options = [f"--{name}={metrics}" for name in ("metrics", "coco", "base", "tuned", "strengths")]
+    with pytest.raises(SystemExit):
+        evaluate_page.main([*options, f"--out={tmp_path / 'x.html'}"])
+    assert "--strengths and --parity go together" in capsys.readouterr().err
 
 
 def _totals(errors: dict[str, dict[str, int]]) -> dict[str, int]:

@@ -77,13 +77,24 @@ OOD = (
     else []
 )
 
+# Images on which it is measured what fine-tuning retains, and a fingerprint of them.
+RETAIN_FOLDER = CONFIG.merge.retain_images
+RETAIN_IMAGES = f"--retain-images {shlex.quote(RETAIN_FOLDER)}" if RETAIN_FOLDER else ""
+
 # Snakemake considers existing results up to date when one of their inputs is missing, so a
 # mistyped path would seem to work.
 EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
-for setting, paths in {"export": EXPORT_INPUT, "weights": WEIGHTS_INPUT}.items():
+RETAIN_INPUT = [RETAIN_FOLDER] if RETAIN_FOLDER else []
+for setting, paths in {
+    "export": EXPORT_INPUT,
+    "weights": WEIGHTS_INPUT,
+    "merge.retain_images": RETAIN_INPUT,
+}.items():
     for path in paths:
         if not Path(path).exists():
             raise WorkflowError(f"config: {setting}: {path} does not exist")
+
+RETAIN_FINGERPRINT = export_fingerprint(Path(RETAIN_FOLDER)) if RETAIN_FOLDER else ""
 
 
 FULL_BYTES = 3_500_000_000  # of a file with the full model, about
@@ -247,3 +258,14 @@ def ood_arguments(wildcards, input):
         f"--{model}-ood {shlex.quote(path)}"
         for model, path in zip(["base", "tuned"], input.ood)
     )
+
+
+def strength_argument(wildcards, input):
+    """The option of merge and of the page for the strengths that were compared, if any."""
+    return f"--strengths {shlex.quote(str(input.strengths))}" if input.strengths else ""
+
+
+def strength_arguments(wildcards, input):
+    """The same with the merge that chose one, for the page."""
+    chosen = strength_argument(wildcards, input)
+    return f"{chosen} --parity {shlex.quote(str(input.parity))}" if chosen else ""

@@ -66,6 +66,8 @@ rule evaluate_page:
         valid=rules.convert.output.valid,
         base="<results>/predict/finished/base.json",
         tuned="<results>/predict/finished/tuned.json",
+        strengths=STRENGTHS,
+        parity=rules.merge.output.parity if STRENGTHS else [],
     output:
         report(
             "<results>/evaluate/finished/report.html",
@@ -78,6 +80,7 @@ rule evaluate_page:
         "../envs/segtune.yaml"
     params:
         out=subpath(output[0], ancestor=2),
+        strengths=strength_arguments,
         code=page_code("evaluate_page"),
         link_script=link_script,
     message:
@@ -86,7 +89,7 @@ rule evaluate_page:
         """
         python3 -m segtune.evaluate_page --metrics {input.metrics:q} --coco {input.coco:q} \
             --valid {input.valid:q} --base {input.base:q} --tuned {input.tuned:q} \
-            --out {params.out:q}/report.html 2>&1 | tee -i {log:q}
+            {params.strengths} --out {params.out:q}/report.html 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 

@@ -5,6 +5,7 @@
 #                                     recipe.json
 #   base weights                      config key `weights`
 #   <results>/coco/valid.json         two of its images
+#   <results>/strength/strength.json  with `strength: auto`
 #
 # OUTPUTS, of which Snakemake sees links in <results>/merge/finished/ (see common.smk)
 #   <results>/merge/sam3.pt           loads with the stock sam3 loader
@@ -21,6 +22,7 @@ rule merge:
         WEIGHTS_INPUT,
         valid=rules.convert.output.valid,
         config=rules.train.output.config,
+        strengths=STRENGTHS,
     output:
         weights="<results>/merge/finished/sam3.pt",
         parity="<results>/merge/finished/parity.json",
@@ -39,6 +41,7 @@ rule merge:
         weights=CONFIG.weights,
         weights_digest=WEIGHTS_DIGEST,
         settings=settings("merge"),
+        strengths=strength_argument,
         code=code("merge"),
         link_script=link_script,
     message:
@@ -47,9 +50,10 @@ rule merge:
         """
         python3 -m segtune.merge --adapter {params.train:q}/adapter --out {params.out:q} \
             --model {params.model:q} --weights {params.weights:q} \
-            --coco {input.valid:q} --settings {params.settings:q} 2>&1 | tee -i {log:q}
+            --coco {input.valid:q} --settings {params.settings:q} {params.strengths} \
+            2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 
 
-forget_unless_whole(rules.train.output, rules.merge.output)
+forget_unless_whole([*rules.train.output, *STRENGTHS], rules.merge.output)

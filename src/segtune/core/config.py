@@ -22,6 +22,7 @@ from pydantic import (
 
 from segtune.core.errors import ConfigError, shown
 from segtune.core.foreign import reason
+from segtune.core.merge_settings import MergeSettings
 from segtune.core.probe_settings import ProbeSettings
 from segtune.core.recipes import with_recipe, with_train_recipe
 from segtune.core.section import Section
@@ -226,15 +227,6 @@ def require_divisible(settings: TrainSettings, processes: int) -> None:
             "processes",
             fix=f"Choose a multiple of {processes}",
         )
-
-
-class MergeSettings(Section):
-    strength: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="of the update: 0 is the base model"
-    )
-    tolerance: PositiveFloat = Field(
-        1e-3, description="largest relative difference between adapted and merged outputs"
-    )
 
 
 class PredictSettings(Section):

@@ -8,13 +8,9 @@ to LoRA.
 from collections.abc import Mapping
 from typing import Any
 
-# New words are learned where they are read; the rest changes little, and forgets little.
 _TINY_LORA = {
-    "text": {"rank": 8, "alpha": 24.0},
-    "vision": {"rank": 8, "alpha": 2.0},
-    "detr_encoder": {"rank": 8, "alpha": 1.5},
-    "detr_decoder": {"rank": 8, "alpha": 2.0},
-    "segmentation": {"rank": 8, "alpha": 8.0},
+    name: {"rank": 8, "alpha": 16.0}
+    for name in ("text", "vision", "detr_encoder", "detr_decoder", "segmentation")
 }
 _FULL_LORA = {
     "text": {"rank": 16, "alpha": 32.0},
@@ -50,7 +46,10 @@ TRAIN: Mapping[str, Mapping[str, Any]] = {
 }
 # Things that the base model knows.
 OOD_PROMPTS: Mapping[str, list[str]] = {
-    "tiny": ["circle", "square", "star", "red", "blue"],
+    "tiny": [
+        *("shape", "red", "green", "blue", "yellow", "purple", "white"),
+        *("circle", "square", "triangle", "star", "cross", "bar"),
+    ],
     "full": ["person", "hand", "animal", "plant", "vehicle", "building", "furniture", "text"],
 }
 

@@ -1,6 +1,6 @@
-"""How much a difference of two scores depends on the choice of test images: a paired bootstrap.
+"""How much a score, or a difference of two, depends on the choice of images: a bootstrap.
 
-Images are resampled with replacement, the same resample for both models; a class's objects and
+Images are resampled with replacement, the same resamples for all models; a class's objects and
 detections come and go with their image. Percentile intervals follow Efron and Tibshirani
 (1993), "An Introduction to the Bootstrap", chapter 13. The average precision of a resample is
 what pycocotools computes on its images, without matching anything again.
@@ -13,6 +13,7 @@ import numpy as np
 
 from segtune.evaluation.arrays import Array
 from segtune.evaluation.matching import ClassMatches
+from segtune.evaluation.strength_curve import Estimate
 
 RECALLS = np.linspace(0, 1, 101)
 CONFIDENCE = 0.95
@@ -27,6 +28,40 @@ class Interval:
     difference: float | None
     low: float | None
     high: float | None
+
+
+def estimated_precision(classes: Sequence[ClassMatches], resamples: int) -> Estimate:
+    """The AP over all classes of one model.
+
+    Args:
+        classes: per class, the matches of the model.
+        resamples: number of resamples.
+    """
+    if not classes:
+        return Estimate(None, None, None)
+    images = len(classes[0].objects)
+    values = (
+        mean_over_classes(precisions(classes, draws))
+        for draws in (np.ones((1, images), np.int64), resample_counts(images, resamples))
+    )
+    return Estimate(*_bounds(*values))
+
+
+def estimated_statistic(
+    counts: Array, statistic: Callable[[Array], Array], resamples: int
+) -> Estimate:
+    """A statistic of one model that follows from sums over images.
+
+    Args:
+        counts: (images, ...) of the model.
+        statistic: from sums (draws, ...) to (draws,) values, NaN where unknown.
+        resamples: number of resamples.
+    """
+    values = (
+        statistic(_sums(draws, counts))
+        for draws in (np.ones((1, len(counts)), np.int32), resample_counts(len(counts), resamples))
+    )
+    return Estimate(*_bounds(*values))
 
 
 def paired_differences(
@@ -153,8 +188,13 @@ def mean_over_classes(values: Array) -> Array:
 
 
 def _interval(point: Array, spread: Array) -> Interval:
+    return Interval(*_bounds(point, spread))
+
+
+def _bounds(point: Array, spread: Array) -> tuple[float | None, float | None, float | None]:
+    """The value of (1,) a point, and the ends of the interval that (resamples,) others span."""
     known = spread[~np.isnan(spread)]
     if np.isnan(point[0]) or not len(known):
-        return Interval(None, None, None)
+        return None, None, None
     low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(point[0]), float(low), float(high))
+    return float(point[0]), float(low), float(high)

@@ -11,10 +11,12 @@ from segtune.evaluation.bootstrap import Interval
 from segtune.evaluation.error_types import ERROR_TYPES, ErrorRecord, ErrorType
 from segtune.evaluation.label_issues import LabelIssue
 from segtune.evaluation.metrics import ChosenThreshold, Metrics, Outcome
+from segtune.evaluation.strength_curve import StrengthCurve
 from segtune.reports.drawing import crop, data_uri
 from segtune.reports.evaluation_charts import forest, precision_recall, reliability
 from segtune.reports.gallery import REASONS, gallery
 from segtune.reports.page import write_page
+from segtune.reports.strength_chart import strength_chart
 
 MODELS = {"base": "zero-shot", "tuned": "fine-tuned"}
 TONES = {Outcome.BETTER: "good", Outcome.WORSE: "bad", Outcome.UNDECIDED: "neutral"}
@@ -74,6 +76,15 @@ class Plots:
     reliability: Element
 
 
+@dataclass(frozen=True)
+class Strengths:
+    """The strengths among which one was chosen."""
+
+    curve: StrengthCurve
+    merged: float
+    chart: Element | None
+
+
 def write_evaluation_page(
     path: Path,
     *,
@@ -81,6 +92,7 @@ def write_evaluation_page(
     test: Split,
     splits: Sequence[Split],
     errors: Mapping[str, Sequence[ErrorRecord]],
+    strengths: tuple[StrengthCurve, float] | None = None,
 ) -> None:
     """Write the page of an evaluation.
 
@@ -90,6 +102,7 @@ def write_evaluation_page(
         test: the test split, some of whose images are read.
         splits: that label issues may be in.
         errors: of "base" and "tuned", their detections and misses on the test split.
+        strengths: that were compared, and that of the fine-tuned model; None if it was set.
     """
     write_page(
         path,
@@ -107,6 +120,7 @@ def write_evaluation_page(
         classes=_class_rows(test, metrics),
         error_rows=_error_rows(metrics),
         plots=_plots(metrics),
+        strengths=strengths and _strengths(*strengths),
         crops=_crops(splits, metrics.label_issues),
         summary=SUMMARY,
     )
@@ -205,6 +219,10 @@ def _plots(metrics: Metrics) -> Plots:
         },
         reliability=reliability({"base": base.reliability.bins, "tuned": tuned.reliability.bins}),
     )
+
+
+def _strengths(curve: StrengthCurve, merged: float) -> Strengths:
+    return Strengths(curve, merged, strength_chart(curve, merged))
 
 
 def _crops(

@@ -1,0 +1,66 @@
+"""Predictions of several processes that survive a killed one, see `core.partial_results`."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtune.core.config import PredictSettings
+from segtune.core.console import Advance
+from segtune.core.partial_results import add_image, finished_images, new_part
+from segtune.core.processes import Processes
+from segtune.dataset.coco import Image, Split
+from segtune.dataset.detections import to_record
+from segtune.model.inference import predict_images
+from segtune.model.sam3_package import Sam3Image
+
+
+def images_to_predict(
+    folder: Path, fingerprint: dict[str, Any], split: Split, processes: Processes
+) -> list[Image]:
+    """The images of a split that no earlier process has finished.
+
+    Args:
+        folder: of the unfinished results.
+        fingerprint: everything that the results depend on; of the main process.
+        split: images and categories.
+        processes: all of which call this, and get the same.
+    """
+    # Only one process looks, because others might see lines that are being written.
+    done: set[int] = finished_images(folder, fingerprint) if processes.is_main else set()
+    done = processes.gather(done)[0]
+    return [image for image in split.images if image.id not in done]
+
+
+def predict_into(
+    folder: Path,
+    model: Sam3Image,
+    split: Split,
+    images: Sequence[Image],
+    *,
+    image_size: int,
+    device: torch.device,
+    settings: PredictSettings,
+    advance: Advance,
+) -> None:
+    """Predict on some images of a split, each of which is written once it is finished.
+
+    Args:
+        folder: of the unfinished results.
+        model: on `device`.
+        split: images and categories.
+        images: of the split, those of this process.
+        image_size: side of the model's input, in pixels.
+        device: of the model.
+        settings: see `predict_images`.
+        advance: called once for each image.
+    """
+    found = predict_images(
+        model, split, images, image_size=image_size, device=device, settings=settings
+    )
+    with closing(found), new_part(folder) as part:
+        for image_id, detections in found:
+            add_image(part, image_id, [to_record(detection) for detection in detections])
+            advance()
