@@ -14,6 +14,9 @@ include: "workflow/rules/strength.smk"
 include: "workflow/rules/merge.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/export_transformers.smk"
+include: "workflow/rules/export_safetensors.smk"
+include: "workflow/rules/export_onnx.smk"
 include: "workflow/rules/learning_curve.smk"
 
 

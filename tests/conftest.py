@@ -5,8 +5,12 @@ Also what tests of several files share.
 
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.exported import Run
 
 LONGEST = (
     *("test_workflow", "test_quality", "test_train", "test_train_settings"),
@@ -26,3 +30,11 @@ def signal_handlers() -> Iterator[None]:
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """The files of a finished run of the tiny model, for what is made of them."""
+    from tests.exported import finished_run  # which imports most of segtune
+
+    return finished_run(tmp_path_factory.mktemp("run"))

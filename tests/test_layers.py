@@ -13,7 +13,7 @@ from segtune.core.fingerprints import SOURCE, segtune_imports
 ORDER = (
     ("commands",),
     ("training",),
-    ("exports", "reports", "checks"),
+    ("exports", "reports", "checks", "interchange"),
     ("evaluation", "model"),
     ("lora", "dataset"),
     ("core",),

@@ -661,3 +661,24 @@ def test_the_probe_is_made_only_on_request_and_repeats_nothing(finished: Path) -
     changes = ("--config", "probe={images: 3, phrasings: {red square: [square]}}")
     assert plan(finished, *changes)[0] == NOTHING
     assert plan(finished, *changes, "--", "probe")[0] == {"probe": 1}
+
+
+EXPORTS = ("export_transformers", "export_safetensors")  # and export_onnx, of other packages
+
+
+def test_exports_are_made_only_on_request(finished: Path) -> None:
+    targets = (*EXPORTS, "export_onnx")
+    assert plan(finished, "--", *targets)[0] == dict.fromkeys(targets, 1)
+
+
+@pytest.mark.slow
+def test_exports_are_made_and_then_up_to_date(finished: Path) -> None:
+    assert snakemake(finished, "--cores", "2", "--", *EXPORTS).returncode == 0
+    assert plan(finished, "--", *EXPORTS)[0] == NOTHING
+    folder = finished / "results/transformers"
+    linked = {path.relative_to(folder / "finished") for path in (folder / "finished").rglob("*.*")}
+    files = {path.relative_to(folder) for path in folder.rglob("*.*") if path.is_file()}
+    assert linked == {path for path in files if path.parts[0] != "finished"}
+    (folder / "config.json").unlink()
+    assert plan(finished, "--", *EXPORTS)[0] == {"export_transformers": 1}
+    assert plan(finished)[0] == NOTHING

@@ -1,0 +1,1 @@
+"""A merged model in the formats of other programs."""
