@@ -64,6 +64,4 @@ rule strength:
 # What merge chooses from; nothing where the strength is a number.
 STRENGTHS = rules.strength.output if CONFIG.merge.strength == "auto" else []
 
-forget_unless_whole(
-    [*rules.convert.output, *rules.train.output], rules.strength.output
-)
+forget_unless_whole([*rules.convert.output, *rules.train.output], rules.strength.output)
