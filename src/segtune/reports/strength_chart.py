@@ -42,11 +42,8 @@ def strength_chart(curve: StrengthCurve, merged: float) -> Element | None:
     add_text(svg, (0, -6), f"{curve.score} on valid", "start")
     for point in known:
         score, retained = point.score, point.retained
-        for start, end in (
-            (place(retained.value, score.low), place(retained.value, score.high)),
-            (place(retained.low, score.value), place(retained.high, score.value)),
-        ):
-            add_line(svg, start, end, "spread")
+        add_line(svg, place(retained.value, score.low), place(retained.value, score.high), "spread")
+        add_line(svg, place(retained.low, score.value), place(retained.high, score.value), "spread")
     add_curve(svg, [place(p.retained.value, p.score.value) for p in known], "tuned")
     for point in known:
         x, y = place(point.retained.value, point.score.value)
