@@ -75,8 +75,15 @@ def test_the_weights_of_the_tracker_are_retained(tmp_path: Path) -> None:
     )
 
 
+def train_from_a_hub(arguments: list[str]) -> None:
+    """Train, with a file in the place of what the hub has."""
+    base, *given = arguments
+    weights_module.hf_hub_download = lambda *_: base  # type: ignore[assignment]
+    train(given)
+
+
 def test_sam31_is_trained_merged_in_its_own_layout_and_predicts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sam3.model_builder import _load_checkpoint
 
@@ -84,10 +91,9 @@ def test_sam31_is_trained_merged_in_its_own_layout_and_predicts(
     base = tmp_path / "sam3.1_multiplex.pt"
     write_sam31(base)
     # From the hub when it is trained, and as a file when it is merged.
-    monkeypatch.setattr(weights_module, "hf_hub_download", lambda *_: str(base))
-    weights = ["--weights", SAM31.repository]
     arguments = train_runs.arguments(coco, tmp_path, epochs=1, batch_size=2)
-    train_runs.finish(Forked(train, [*arguments, *weights]))
+    from_hub = [str(base), *arguments, "--weights", SAM31.repository]
+    train_runs.finish(Forked(train_from_a_hub, from_hub))
     merged = merge(tmp_path, weights=str(base)) / "sam3.pt"
     recipe = json.loads((tmp_path / "adapter" / "recipe.json").read_text())
     assert recipe["base_model"] == "segtune/tiny"

@@ -112,6 +112,7 @@ def write_config(folder: Path, rank: int = 16) -> None:
     """The shipped config, but for a short training; `alpha` is what `rank` becomes later."""
     values = yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))
     values["train"] |= {"epochs": 1, "batch_size": 4, "micro_batch_size": 2}
+    values["evaluate"]["ood_prompts"] = ["red", "circle"]
     for name in values["train"]["lora"].keys() - {"geometry"}:
         values["train"]["lora"][name] = {"rank": rank, "alpha": 32.0}
     (folder / "config.yaml").write_text(yaml.safe_dump(values), "utf-8")

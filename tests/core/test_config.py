@@ -176,7 +176,7 @@ def test_the_numbers_of_the_full_model_are_not_those_of_the_miniature() -> None:
     assert {name: getattr(full, name) for name in FULL} == FULL
     for name in (*FULL, "micro_batch_size", "min_scale"):
         assert getattr(tiny, name) != getattr(full, name)
-    assert full.lora["text"].alpha == 32 and tiny.lora["text"].alpha == 24
+    assert full.lora["text"].alpha == 32 and tiny.lora["text"].alpha == 16
     assert full.lora["vision"].targets == ("q", "v")
     assert parse_train("full", "{}") == full
     assert parse_train("tiny", "{}") == tiny
