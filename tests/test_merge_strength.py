@@ -183,14 +183,16 @@ def write_strengths(path: Path, *points: tuple[float, float, float]) -> list[str
     return ["--strengths", str(path)]
 
 
-@pytest.mark.parametrize(("retain", "strength"), [(0.8, 0.6), (0.5, 1.2), (0.95, 0.0)])
+@pytest.mark.parametrize(("retain", "strength"), [(0.8, 0.6), (0.5, 1.2), (0.95, 0.6)])
 def test_auto_merges_the_best_strength_that_retains_enough(
     tmp_path: Path, base: Path, retain: float, strength: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = ((0.0, 0.1, 1.0), (0.6, 0.4, 0.8), (1.2, 0.5, 0.6))
     more = write_strengths(tmp_path / "strength.json", *points)
     chosen = merge(tmp_path, str(base), more=more, retain=retain)
-    assert f"chose strength {strength:g}: mask AP" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"chose strength {strength:g}: mask AP" in printed
+    assert ("WARNING: no strength retains as much" in printed) == (retain > 0.8)
     assert json.loads((chosen / "parity.json").read_text())["strength"] == strength
     found = tensors(chosen / "sam3.pt")
     by_hand = tensors(merge(tmp_path, str(base), strength=strength) / "sam3.pt")

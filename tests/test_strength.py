@@ -155,9 +155,21 @@ def test_without_prompts_nothing_is_retained(
     assert found.score == "cgF1"
     assert [point.retained.value for point in found.points] == [None, None]
     assert [path.name for path in tmp_path.iterdir()] == ["strength.json"]
-    assert "WARNING: the base model detects nothing that could be retained" in (
-        capsys.readouterr().out
-    )
+    assert found.generic_images == 0
+    assert "what is retained is not measured" in capsys.readouterr().out
+
+
+def test_nothing_detected_is_nothing_to_retain(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "STRENGTHS", (0.0, 1.0))
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    Image.new("RGB", (64, 48), "gray").save(folder / "0.png")
+    out = tmp_path / "out"
+    found = curve_of(place, out, "--retain-images", str(folder), "--prompt", *PROMPTS)
+    assert (found.generic_images, found.base_detections) == (1, 0)
+    assert "WARNING: the base model detects nothing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def _strength(settings: MergeSettings, strengths: Path | None) -> float:
         f"chose strength {point.strength:g}: {curve.score} {score} on valid, retained {retained} "
         f"(merge.retain: {settings.retain:g})"
     )
+    if point.retained.value is not None and point.retained.value < settings.retain:
+        log_line("WARNING: no strength retains as much as merge.retain; this one retains the most")
     return point.strength
 
 

@@ -1,9 +1,9 @@
 """Score a trained adapter at several strengths: what it has learned against what it retains.
 
 The trained update is applied not at all (the base model), in part, in full and beyond. The score is
-that of the classes on the valid split. What is retained is measured on generic images: a folder of
-yours, or for the tiny model shapes that are drawn for this, or else the valid split again; with
-prompts for what the base model knows. `segtune.merge` chooses among the strengths. Under torchrun,
+that of the classes on the valid split. What is retained is measured on generic images, with
+prompts for what the base model knows: a folder of yours, or for the tiny model shapes that are
+drawn for this. `segtune.merge` chooses among the strengths. Under torchrun,
 the processes split the images among them, and the same command resumes a killed run.
 """
 
@@ -104,13 +104,12 @@ def _draw_images(folder: Path) -> None:
 
 
 def _generic(arguments: argparse.Namespace, valid: Split) -> Split:
+    """Generic images and their prompts; neither where what is retained is not measured."""
     categories = [Category(n, text, text) for n, text in enumerate(arguments.prompt, start=1)]
     folder = arguments.out / DRAWN if _draws(arguments) else arguments.retain_images
-    if folder:
+    if folder and categories:
         return split_of_folder(folder, categories, setting="merge.retain_images")
-    return replace(
-        valid, categories=tuple(categories), annotations={i.id: () for i in valid.images}
-    )
+    return replace(valid, categories=(), images=(), annotations={})
 
 
 def _detected(
@@ -226,7 +225,12 @@ def _curve(
 
 
 def _print(curve: StrengthCurve) -> None:
-    if not curve.base_detections:
+    if not curve.generic_images:
+        log_line(
+            "what is retained is not measured, which takes merge.retain_images and "
+            "evaluate.ood_prompts"
+        )
+    elif not curve.base_detections:
         log_line("WARNING: the base model detects nothing that could be retained")
     for point in curve.points:
         log_line(

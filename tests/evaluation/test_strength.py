@@ -43,7 +43,7 @@ FALLING = curve((0.0, 0.1, 1.0), (0.5, 0.3, 0.9), (0.8, 0.5, 0.8), (1.0, 0.6, 0.
 
 
 @pytest.mark.parametrize(
-    ("retain", "strength"), [(0.0, 1.0), (0.7, 1.0), (0.75, 0.8), (0.8, 0.8), (0.81, 0.5), (1, 0)]
+    ("retain", "strength"), [(0.0, 1.0), (0.7, 1.0), (0.75, 0.8), (0.8, 0.8), (0.81, 0.5)]
 )
 def test_the_best_score_of_those_that_retain_enough(retain: float, strength: float) -> None:
     assert chosen_point(FALLING, retain).strength == strength
@@ -54,9 +54,10 @@ def test_a_better_score_at_a_lower_strength_is_taken() -> None:
     assert chosen_point(hump, 0.8).strength == 0.6
 
 
-def test_the_base_model_where_nothing_retains_enough() -> None:
-    # A base model that disagrees with itself cannot be, but rounding can.
-    assert chosen_point(curve((0.0, 0.1, 0.999), (1.0, 0.6, 0.5)), 1.0).strength == 0.0
+def test_the_most_retaining_where_nothing_retains_enough_but_not_the_base_model() -> None:
+    assert chosen_point(FALLING, 0.95).strength == 0.5
+    better_untrained = curve((0.0, 0.7, 1.0), (0.4, 0.6, 0.9), (1.0, 0.5, 0.8))
+    assert chosen_point(better_untrained, 0.5).strength == 0.4
 
 
 def test_without_anything_to_retain_the_score_decides() -> None:

@@ -27,7 +27,7 @@ class StrengthPoint:
 
     strength: float
     score: Estimate  # on the valid split
-    retained: Estimate  # None where the base model detects none of the prompts
+    retained: Estimate  # None where nothing is to be retained
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,24 @@ class StrengthCurve:
 
     score: str  # the name of the score: "mask AP", "box AP" or "cgF1"
     images: int  # of the valid split
-    generic_images: int  # on which it is measured what is retained
+    generic_images: int  # on which it is measured what is retained; 0: it is not
     prompts: tuple[str, ...]  # in these
     base_detections: int  # which are to be retained
     points: tuple[StrengthPoint, ...]  # from the base model on
 
 
 def chosen_point(curve: StrengthCurve, retain: float) -> StrengthPoint:
-    """The point with the best score of those that retain enough.
+    """The point with the best score of those that retain enough, but never the base model.
 
-    Where none does, the one that retains the most, which is the base model; of equal scores, the
-    lower strength.
+    Where none retains enough, the one that retains the most; of equal scores, the lower strength.
 
     Args:
         curve: the points to choose from.
         retain: least average precision against the base model's detections.
     """
-    enough = [p for p in curve.points if p.retained.value is None or p.retained.value >= retain]
-    known = enough or [max(curve.points, key=lambda p: p.retained.value or 0.0)]
+    trained = [point for point in curve.points if point.strength]
+    enough = [p for p in trained if p.retained.value is None or p.retained.value >= retain]
+    known = enough or [max(trained, key=lambda p: p.retained.value or 0.0)]
     return max(known, key=lambda p: (p.score.value or 0.0, -p.strength))
 
 
