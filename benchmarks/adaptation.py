@@ -132,9 +132,10 @@ def lora(config: Config, component: str, *, seed: int, coco: Path) -> Result:
 def adapted_by(config: Config, component: str) -> dict[str, Any]:
     """`train.lora` of a row of the table."""
     shipped: dict[str, Any] = config.train.model_dump(mode="json")["lora"]
-    if component == "cautious":
-        return {name: {**shipped[name], "alpha": a} for name, a in CAUTIOUS_ALPHAS.items()}
-    return shipped if component in TITLES else {component: shipped[component]}
+    cautious = {name: {**shipped[name], "alpha": a} for name, a in CAUTIOUS_ALPHAS.items()}
+    if component in ("all", "whole"):
+        return shipped
+    return cautious if component == "cautious" else {component: cautious[component]}
 
 
 def full(shipped: dict[str, Any], seeds: Sequence[int], coco: Path) -> list[Result]:
