@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from segtune.core.typed_json import write_typed
-from segtune.evaluation.strength_curve import Estimate, StrengthCurve, StrengthPoint
 from segtune.lora.inject import set_strength, weight_updates
 from segtune.model.architecture import build_model
 from segtune.model.official_format import read_official, write_official
@@ -21,6 +20,7 @@ from segtune.model.weights import load_base_model
 from tests.batches import adapted_tiny
 from tests.converted import write_converted
 from tests.merge_runs import changed_by, changed_tensors, merge, refused, save
+from tests.strength_curves import strength_curve
 
 ADAPTED = "transformer.encoder.layers.0.linear1.weight"
 
@@ -168,18 +168,7 @@ def test_real_images_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def write_strengths(path: Path, *points: tuple[float, float, float]) -> list[str]:
     """Strengths that were compared, as (strength, score, retained); the option for them."""
-    curve = StrengthCurve(
-        score="mask AP",
-        images=4,
-        generic_images=4,
-        prompts=("red",),
-        base_detections=4,
-        points=tuple(
-            StrengthPoint(s, Estimate(score, score, score), Estimate(kept, kept, kept))
-            for s, score, kept in points
-        ),
-    )
-    write_typed(path, curve)
+    write_typed(path, strength_curve(*points))
     return ["--strengths", str(path)]
 
 

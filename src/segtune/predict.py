@@ -18,8 +18,8 @@ from typing import Any
 from segtune.core.atomic import require_writable, write_records
 from segtune.core.config import PredictSettings, parse_section
 from segtune.core.console import log_line, progress
-from segtune.core.errors import ConfigError, WeightsError, exit_on_error
-from segtune.core.fingerprints import code_fingerprints, file_digest
+from segtune.core.errors import ConfigError, exit_on_error
+from segtune.core.fingerprints import code_fingerprints
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.kept import (
     find_kept,
@@ -37,12 +37,14 @@ from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import exclusive
 from segtune.dataset.coco import Category, Image, Split, read_split
 from segtune.dataset.detections import write_prompted_detections
-from segtune.dataset.identity import split_digests
 from segtune.dataset.image_folder import split_of_folder
 from segtune.model.architecture import ARCHITECTURES, set_image_size
-from segtune.model.partial_predictions import images_to_predict, predict_into
+from segtune.model.partial_predictions import (
+    images_to_predict,
+    predict_into,
+    prediction_fingerprint,
+)
 from segtune.model.tokenizer import MAX_TOKENS, count_tokens
-from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
 
 
@@ -163,15 +165,16 @@ def _fingerprint(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split
 ) -> dict[str, Any]:
     """Everything that the results depend on; batches and processes are not part of it."""
-    weights = weights_file(arguments.model, arguments.weights)
+    common = prediction_fingerprint(
+        split,
+        model=arguments.model,
+        weights=arguments.weights,
+        image_size=arguments.image_size,
+        settings=settings,
+    )
     return {
-        "settings": settings.model_dump(mode="json", exclude={"prompts_per_pass"}),
-        "model": arguments.model,
-        "image_size": arguments.image_size,
-        "weights": arguments.weights,
-        "weights_sha256": weights and file_digest(weights, WeightsError, "Check --weights"),
+        **common,
         "as_dataset": bool(arguments.prompt),
-        **split_digests(split),
         "code": code_fingerprints("predict"),
     }
 

@@ -20,7 +20,7 @@ from PIL import Image as PilImage
 from segtune.core.atomic import atomic_path
 from segtune.core.config import PredictSettings, parse_section
 from segtune.core.console import log_line, progress
-from segtune.core.errors import AdapterError, DatasetError, WeightsError, exit_on_error
+from segtune.core.errors import AdapterError, DatasetError, exit_on_error
 from segtune.core.fingerprints import code_fingerprints, file_digest
 from segtune.core.gpu_memory import memory_errors
 from segtune.core.partial_results import gathered_records, partial_folder
@@ -29,7 +29,6 @@ from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import Category, Image, Split, has_masks, read_split, with_rle_masks
 from segtune.dataset.detections import Detections, from_record
 from segtune.dataset.drawn_shapes import draw_scene
-from segtune.dataset.identity import split_digests
 from segtune.dataset.image_folder import split_of_folder
 from segtune.evaluation.strength import (
     detected_as_truth,
@@ -40,8 +39,11 @@ from segtune.evaluation.strength_curve import StrengthCurve, StrengthPoint
 from segtune.lora.adapter import attach_adapter
 from segtune.lora.inject import set_strength
 from segtune.model.architecture import ARCHITECTURES, set_image_size
-from segtune.model.partial_predictions import images_to_predict, predict_into
-from segtune.model.weight_files import weights_file
+from segtune.model.partial_predictions import (
+    images_to_predict,
+    predict_into,
+    prediction_fingerprint,
+)
 from segtune.model.weights import load_base_model
 
 DRAWN = "drawn_images"
@@ -151,18 +153,19 @@ def _fingerprint(
     arguments: argparse.Namespace, settings: PredictSettings, split: Split
 ) -> dict[str, Any]:
     """Everything that the detections depend on; batches and processes are not part of it."""
-    weights = weights_file(arguments.model, arguments.weights)
+    common = prediction_fingerprint(
+        split,
+        model=arguments.model,
+        weights=arguments.weights,
+        image_size=arguments.image_size,
+        settings=settings,
+    )
     return {
-        "settings": settings.model_dump(mode="json", exclude={"prompts_per_pass"}),
-        "model": arguments.model,
-        "image_size": arguments.image_size,
-        "weights": arguments.weights,
-        "weights_sha256": weights and file_digest(weights, WeightsError, "Check --weights"),
+        **common,
         "adapter_sha256": {
             path.name: file_digest(path, AdapterError, "Check --adapter")
             for path in sorted(arguments.adapter.glob("*"))
         },
-        **split_digests(split),
         "code": code_fingerprints("strength"),
     }
 

@@ -16,30 +16,12 @@ from segtune.evaluation.strength import (
 )
 from segtune.evaluation.strength_curve import (
     Estimate,
-    StrengthCurve,
-    StrengthPoint,
     chosen_point,
 )
 from tests.scenes import detection, random_shapes, split_of
+from tests.strength_curves import strength_curve
 
-
-def known(value: float | None) -> Estimate:
-    return Estimate(value, value, value)
-
-
-def curve(*points: tuple[float, float | None, float | None]) -> StrengthCurve:
-    """Of (strength, score, retained)."""
-    return StrengthCurve(
-        score="mask AP",
-        images=4,
-        generic_images=4,
-        prompts=("circle",),
-        base_detections=9,
-        points=tuple(StrengthPoint(s, known(score), known(kept)) for s, score, kept in points),
-    )
-
-
-FALLING = curve((0.0, 0.1, 1.0), (0.5, 0.3, 0.9), (0.8, 0.5, 0.8), (1.0, 0.6, 0.7))
+FALLING = strength_curve((0.0, 0.1, 1.0), (0.5, 0.3, 0.9), (0.8, 0.5, 0.8), (1.0, 0.6, 0.7))
 
 
 @pytest.mark.parametrize(
@@ -50,18 +32,18 @@ def test_the_best_score_of_those_that_retain_enough(retain: float, strength: flo
 
 
 def test_a_better_score_at_a_lower_strength_is_taken() -> None:
-    hump = curve((0.0, 0.1, 1.0), (0.6, 0.55, 0.9), (0.8, 0.55, 0.85), (1.0, 0.5, 0.84))
+    hump = strength_curve((0.0, 0.1, 1.0), (0.6, 0.55, 0.9), (0.8, 0.55, 0.85), (1.0, 0.5, 0.84))
     assert chosen_point(hump, 0.8).strength == 0.6
 
 
 def test_the_most_retaining_where_nothing_retains_enough_but_not_the_base_model() -> None:
     assert chosen_point(FALLING, 0.95).strength == 0.5
-    better_untrained = curve((0.0, 0.7, 1.0), (0.4, 0.6, 0.9), (1.0, 0.5, 0.8))
+    better_untrained = strength_curve((0.0, 0.7, 1.0), (0.4, 0.6, 0.9), (1.0, 0.5, 0.8))
     assert chosen_point(better_untrained, 0.5).strength == 0.4
 
 
 def test_without_anything_to_retain_the_score_decides() -> None:
-    unknown = curve((0.0, 0.1, None), (0.5, 0.4, None), (1.0, 0.3, None))
+    unknown = strength_curve((0.0, 0.1, None), (0.5, 0.4, None), (1.0, 0.3, None))
     assert chosen_point(unknown, 1.0).strength == 0.5
 
 

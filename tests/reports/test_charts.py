@@ -7,11 +7,11 @@ import pytest
 from segtune.evaluation.bootstrap import Interval
 from segtune.evaluation.calibration import Bin
 from segtune.evaluation.learning_curve import CurvePoint, Extrapolation
-from segtune.evaluation.strength_curve import Estimate, StrengthCurve, StrengthPoint
 from segtune.reports.evaluation_charts import forest, precision_recall, reliability
 from segtune.reports.learning_curve_chart import learning_curve
 from segtune.reports.loss_chart import loss_curve
 from segtune.reports.strength_chart import strength_chart
+from tests.strength_curves import strength_curve
 
 
 def classes(svg: Element, tag: str) -> list[str | None]:
@@ -47,22 +47,10 @@ def test_a_forest_without_any_difference_is_drawn(difference: float | None) -> N
     assert texts(svg)[-3:] == ["-1.00", "0", "+1.00"]
 
 
-def strengths(*points: tuple[float, float | None, float | None]) -> StrengthCurve:
-    return StrengthCurve(
-        score="cgF1",
-        images=1,
-        generic_images=1,
-        prompts=(),
-        base_detections=1,
-        points=tuple(
-            StrengthPoint(s, Estimate(score, score, score), Estimate(kept, kept, kept))
-            for s, score, kept in points
-        ),
-    )
-
-
 def test_strengths_are_placed_by_retention_and_score() -> None:
-    svg = strength_chart(strengths((0.0, 0.0, 1.0), (0.5, 0.5, 0.75), (1.0, 1.0, 0.5)), 0.5)
+    svg = strength_chart(
+        strength_curve((0.0, 0.0, 1.0), (0.5, 0.5, 0.75), (1.0, 1.0, 0.5), score="cgF1"), 0.5
+    )
     assert svg is not None
     dots = [(dot.get("cx"), dot.get("cy"), dot.get("class")) for dot in svg.iter("circle")]
     assert dots == [
@@ -78,7 +66,7 @@ def test_strengths_are_placed_by_retention_and_score() -> None:
 
 
 def test_without_retention_there_is_no_chart_of_strengths() -> None:
-    assert strength_chart(strengths((0.0, 0.1, None), (1.0, 0.5, None)), 1.0) is None
+    assert strength_chart(strength_curve((0.0, 0.1, None), (1.0, 0.5, None)), 1.0) is None
 
 
 def test_models_differ_by_more_than_color() -> None:

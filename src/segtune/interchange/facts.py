@@ -7,22 +7,14 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from segtune.core.errors import AdapterError, DatasetError, WeightsError
+from segtune.core.errors import DatasetError, WeightsError
 from segtune.core.fingerprints import file_digest
 from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import read_split
 from segtune.evaluation.metrics import Metrics, read_metrics
 from segtune.interchange.sources import Sources
-from segtune.lora.adapter import FIX, RECIPE, read_recipe
-
-
-@dataclass(frozen=True)
-class Result:
-    """Scores on the valid split."""
-
-    best_score: FiniteFloat
-    best_epoch: int
-    base_score: FiniteFloat
+from segtune.lora.adapter import read_recipe
+from segtune.lora.recipe import Result, not_a_recipe
 
 
 @dataclass(frozen=True)
@@ -109,10 +101,4 @@ def _read_training(adapter: Path) -> Training | None:
     try:
         return None if values is None else TypeAdapter(Training).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise AdapterError(
-            f"not the recipe of an adapter ({first['msg']})",
-            file=adapter / RECIPE,
-            record=".".join(map(str, first["loc"])) or None,
-            fix=FIX,
-        ) from None
+        raise not_a_recipe(error, adapter) from None

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from segtune.interchange.transformers_keys import (
     to_transformers,
 )
 from segtune.model.architecture import SCALE_FACTORS, Architecture
+from segtune.model.updated_file import same_bits
 
 WEIGHTS = "model.safetensors"
 
@@ -70,16 +70,10 @@ def _require_same_bits(path: Path, detector: Mapping[str, Tensor]) -> None:
                 continue
             written = from_transformers(key, {name: file.get_tensor(name) for name in names})
             expected = tensor[:, 1:] if key == POSITIONS else tensor
-            if not _same_bits(written, expected):
+            if not same_bits(written, expected):
                 raise WeightsError(
                     "a tensor is another than in the original weights",
                     file=path,
                     record=key,
                     fix="Run the export again; if it happens again, please report it as a bug",
                 )
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (one, other)))

@@ -72,13 +72,18 @@ def read_base_recipe(adapter: Path) -> Recipe | None:
             values = {**values, "soup": [_only_ingredient(values)]}
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise AdapterError(
-            f"not the recipe of an adapter ({first['msg']})",
-            file=adapter / RECIPE,
-            record=".".join(map(str, first["loc"])) or None,
-            fix=FIX,
-        ) from None
+        raise not_a_recipe(error, adapter) from None
+
+
+def not_a_recipe(error: ValidationError, adapter: Path) -> AdapterError:
+    """The error for a `recipe.json` of another kind, in the folder of an adapter."""
+    first = error.errors()[0]
+    return AdapterError(
+        f"not the recipe of an adapter ({first['msg']})",
+        file=adapter / RECIPE,
+        record=".".join(map(str, first["loc"])) or None,
+        fix=FIX,
+    )
 
 
 def require_same_base(recipe: Recipe, base: tuple[str, str, str | None], adapter: Path) -> None:

@@ -9,12 +9,48 @@ import torch
 
 from segtune.core.config import PredictSettings
 from segtune.core.console import Advance
+from segtune.core.errors import WeightsError
+from segtune.core.fingerprints import file_digest
 from segtune.core.partial_results import add_image, finished_images, new_part
 from segtune.core.processes import Processes
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import to_record
+from segtune.dataset.identity import split_digests
 from segtune.model.inference import predict_images
 from segtune.model.sam3_package import Sam3Image
+from segtune.model.weight_files import weights_file
+
+
+def prediction_fingerprint(
+    split: Split,
+    *,
+    model: str,
+    weights: str,
+    image_size: int | None,
+    settings: PredictSettings,
+) -> dict[str, Any]:
+    """What predictions depend on besides the code; batches and processes are not part of it.
+
+    Args:
+        split: images and categories.
+        model: "tiny" or "full".
+        weights: see `load_base_model`.
+        image_size: side of the model's input, in pixels, if it is not the model's own.
+        settings: see `predict_images`.
+
+    Raises:
+        DatasetError: when an image is missing.
+        WeightsError: when the weights cannot be read.
+    """
+    file = weights_file(model, weights)
+    return {
+        "settings": settings.model_dump(mode="json", exclude={"prompts_per_pass"}),
+        "model": model,
+        "image_size": image_size,
+        "weights": weights,
+        "weights_sha256": file and file_digest(file, WeightsError, "Check --weights"),
+        **split_digests(split),
+    }
 
 
 def images_to_predict(
