@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._C._autograd import DeviceType
 
 from benchmarks.batches import OBJECTS, noise_batch, random_updates
-from benchmarks.gpu_commands import stages, stop_and_resume
+from benchmarks.gpu_commands import full_run, stages, stop_and_resume
 from benchmarks.gpu_prediction import prediction
 from benchmarks.memory import ROOT, preset_settings
 from benchmarks.training import measured_cases
@@ -229,15 +229,15 @@ def steps(bench: Bench) -> Rows:
 
 
 def checkpointing(bench: Bench) -> Rows:
-    """A step of one image without the checkpoints of one component, and of one more each time."""
-    batch = bench.batch(prompts=10)
-    for count in range(len(CHECKPOINTED), -1, -1):
+    """A step without the checkpoints of one component, and of one more each time."""
+    for images, count in itertools.product((1, 4), range(len(CHECKPOINTED), -1, -1)):
+        batch = bench.batch(prompts=10, images=images)
         chosen = CHECKPOINTED[:count]
         set_checkpointing(bench.model, chosen)
         reports = train(bench, [[batch]] * (WARM_UP + TIMED))[WARM_UP:]
         middle = median(report.seconds for report in reports)
         yield (
-            ", ".join(chosen) or "nothing",
+            f"images {images}, {', '.join(chosen) or 'nothing'}",
             f"{middle:.3f} s, peak {reports[-1].peak_memory_gb:.1f} GB",
         )
     set_checkpointing(bench.model, CHECKPOINTED)
@@ -365,6 +365,7 @@ ITEMS: dict[str, Callable[[Bench], Rows]] = {
     "repeatability": repeatability,
     "prediction": lambda bench: prediction(bench.model, bench.architecture, bench.device),
     "stages": lambda bench: stages(),
+    "full_run": lambda bench: full_run(),
     "stops": lambda bench: stop_and_resume(),
 }
 

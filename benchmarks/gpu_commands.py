@@ -1,8 +1,9 @@
-"""The commands of the workflow on this machine's device, with the tiny model and the demo."""
+"""The commands of the workflow on this machine's device: tiny and full model, the demo's images."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from segtune.core.config import parse_config
 
 SHORT = {"epochs": 2, "validate_every": 1, "ema_decay": 0.9}
 LONG = {"epochs": 40, "validate_every": 40, "checkpoint_every": 5}
+PART = 10  # images of each split, with the full model
+LABELS = "_annotations.coco.json"
 WORKERS = "4"
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=1", "-m")
 SECONDS = 240  # after which a command is considered hung
@@ -34,6 +37,73 @@ def stages() -> Iterator[tuple[str, str]]:
         metrics = folder / "metrics.json"
         if metrics.exists():
             yield "mask AP on test", _scores(json.loads(metrics.read_text()))
+
+
+def full_run() -> Iterator[tuple[str, str]]:
+    """(command, seconds) of the full model with random weights, on a few of the demo's images."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_part_of_demo(folder / "export")
+        for title, command in full_commands(folder).items():
+            began = time.perf_counter()
+            done = run_command(command)
+            seconds = f"{time.perf_counter() - began:.0f} s"
+            yield title, seconds if done.returncode == 0 else _failure(done)
+        yield "strengths", (folder / "strength.json").read_text()[:200]
+
+
+def write_part_of_demo(folder: Path) -> None:
+    """An export with the first `PART` images of each split of the demo."""
+    for split in ("train", "valid", "test"):
+        source = ROOT / "data/demo" / split
+        labels = json.loads((source / LABELS).read_text())
+        labels["images"] = labels["images"][:PART]
+        chosen = {image["id"] for image in labels["images"]}
+        labels["annotations"] = [a for a in labels["annotations"] if a["image_id"] in chosen]
+        (folder / split).mkdir(parents=True)
+        (folder / split / LABELS).write_text(json.dumps(labels))
+        for image in labels["images"]:
+            shutil.copy(source / image["file_name"], folder / split)
+
+
+def full_commands(folder: Path) -> dict[str, list[str]]:
+    """With LoRA from block 24 on and cached features; nothing is evaluated."""
+    coco, out, valid = f"{folder}/coco", str(folder), f"{folder}/coco/valid.json"
+    config = parse_config(
+        {
+            "export": "any",
+            "model": "full",
+            "train": {
+                "epochs": 1,
+                "batch_size": 4,
+                "cache_features": True,
+                "scale_views": 2,
+                "lora": {"vision": {"blocks": "24-31"}},
+            },
+        }
+    )
+    train = json.dumps(config.train.model_dump(mode="json"))
+    full = ["--model", "full", "--weights", "random:0"]
+    common = ["--coco", coco, *full, "--settings", train, "--workers", WORKERS]
+    adapter = ["--adapter", f"{out}/adapter"]
+    return {
+        "convert": ["segtune.convert", "--export", f"{out}/export", "--out", coco],
+        "validate": ["segtune.validate", "--coco", coco, "--out", out],
+        "features": ["segtune.features", *common, "--out", f"{out}/features"],
+        "train": [
+            *("segtune.train", *common, "--report", f"{out}/report.json", "--out", out),
+            *("--features", f"{out}/features"),
+        ],
+        "strength": [
+            *("segtune.strength", "--coco", valid, *full, *adapter, "--out", out),
+            *("--retain-images", f"{out}/export/test", "--prompt", "circle", "square", "ring"),
+        ],
+        "merge": [
+            *("segtune.merge", *full, *adapter, "--out", out, "--coco", valid),
+            *("--strengths", f"{out}/strength.json"),
+        ],
+        "predict": ["segtune.predict", "--coco", valid, *full, "--out", f"{out}/base.json"],
+    }
 
 
 def stop_and_resume() -> Iterator[tuple[str, str]]:
@@ -63,7 +133,14 @@ def demo_commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]
             *("segtune.train", "--coco", coco, "--report", f"{out}/report.json", "--out", out),
             *("--workers", WORKERS, "--settings", json.dumps({**_shipped(), **settings})),
         ],
-        "merge": ["segtune.merge", "--adapter", f"{out}/adapter", "--out", out, "--model", "tiny"],
+        "strength": [
+            *("segtune.strength", "--coco", f"{coco}/valid.json", "--model", "tiny"),
+            *("--adapter", f"{out}/adapter", "--out", out, "--prompt", "circle", "square"),
+        ],
+        "merge": [
+            *("segtune.merge", "--adapter", f"{out}/adapter", "--out", out, "--model", "tiny"),
+            *("--strengths", f"{out}/strength.json"),
+        ],
         "predict, base": [*predict, "--out", f"{out}/base.json"],
         "predict, tuned": [
             *(*predict, "--out", f"{out}/tuned.json", "--weights", f"{out}/sam3.pt"),
