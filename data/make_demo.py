@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter
 SIDE = 192  # pixels
 SCALE = 3  # drawn larger, then downscaled for smooth edges
 JPEG_QUALITY = 88
-SPLITS = {"train": 200, "valid": 40, "test": 60}
+SPLITS = {"train": 200, "valid": 100, "test": 60}
 CLASSES = ("urchin", "limpet", "kelp", "cuttlebone")
 RARE_EVERY = 9  # images between two cuttlebones
 EMPTY_EVERY = 12  # images between two without objects
@@ -30,7 +30,7 @@ DATE = "2026-01-01T00:00:00+00:00"
 LICENSE = {"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "CC0"}
 README_DATASET = """tidepool, version 1
 
-300 synthetic images to try segtune on, drawn by data/make_demo.py.
+360 synthetic images to try segtune on, drawn by data/make_demo.py.
 Free for any use (CC0).
 """
 README_EXPORT = """tidepool in the layout of a Roboflow COCO Segmentation export
