@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from statistics import median
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from segtune import predict as predict_command
 from segtune.dataset.batch import load_image
 from segtune.model import inference, partial_predictions
 from segtune.model.forward import detect_encoded, encode_images, encode_prompts, evaluating
+from segtune.model.official_format import write_official
 from segtune.model.weights import load_base_model
 from segtune.predict import main
 from tests.converted import CATEGORIES, SIDE, write_converted
@@ -34,6 +36,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Random weights score everything alike, so nothing falls below the default threshold.
 RANDOM = ("--weights", "random:0")
+CLASSES = {"round": "disc", "box": "square"}  # of a run, with their prompts
 
 
 def predict(coco: Path, out: Path, **settings: Any) -> list[dict[str, Any]]:
@@ -297,23 +300,89 @@ def test_a_folder_of_images_becomes_a_labeled_dataset(tmp_path: Path) -> None:
     (tmp_path / "images" / "notes.txt").write_text("not an image")
     out = tmp_path / "labels.json"
     source = ["--images", str(tmp_path / "images"), "--prompt", "crack", "hole"]
-    main([*source, *RANDOM, "--out", str(out)])
+    main([*source, *RANDOM, "--out", str(out), "--settings", '{"confidence_threshold": 0}'])
     values = json.loads(out.read_text())
     sizes = {i["file_name"]: (i["width"], i["height"]) for i in values["images"]}
     assert sizes == {"deep/one.jpg": (50, 40), "two.PNG": (30, 20)}
-    assert values["categories"] == [{"id": 1, "name": "crack"}, {"id": 2, "name": "hole"}]
+    assert [(c["id"], c["name"]) for c in values["categories"]] == [(1, "crack"), (2, "hole")]
     ids = [a["id"] for a in values["annotations"]]
     assert ids == list(range(1, len(ids) + 1))
     assert {(a["image_id"], a["category_id"]) for a in values["annotations"]} == {
         (image["id"], category) for image in values["images"] for category in (1, 2)
     }
     assert all(0 < a["score"] < 1 and a["iscrowd"] == 0 for a in values["annotations"])
-    own = {i["id"]: [i["height"], i["width"]] for i in values["images"]}
-    assert all(a["segmentation"]["size"] == own[a["image_id"]] for a in values["annotations"])
     with contextlib.redirect_stdout(io.StringIO()):
-        assert len(COCO(str(out)).anns) == len(ids) == 2 * 2 * 12
-    areas = [int(mask_utils.area(a["segmentation"])) for a in values["annotations"]]
-    assert [a["area"] for a in values["annotations"]] == areas
+        coco = COCO(str(out))
+    for a in values["annotations"]:
+        assert a["area"] == mask_utils.area(coco.annToRLE(a))
+        assert a["bbox"] == mask_utils.toBbox(coco.annToRLE(a)).tolist()
+
+
+def test_labels_have_their_class_threshold(coco: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    every = labels_of_run(coco, tmp_path, "--settings", '{"confidence_threshold": 0}')
+    scores = [scores_of(every, category) for category in (1, 2)]
+    chosen = [median(scores[0]), max(scores[1])]
+    write_thresholds(tmp_path / "run", chosen)
+    found = labels_of_run(coco, tmp_path)
+    assert [(c["name"], c["prompt"]) for c in found["categories"]] == list(CLASSES.items())
+    for category, threshold in enumerate(chosen, start=1):
+        passed = [score for score in scores[category - 1] if score >= threshold]
+        assert len(passed) < len(scores[category - 1])
+        assert scores_of(found, category) == passed
+
+
+def labels_of_run(coco: Path, folder: Path, *more: str) -> dict[str, Any]:
+    """The labels of the test images, by the run in a folder."""
+    images, out = str(coco.parent / "test"), folder / "labels.json"
+    main(["--run", str(folder / "run"), "--images", images, "--out", str(out), *more])
+    values: dict[str, Any] = json.loads(out.read_text())
+    return values
+
+
+def scores_of(labels: dict[str, Any], category: int) -> list[float]:
+    return [a["score"] for a in labels["annotations"] if a["category_id"] == category]
+
+
+def write_run(folder: Path) -> None:
+    """A run of the tiny model as it is."""
+    for name in ("merge", "train/adapter", "evaluate", "coco"):
+        (folder / name).mkdir(parents=True)
+    model = load_base_model("tiny", "default")
+    write_official(folder / "merge" / "sam3.pt", model.state_dict(), {})
+    recipe = {"model": "tiny", "image_size": None}
+    (folder / "train" / "adapter" / "recipe.json").write_text(json.dumps(recipe))
+    categories = [{"name": name, "prompt": prompt} for name, prompt in CLASSES.items()]
+    (folder / "coco" / "test.json").write_text(json.dumps({"categories": categories}))
+    write_thresholds(folder, [0.5, 0.5])
+
+
+def write_thresholds(run: Path, thresholds: list[float]) -> None:
+    chosen = {n: {"threshold": t} for n, t in zip(CLASSES, thresholds, strict=True)}
+    metrics = {"tuned": {"calibration": {"thresholds": chosen}}}
+    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_an_exported_model_brings_its_prompts(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run")
+    weights = tmp_path / "run" / "merge" / "sam3.pt"
+    source = ["--images", str(coco.parent / "test"), "--weights", str(weights)]
+    require_one_line(source, tmp_path / "x.json", capsys, "Give --prompt, --run")
+    (weights.parent / "prompts.json").write_text('{"round": "disc"}')
+    (weights.parent / "thresholds.json").write_text('{"round": 0.25}')
+    main([*source, "--out", str(tmp_path / "x.json")])
+    values = json.loads((tmp_path / "x.json").read_text())
+    assert [(c["name"], c["prompt"]) for c in values["categories"]] == [("round", "disc")]
+    assert all(a["score"] >= 0.25 for a in values["annotations"])
+
+
+def test_a_prompt_with_fields_cannot_be_used_on_a_folder(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--images", str(coco.parent / "test"), "--prompt", "disc, {view}"]
+    require_one_line(source, tmp_path / "x.json", capsys, "'disc, {view}' has fields")
 
 
 def test_a_photograph_is_rotated_upright(tmp_path: Path) -> None:
@@ -324,7 +393,8 @@ def test_a_photograph_is_rotated_upright(tmp_path: Path) -> None:
     PilImage.fromarray(pixels).save(tmp_path / "photos" / "a.png", exif=exif)
     PilImage.fromarray(np.rot90(pixels, -1)).save(tmp_path / "photos" / "b.png")
     source = ["--images", str(tmp_path / "photos"), "--prompt", "disc"]
-    main([*source, "--out", str(tmp_path / "labels.json"), *RANDOM])
+    every = ["--settings", '{"confidence_threshold": 0}']
+    main([*source, "--out", str(tmp_path / "labels.json"), *RANDOM, *every])
     values = json.loads((tmp_path / "labels.json").read_text())
     assert {(i["width"], i["height"]) for i in values["images"]} == {(40, 60)}
     rotated, upright = (
@@ -337,7 +407,8 @@ def test_a_photograph_is_rotated_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (["--images", "."], "--images needs --prompt"),
+        (["--images", ".", "--run", "r", "--weights", "w"], "--run has a model of its own"),
+        (["--coco", "a", "--run", "r"], "--run has a model of its own"),
         ([], "one of the arguments --coco --images is required"),
         (["--coco", "a", "--images", "b"], "not allowed with argument"),
     ],
@@ -403,7 +474,7 @@ def test_an_unusable_prompt_is_one_line(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (["--images", ".", "--prompt", "disc", "\udcff"], r"--prompt '\udcff' is not UTF-8 text"),
+        (["--images", ".", "--prompt", "disc", "\udcff"], r"the prompt '\udcff' is not UTF-8 text"),
         (["--images", "x" * 5000, "--prompt", "disc"], "cannot read the folder (File name too"),
         (["--images", "nothing/" * 1000, "--prompt", "disc"], "cannot read the folder (File name"),
         (["--coco", "x" * 5000], "File name too long"),

@@ -1,6 +1,7 @@
 """The quality of a default run: fails when training, merging or scoring gets worse."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,32 @@ def test_without_negatives_in_training_everything_is_detected(
     rates = false_alarms(split, read_detections(tmp_path / "tuned.json", split), 0.5)
     base_rates = known(demo.metrics.base.false_alarms.values())
     assert sum(known(rates.values())) > 2 * sum(base_rates)
+
+
+def test_labels_of_new_images_pass_conversion_and_validation(demo: DemoRun, tmp_path: Path) -> None:
+    """The images of `test` as a folder that is labeled, converted and validated."""
+    results, photos = tmp_path / "results", tmp_path / "new" / "train"
+    for place, file in {
+        "train/adapter": "adapter",
+        "merge/sam3.pt": "sam3.pt",
+        "evaluate/metrics.json": "metrics.json",
+        "coco/test.json": "coco/test.json",
+    }.items():
+        (results / place).parent.mkdir(parents=True)
+        (results / place).symlink_to(demo.folder / file)
+    shutil.copytree(ROOT / "data/demo/test", photos)
+    labels = photos / "_annotations.coco.json"
+    run("predict", "--run", results, "--images", photos, "--out", labels)
+    missing = json.dumps({"missing_test": "hold_out"})
+    run("convert", "--export", photos.parent, "--out", tmp_path / "coco", "--settings", missing)
+    run("validate", "--coco", tmp_path / "coco", "--out", tmp_path)
+    repairs = json.loads((tmp_path / "coco" / "conversion.json").read_text())["repairs"]
+    assert len(repairs) == 2
+    assert all("held out from train" in repair["rule"] for repair in repairs)
+    report = json.loads((tmp_path / "report.json").read_text())
+    # Sixty images are few; with their labels nothing is wrong.
+    assert {finding["rule"] for finding in report["findings"]} <= {"class-few-objects"}
+    assert sum(len(s.objects) for s in map(read_split, (tmp_path / "coco").glob("t*.json"))) > 50
 
 
 def test_corrupted_labels_are_listed(demo: DemoRun) -> None:

@@ -127,15 +127,24 @@ def read_split(path: Path) -> Split:
             a record cannot be used.
     """
     split = read_unchecked_split(path)
-    _require_distinct("image", [image.id for image in split.images], path)
-    _require_distinct("category", [category.id for category in split.categories], path)
-    _require_distinct("annotation", [a.id for a in split.objects], path)
+    require_usable_records(split, path, AGAIN)
+    return split
+
+
+def require_usable_records(split: Split, path: Path, fix: str) -> None:
+    """Check that the records of a split fit together, and that its masks can be drawn.
+
+    Raises:
+        DatasetError: with this path and fix, naming the record that cannot be used.
+    """
+    _require_distinct("image", [image.id for image in split.images], path, fix)
+    _require_distinct("category", [category.id for category in split.categories], path, fix)
+    _require_distinct("annotation", [a.id for a in split.objects], path, fix)
     categories = {category.id for category in split.categories}
     for image in split.images:
         for a in split.annotations[image.id]:
             if problem := annotation_problem(a, image, categories):
-                raise DatasetError(problem, file=path, record=f"annotation {a.id}", fix=AGAIN)
-    return split
+                raise DatasetError(problem, file=path, record=f"annotation {a.id}", fix=fix)
 
 
 def annotation_problem(a: Annotation, image: Image, categories: Collection[int]) -> str | None:
@@ -170,19 +179,28 @@ def read_unchecked_split(path: Path) -> Split:
     """
     values, manifest = read_json(path), read_manifest(path.parent)
     try:
-        images = tuple(_image(record) for record in values["images"])
-        annotations: dict[int, list[Annotation]] = {image.id: [] for image in images}
-        for a in map(_annotation, values["annotations"]):
-            annotations[a.image_id].append(a)
-        return Split(
-            name=path.stem,
-            root=manifest.root,
-            categories=tuple(_category(record) for record in values["categories"]),
-            images=images,
-            annotations={key: tuple(found) for key, found in annotations.items()},
-        )
+        return split_of_tables(values, name=path.stem, root=manifest.root)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _not_converted(path, error) from None
+
+
+def split_of_tables(values: Any, *, name: str, root: Path) -> Split:
+    """A split from the content of a file; its records may contradict each other.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: when these are not tables of a split.
+    """
+    images = tuple(_image(record) for record in values["images"])
+    annotations: dict[int, list[Annotation]] = {image.id: [] for image in images}
+    for a in map(_annotation, values["annotations"]):
+        annotations[a.image_id].append(a)
+    return Split(
+        name=name,
+        root=root,
+        categories=tuple(_category(record) for record in values["categories"]),
+        images=images,
+        annotations={key: tuple(found) for key, found in annotations.items()},
+    )
 
 
 def write_split(path: Path, split: Split) -> None:
@@ -368,11 +386,11 @@ def _with_rle_mask(a: Annotation, image: Image) -> Annotation:
     return replace(a, segmentation=segmentation_to_rle(a.segmentation, image.height, image.width))
 
 
-def _require_distinct(kind: str, ids: Sequence[int], path: Path) -> None:
+def _require_distinct(kind: str, ids: Sequence[int], path: Path, fix: str) -> None:
     for number, count in Counter(ids).items():
         if count > 1:
             raise DatasetError(
-                f"id {number} is a duplicate", file=path, record=f"{kind} {number}", fix=AGAIN
+                f"id {number} is a duplicate", file=path, record=f"{kind} {number}", fix=fix
             )
 
 

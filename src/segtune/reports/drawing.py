@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,7 +199,7 @@ def _tile(split: Split, image: Image, detections: Sequence[Detection]) -> PilIma
     for a in split.annotations[image.id]:
         draw_object(tile, image, a.segmentation, a.bbox_xywh, color=WHITE)
     names = {category.id: category.name for category in split.categories}
-    colors = {c.id: COLORS[place % len(COLORS)] for place, c in enumerate(split.categories)}
+    colors = _class_colors(split)
     best_first = sorted(detections, key=lambda d: -d.score)
     for d in reversed(best_first):
         draw_object(tile, image, d.rle, d.bbox_xywh, color=colors[d.category_id])
@@ -209,3 +209,36 @@ def _tile(split: Split, image: Image, detections: Sequence[Detection]) -> PilIma
     ]
     write_labels(tile, image, labels)
     return tile
+
+
+def drawn_labels(
+    split: Split, image: Image, scores: Mapping[int, float], *, side: int
+) -> PilImage.Image:
+    """An image with its labels in the colors of their classes.
+
+    Args:
+        split: with the labels.
+        image: of the split.
+        scores: by annotation id, where there are any.
+        side: longest side of the result, in pixels; a smaller image keeps its size.
+
+    Raises:
+        DatasetError: when the image cannot be read.
+    """
+    canvas = open_fitted(split, image, min(side, max(image.width, image.height)))
+    names, colors = {c.id: c.name for c in split.categories}, _class_colors(split)
+    best_first = sorted(split.annotations[image.id], key=lambda a: -scores.get(a.id, 1.0))
+    labels = []
+    for a in reversed(best_first):
+        color = colors[a.category_id]
+        draw_object(canvas, image, a.segmentation, a.bbox_xywh, color=color, fill=FILL)
+    for a in best_first:
+        score = f" {scores[a.id]:.2f}" if a.id in scores else ""
+        labels.append(Label(a.bbox_xywh, names[a.category_id] + score, colors[a.category_id]))
+    write_labels(canvas, image, labels)
+    return canvas
+
+
+def _class_colors(split: Split) -> dict[int, str]:
+    """A color for each category."""
+    return {c.id: COLORS[place % len(COLORS)] for place, c in enumerate(split.categories)}
