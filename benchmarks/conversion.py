@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--environments", type=Path, help="of the others, to be reused")
+    parser.add_argument("--only-segtune", action="store_true", help="without the others")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             cost = run(command)
             seconds = cost.failure[:60] or f"{cost.seconds:.1f}"
             table.add_row(name, seconds, f"{cost.peak_mb:.0f}")
+            if arguments.only_segtune:
+                break
         Console().print(table)
 
 
