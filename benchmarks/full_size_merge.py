@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         base = folder / "base.pt"
         process = os.fork()  # so that the model is not in the memory that is measured below
         if not process:
-            _write_files(folder, base)
+            write_files(folder, base)
             os._exit(0)
         if os.waitpid(process, 0)[1]:
             raise SystemExit("the files could not be written")
-        seconds, resident, anonymous = _measured(
+        seconds, resident, anonymous = measured(
             *("-m", "segtune.merge", "--adapter", str(folder / "adapter")),
             *("--model", "full", "--weights", str(base), "--out", str(folder / "merge")),
             *("--coco", str(folder / "coco" / "valid.json")),
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print((folder / "merge" / "parity.json").read_text("utf-8"))
 
 
-def _write_files(folder: Path, base: Path) -> None:
+def write_files(folder: Path, base: Path) -> None:
+    """Write a converted dataset, a base checkpoint and an adapter for it to a folder."""
     write_export(folder / "export")
     convert(["--export", str(folder / "export"), "--out", str(folder / "coco")])
     model = build_model("full")
@@ -78,13 +79,14 @@ def _write_files(folder: Path, base: Path) -> None:
         "weights": str(base),
         "image_size": None,
         "settings": {"select_by": "AP"},
+        "data": {},
         "result": {"best_score": 0.0, "best_epoch": 0, "base_score": 0.0},
     }
     state = lora_state_dict(model)
     save_adapter(folder / "adapter", state, specs=adapted, base_model="random", recipe=recipe)
 
 
-def _measured(*arguments: str) -> tuple[float, float, float]:
+def measured(*arguments: str) -> tuple[float, float, float]:
     """Seconds, and the peaks of resident and of anonymous memory in bytes, of a Python process."""
     began, anonymous = time.perf_counter(), 0
     process = os.posix_spawn(sys.executable, [sys.executable, *arguments], dict(os.environ))
@@ -97,7 +99,7 @@ def _measured(*arguments: str) -> tuple[float, float, float]:
         anonymous = max(anonymous, *found, 0)
         time.sleep(POLL)
     if status:
-        raise SystemExit("merging failed")
+        raise SystemExit("the command failed")
     # Linux reports both in KiB.
     return time.perf_counter() - began, usage.ru_maxrss * 1024, anonymous * 1024
 

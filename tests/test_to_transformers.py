@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from transformers import AutoProcessor, PreTrainedModel, Sam3Model, Sam3Processor
 
 from segtune.interchange import transformers_model
+from segtune.interchange.safetensors_file import Anew
 from segtune.interchange.transformers_adapter import write_transformers_adapter
 from segtune.interchange.transformers_keys import (
     POSITIONS,
@@ -129,7 +130,7 @@ def test_peft_adapts_and_merges_as_segtune(run: Run, exported: Path, tmp_path: P
     from peft import PeftModel
 
     base = load_base_model("tiny", "default").state_dict()
-    write_transformers_model(tmp_path, base, ARCHITECTURES["tiny"], image_size=96)
+    write_transformers_model(tmp_path, lambda: base, ARCHITECTURES["tiny"], image_size=96)
     adapted = PeftModel.from_pretrained(loaded(tmp_path), exported / "adapter").eval()
     model = load_base_model("tiny", str(run.weights))
     expected = in_their_form(own_outputs(model, demo_images()[0], "disc"))
@@ -157,7 +158,7 @@ def test_an_adapter_that_peft_trained_is_the_same_under_other_names(tmp_path: Pa
     attach_adapter(model, tmp_path / "trained")
     write_transformers_adapter(tmp_path / "adapter", model, "segtune/tiny", strength=1)
     arch = ARCHITECTURES["tiny"]
-    write_transformers_model(tmp_path / "base", base.state_dict(), arch, image_size=96)
+    write_transformers_model(tmp_path / "base", base.state_dict, arch, image_size=96)
     adapted = PeftModel.from_pretrained(loaded(tmp_path / "base"), tmp_path / "adapter")
     merged = adapted.merge_and_unload().state_dict()
     merge_lora(model)
@@ -279,7 +280,7 @@ def test_names_of_classes_are_only_text(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "recipe.json: segtune: not the recipe"),
+        ({}, "recipe.json: settings: not the recipe"),
         ({"result": {"best_score": "high"}}, "recipe.json: "),
     ],
 )
@@ -335,8 +336,8 @@ def test_the_adapter_has_the_strength_of_the_merge(
 def test_a_tensor_that_is_written_otherwise_is_noticed(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        changed = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    def write(path: Path, anew: Anew) -> None:
+        changed = {name: tensor.contiguous() for name, tensor in anew().items()}
         name = "detr_decoder.layers.0.self_attn.k_proj.weight"
         changed[name] = torch.nextafter(changed[name], torch.tensor(9.0))
         save_file(changed, path)

@@ -10,8 +10,9 @@ from segtune.interchange.model_card import official_card, write_card
 from segtune.interchange.safetensors_file import write_safetensors
 from segtune.interchange.sources import export_parser, sources_of
 from segtune.model.architecture import ARCHITECTURES
-from segtune.model.official_format import PREFIX, read_official
+from segtune.model.official_format import official_again, read_official
 from segtune.model.recognition import release_of, require_architecture
+from segtune.model.updated_file import all_tensors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,8 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             base=release.repository if arguments.model == "full" else f"segtune/{arguments.model}",
             image_size=arguments.image_size or ARCHITECTURES[arguments.model].image_size,
         )
-        detector = {f"{PREFIX}{key}": tensor for key, tensor in official.detector.items()}
-        write_safetensors(folder / "sam3.safetensors", {**official.rest, **detector})
+        write_safetensors(
+            folder / "sam3.safetensors", lambda: all_tensors(official_again(arguments.weights))
+        )
         write_card(folder, official_card(facts), facts)
     log_line(f"wrote {arguments.out}")
 

@@ -18,9 +18,9 @@ from segtune.interchange.transformers_adapter import write_transformers_adapter
 from segtune.interchange.transformers_model import write_transformers_model
 from segtune.lora.adapter import attach_adapter
 from segtune.model.architecture import ARCHITECTURES, set_image_size
-from segtune.model.official_format import read_official
+from segtune.model.mapped_weights import load_mapped
+from segtune.model.official_format import official_again
 from segtune.model.recognition import base_model_name
-from segtune.model.weights import load_base_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,16 +28,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = export_parser("to_transformers", __doc__).parse_args(argv)
     with exit_on_error("to_transformers"), published(arguments.out) as folder:
         # Loading checks that the weights are complete, of this architecture, and finite.
-        model = load_base_model(arguments.model, str(arguments.weights))
+        model = load_mapped(arguments.model, arguments.weights)
         image_size = set_image_size(model, arguments.model, arguments.image_size)
         base = base_model_name(model, arguments.model)
         facts = read_facts(sources_of(arguments), base=base, image_size=image_size)
         attach_adapter(model, arguments.adapter)
         write_transformers_adapter(folder / "adapter", model, base, strength=facts.strength)
-        del model  # as many bytes as the file
         write_transformers_model(
             folder,
-            read_official(arguments.weights).detector,
+            lambda: official_again(arguments.weights).detector,
             ARCHITECTURES[arguments.model],
             image_size=image_size,
         )

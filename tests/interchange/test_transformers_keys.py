@@ -57,7 +57,7 @@ def test_the_full_model_answers_as_segtune(large: Path) -> None:
     assert len(shapes) == 1468
 
     size = set_image_size(model, "full", 336)
-    write_transformers_model(large, model.state_dict(), FULL, image_size=size)
+    write_transformers_model(large, model.state_dict, FULL, image_size=size)
     write_processor(large, size)
     noise = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (30, 40, 3), generator=noise).byte().numpy()

@@ -1,7 +1,11 @@
-"""Writing safetensors tensor by tensor: the package's own writer copies all of them first."""
+"""Writing safetensors tensor by tensor: the package's own writer copies all of them first.
+
+Tensors that are mapped from a file take memory once they are read, until the mapping is gone, so
+they are written in groups, each with a mapping of its own.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +13,7 @@ from torch import Tensor
 
 from segtune.core.atomic import atomic_path
 from segtune.core.errors import WeightsError
+from segtune.model.mapped_weights import bytes_of, in_groups
 
 # The format's names of types: https://huggingface.co/docs/safetensors
 TYPES = {
@@ -30,27 +35,30 @@ TYPES = {
     torch.bool: "BOOL",
 }
 ALIGNMENT = 8  # bytes
+# Tensors by name, the same at each call; from a file, mapped anew: none is in memory yet.
+Anew = Callable[[], Mapping[str, Tensor]]
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, atomically; at most one of them is copied at a time.
+def write_safetensors(path: Path, anew: Anew) -> None:
+    """Write tensors, atomically; at most one of them is copied at a time, and a group mapped.
 
     The same tensors always give the same bytes.
 
     Args:
         path: of the file.
-        tensors: by name; views and tensors that are mapped from a file, too.
+        anew: gives the tensors; called once for each group of them.
 
     Raises:
         ResourceError: when the disk is full or cannot be written to.
         WeightsError: for a type of numbers that the format has not.
     """
+    tensors = anew()
     # Large types first, so that each tensor is aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
+    sizes, end = bytes_of({name: tensors[name] for name in names}), 0
     for name in names:
-        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        start, end = end, end + sizes[name]
         header[name] = {
             "dtype": _type(name, tensors[name], path),
             "shape": list(tensors[name].shape),
@@ -60,9 +68,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     text += b" " * (-len(text) % ALIGNMENT)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            flat = tensors[name].detach().cpu().contiguous().flatten()
-            file.write(flat.view(torch.uint8).numpy().data)
+        for group in in_groups(sizes):
+            tensors = anew()
+            for name in group:
+                flat = tensors[name].detach().cpu().contiguous().flatten()
+                file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _type(name: str, tensor: Tensor, path: Path) -> str:

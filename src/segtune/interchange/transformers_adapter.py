@@ -49,7 +49,7 @@ def write_transformers_adapter(
         for name, (down, up, _) in pairs.items()
         for key, matrix in zip(peft_keys(name), (down, up), strict=True)
     }
-    write_safetensors(folder / WEIGHTS, tensors)
+    write_safetensors(folder / WEIGHTS, lambda: tensors)
     write_json(folder / CONFIG, _config(pairs, base_model, strength))
 
 

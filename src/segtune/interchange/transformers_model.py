@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segtune.core.atomic import write_json
 from segtune.core.errors import WeightsError
-from segtune.interchange.safetensors_file import write_safetensors
+from segtune.interchange.safetensors_file import Anew, write_safetensors
 from segtune.interchange.transformers_config import model_config
 from segtune.interchange.transformers_keys import (
     POSITIONS,
@@ -17,19 +17,21 @@ from segtune.interchange.transformers_keys import (
     to_transformers,
 )
 from segtune.model.architecture import SCALE_FACTORS, Architecture
+from segtune.model.mapped_weights import bytes_of, in_groups
 from segtune.model.updated_file import same_bits
 
 WEIGHTS = "model.safetensors"
 
 
 def write_transformers_model(
-    folder: Path, detector: Mapping[str, Tensor], arch: Architecture, *, image_size: int
+    folder: Path, detector: Anew, arch: Architecture, *, image_size: int
 ) -> None:
     """Write a model, and compare the file with what it was made of.
 
     Args:
         folder: for `config.json` and `model.safetensors`.
-        detector: tensors by the image model's own keys, in the precision in which to write them.
+        detector: gives tensors by the image model's own keys, in the precision in which to write
+            them; each time, they are mapped anew.
         arch: of the model.
         image_size: side of the input, in pixels.
 
@@ -37,13 +39,19 @@ def write_transformers_model(
         WeightsError: when a tensor, mapped back from the file, is not bitwise the same.
     """
     write_json(folder / "config.json", model_config(arch, image_size))
+    write_safetensors(folder / WEIGHTS, lambda: _renamed(detector(), arch))
+    for keys in in_groups(bytes_of(detector())):
+        tensors = detector()
+        _require_same_bits(folder / WEIGHTS, {key: tensors[key] for key in keys})
+
+
+def _renamed(detector: Mapping[str, Tensor], arch: Architecture) -> dict[str, Tensor]:
     tensors = {
         name: part
         for key, tensor in detector.items()
         for name, part in to_transformers(key, tensor).items()
     }
-    write_safetensors(folder / WEIGHTS, _unread_scale(tensors, arch) | tensors)
-    _require_same_bits(folder / WEIGHTS, detector)
+    return _unread_scale(tensors, arch) | tensors
 
 
 def _unread_scale(tensors: Mapping[str, Tensor], arch: Architecture) -> dict[str, Tensor]:

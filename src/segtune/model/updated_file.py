@@ -68,7 +68,7 @@ def write_updated(path: Path, base: Path, updates: Updates) -> int:
 
 def _copy(base: Path, path: Path) -> None:
     official = official_again(base)
-    if not _stored_apart(_all_tensors(official).values()):
+    if not _stored_apart(all_tensors(official).values()):
         write_official(path, official.detector, official.rest, nested=official.nested)
         return
     with base.open("rb") as source, path.open("wb") as target:
@@ -144,10 +144,10 @@ def _write_number(file: BinaryIO, place: int, number: int) -> None:
 
 def _compare_others(base: Path, path: Path, changed: Collection[str]) -> int:
     """How many tensors are the same in both files, which all but `changed` must be."""
-    sizes = bytes_of(_all_tensors(official_again(base)))
+    sizes = bytes_of(all_tensors(official_again(base)))
     others = {key: size for key, size in sizes.items() if key not in changed}
     for keys in in_groups(others):
-        before, after = (_all_tensors(official_again(file)) for file in (base, path))
+        before, after = (all_tensors(official_again(file)) for file in (base, path))
         for key in keys:
             if not same_bits(before[key], after[key]):
                 raise WeightsError(
@@ -166,6 +166,6 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
 
 
-def _all_tensors(official: OfficialWeights) -> dict[str, Tensor]:
+def all_tensors(official: OfficialWeights) -> dict[str, Tensor]:
     """The tensors of a file by its own keys."""
     return official.rest | {PREFIX + key: value for key, value in official.detector.items()}
