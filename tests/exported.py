@@ -25,6 +25,7 @@ from segtune.model.forward import detect_encoded, encode_images, encode_prompts,
 from segtune.model.inference import PreparedImage, predict
 from segtune.model.sam3_package import Sam3Image
 from segtune.model.weights import load_base_model
+from segtune.soup import main as soup
 from tests.batches import randomize_lora
 from tests.converted import write_converted
 from tests.evaluate_runs import evaluate
@@ -99,6 +100,25 @@ def finished_run(folder: Path) -> Run:
         base_model="segtune/tiny",
         recipe=RECIPE,
     )
+    merge([f"--adapter={folder / 'adapter'}", f"--out={folder / 'merge'}"])
+    return Run(folder)
+
+
+def soup_of(run: Run, folder: Path) -> Run:
+    """The run with its adapter times 0.25 and another one times 2, merged."""
+    for name in ("coco", "evaluate"):
+        shutil.copytree(run.folder / name, folder / name)
+    model = load_base_model("tiny", "default")
+    components: Mapping[Component, LoraSettings] = {"detr_decoder": LoraSettings(rank=2, alpha=3)}
+    adapted = inject_lora(model, lora_specs(components))
+    randomize_lora(model, scale=0.05)
+    settings = {"select_by": "cgF1", "seed": 7}
+    recipe = {**RECIPE, "settings": settings, "data": {"train.json": "fedcba9876543210"}}
+    state = lora_state_dict(model)
+    other = folder / "other"
+    save_adapter(other, state, specs=adapted, base_model="segtune/tiny", recipe=recipe)
+    adapters = ["--adapters", str(run.adapter), str(other)]
+    soup([*adapters, "--weights-of", "0.25", "2", "--out", str(folder / "adapter")])
     merge([f"--adapter={folder / 'adapter'}", f"--out={folder / 'merge'}"])
     return Run(folder)
 

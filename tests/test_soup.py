@@ -106,6 +106,14 @@ def test_the_model_card_names_the_trainings(tmp_path: Path, adapters: list[str])
         assert f"- {line.format('times the update of a training')} {training}" in card
 
 
+def test_the_weight_of_a_soup_of_one_is_in_the_model_card(
+    tmp_path: Path, adapters: list[str]
+) -> None:
+    soup(tmp_path, adapters[1:], 0.5)
+    card = (merge(tmp_path) / "MODEL_CARD.md").read_text()
+    assert "- 0.5 times the update of a training: cgF1 on the valid split" in card
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

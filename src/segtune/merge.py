@@ -195,18 +195,18 @@ def _require_parity(compared: Differences, tolerance: float) -> None:
 def _history_of(recipe: Recipe | None) -> str:
     if recipe is None:
         return "- LoRA adapters trained with PEFT, merged\n"
-    trainings = "".join(_training(one, of_several=len(recipe.soup) > 1) for one in recipe.soup)
+    trainings = "".join(_training(one, of_soup=recipe.is_soup) for one in recipe.soup)
     return (
         f"{trainings}- LoRA on {len(recipe.adapted)} modules, merged; "
         f"segtune {printable(recipe.segtune)}\n"
     )
 
 
-def _training(one: Ingredient, of_several: bool) -> str:
+def _training(one: Ingredient, of_soup: bool) -> str:
     result, image_size = one.result, one.image_size
     return (
-        (f"- {one.weight:g} times the update of a training: " if of_several else "- ")
-        + f"{printable(one.select_by)} on the valid split: {result.best_score:.4f} "
+        (f"- {one.weight:g} times the update of a training: " if of_soup else "- ")
+        + f"{printable(one.settings['select_by'])} on the valid split: {result.best_score:.4f} "
         f"after epoch {result.best_epoch}; {result.base_score:.4f} before training\n"
         + (f"- Trained on images of {image_size} pixels, not 1008\n" if image_size else "")
     )

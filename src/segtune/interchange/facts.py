@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import FiniteFloat
 
 from segtune.core.errors import DatasetError, WeightsError
 from segtune.core.fingerprints import file_digest
@@ -13,19 +11,7 @@ from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import read_split
 from segtune.evaluation.metrics import Metrics, read_metrics
 from segtune.interchange.sources import Sources
-from segtune.lora.adapter import read_recipe
-from segtune.lora.recipe import Result, not_a_recipe
-
-
-@dataclass(frozen=True)
-class Training:
-    """The part of `recipe.json` that a model card states."""
-
-    segtune: str
-    settings: dict[str, Any]
-    data: dict[str, str]  # file -> fingerprint
-    result: Result
-    adapted: dict[str, Any]
+from segtune.lora.recipe import Recipe, read_base_recipe
 
 
 @dataclass(frozen=True)
@@ -43,7 +29,7 @@ class Facts:
     base: str  # name of the base model
     image_size: int  # side of the input, in pixels
     strength: float  # by which the update was multiplied
-    training: Training | None  # None for an adapter that PEFT has trained
+    recipe: Recipe | None  # None for an adapter that PEFT has trained
     metrics: Metrics
     prompts: Mapping[str, str]  # by class, perhaps with {fields}
 
@@ -79,7 +65,7 @@ def read_facts(sources: Sources, *, base: str, image_size: int) -> Facts:
         base=base,
         image_size=image_size,
         strength=_read_merge(sources).strength,
-        training=_read_training(sources.adapter),
+        recipe=read_base_recipe(sources.adapter),
         metrics=measured,
         prompts=prompts,
     )
@@ -94,11 +80,3 @@ def _read_merge(sources: Sources) -> Merge:
             fix="Run segtune.merge again, or give the parity.json beside these weights",
         )
     return merge
-
-
-def _read_training(adapter: Path) -> Training | None:
-    values = read_recipe(adapter)
-    try:
-        return None if values is None else TypeAdapter(Training).validate_python(values)
-    except ValidationError as error:
-        raise not_a_recipe(error, adapter) from None

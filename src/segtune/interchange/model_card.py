@@ -10,7 +10,8 @@ from segtune.core.atomic import atomic_path, write_json
 from segtune.core.errors import printable
 from segtune.evaluation.bootstrap import Interval
 from segtune.evaluation.metrics import Metrics
-from segtune.interchange.facts import Facts, Training
+from segtune.interchange.facts import Facts
+from segtune.lora.recipe import Ingredient
 from segtune.model.weight_files import RELEASES
 
 LICENSE_ADDRESS = "https://github.com/facebookresearch/sam3/blob/main/LICENSE"
@@ -248,30 +249,44 @@ def _classes(facts: Facts) -> list[str]:
 
 
 def _training(facts: Facts) -> list[str]:
-    training = facts.training
     lines = [f"Base: {facts.base}", f"Input: a square of {facts.image_size} pixels"]
     if facts.strength != 1:
         lines.append(f"Merged at {facts.strength:g} of the strength of the fine-tuning")
-    if training is None:
+    recipe = facts.recipe
+    if recipe is None:
         return [_bullets([*lines, "LoRA adapters trained with PEFT, merged"])]
-    return [_bullets([*lines, *_history(training)]), "The settings:", _settings(training)]
+    lines.append(
+        f"LoRA on {len(recipe.adapted)} modules, merged; segtune {printable(recipe.segtune)}"
+    )
+    if not recipe.is_soup:
+        (only,) = recipe.soup
+        return [_bullets([*lines, *_history(only, facts)]), *_settings(only)]
+    lines.append(f"The sum of the updates of {len(recipe.soup)} trainings, each times a weight")
+    parts = [_bullets(lines)]
+    for one in recipe.soup:
+        adapter = f"adapter `{_cell(one.adapter_sha256)}`" if one.adapter_sha256 else "an adapter"
+        parts.append(f"### {one.weight:g} times the update of {adapter}")
+        parts += [_bullets(_history(one, facts)), *_settings(one)]
+    return parts
 
 
-def _history(training: Training) -> list[str]:
-    result = training.result
-    data = ", ".join(f"{_cell(file)} `{_cell(digest)}`" for file, digest in training.data.items())
-    return [
-        f"LoRA on {len(training.adapted)} modules, merged; segtune {printable(training.segtune)}",
-        f"{_cell(str(training.settings.get('select_by', 'score')))} on the valid split: "
-        f"{result.best_score:.4f} after epoch {result.best_epoch}; {result.base_score:.4f} before "
-        "training",
-        f"Fingerprints of the data: {data}",
+def _history(one: Ingredient, facts: Facts) -> list[str]:
+    result = one.result
+    lines = [
+        f"{_cell(one.settings['select_by'])} on the valid split: {result.best_score:.4f} after "
+        f"epoch {result.best_epoch}; {result.base_score:.4f} before training"
     ]
+    if one.image_size not in (None, facts.image_size):
+        lines.append(f"Trained with an input of {one.image_size} pixels")
+    if one.data:
+        data = ", ".join(f"{_cell(file)} `{_cell(digest)}`" for file, digest in one.data.items())
+        lines.append(f"Fingerprints of the data: {data}")
+    return lines
 
 
-def _settings(training: Training) -> str:
-    text = json.dumps(training.settings, indent=1).replace("`", r"\u0060")
-    return f"```json\n{text}\n```"
+def _settings(one: Ingredient) -> list[str]:
+    text = json.dumps(one.settings, indent=1).replace("`", r"\u0060")
+    return ["The settings:", f"```json\n{text}\n```"]
 
 
 def _limits(facts: Facts) -> list[str]:

@@ -1,10 +1,10 @@
 """What an adapter's recipe says of its base model, and of the trainings behind it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from segtune.core.errors import AdapterError, shown
 from segtune.lora.adapter import FIX, RECIPE, read_recipe
@@ -19,15 +19,22 @@ class Result:
     base_score: FiniteFloat
 
 
+def _with_score(settings: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(settings.get("select_by"), str):
+        raise ValueError("without the name of a score, `select_by`")
+    return settings
+
+
 @dataclass(frozen=True)
 class Ingredient:
     """A training whose update is part of an adapter."""
 
     weight: FiniteFloat  # by which its update is multiplied
-    select_by: str  # what `result` has
+    settings: Annotated[dict[str, Any], AfterValidator(_with_score)]  # `select_by`: the score
     result: Result
     image_size: int | None  # pixels
-    adapter_sha256: str | None
+    data: dict[str, str] = field(default_factory=dict)  # file -> fingerprint
+    adapter_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +49,10 @@ class Recipe:
     adapted: dict[str, Any]
     soup: tuple[Ingredient, ...]
 
-
-@dataclass(frozen=True)
-class _Settings:
-    select_by: str
-
-
-@dataclass(frozen=True)
-class _Training:
-    """What the recipe of a training has, and that of a soup has for each ingredient."""
-
-    settings: _Settings
-    result: Result
-    image_size: int | None
-    adapter_sha256: str | None = None
+    @property
+    def is_soup(self) -> bool:
+        """Whether this is more than one training, with its whole update."""
+        return [one.weight for one in self.soup] != [1]
 
 
 def read_base_recipe(adapter: Path) -> Recipe | None:
@@ -69,7 +66,9 @@ def read_base_recipe(adapter: Path) -> Recipe | None:
         return None
     try:
         if "soup" not in values:
-            values = {**values, "soup": [_only_ingredient(values)]}
+            # The recipe of a training has what that of a soup has of each training.
+            only = TypeAdapter(Ingredient).validate_python({**values, "weight": 1.0})
+            values = {**values, "soup": [only]}
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         raise not_a_recipe(error, adapter) from None
@@ -111,14 +110,3 @@ def require_same_base(recipe: Recipe, base: tuple[str, str, str | None], adapter
             file=adapter,
             fix="Set `model` and `weights` to those that the adapter was trained with",
         )
-
-
-def _only_ingredient(values: dict[str, Any]) -> Ingredient:
-    training = TypeAdapter(_Training).validate_python(values)
-    return Ingredient(
-        weight=1.0,
-        select_by=training.settings.select_by,
-        result=training.result,
-        image_size=training.image_size,
-        adapter_sha256=training.adapter_sha256,
-    )
