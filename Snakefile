@@ -25,6 +25,7 @@ report: "workflow/report/workflow.rst"
 
 localrules:
     all,
+    download,  # nodes of a cluster often reach no other machine
     predict,
     validate_page,
     train_page,

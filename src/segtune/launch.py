@@ -6,6 +6,9 @@ COMMAND is the part after `python`; torchrun runs it in N processes that divide 
 threads among them (a single process runs directly), and none of them outlives this one. SIGINT
 and SIGTERM stop them; the exit status is then 130, or 137 if they had to be killed. Without CUDA,
 nothing is leased and the same number of processes runs on the CPU.
+
+In a job of Slurm, all this happens in a step of its own, which Slurm's signals reach; with
+`--nodes`, once on each of several nodes, among which the N devices are divided.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from segtune.core.cuda_driver import loaded_driver, visible_uuids
 from segtune.core.errors import exit_on_error
 from segtune.core.leases import Device, lease
 from segtune.core.parent import name_parent
+from segtune.core.slurm import devices_per_node, needs_step, rendezvous, step, step_variables
 from segtune.core.stop_signal import INTERRUPTED_STATUS, STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -47,10 +51,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="segtune.launch", description=__doc__)
     parser.add_argument("--devices", type=int, required=True, help="CUDA devices to lease")
     parser.add_argument("--torchrun", action="store_true", help="run one process per device")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes of Slurm, with --torchrun")
     parser.add_argument("command", nargs="+", help="after --; with --torchrun, without `python`")
     arguments = parser.parse_args(argv)
-    wanted = max(1, arguments.devices)
+    if arguments.nodes < 1 or (arguments.nodes > 1 and not arguments.torchrun):
+        parser.error("--nodes must be at least 1, and 1 without --torchrun")
     with exit_on_error("launch"):
+        wanted = devices_per_node(max(1, arguments.devices), arguments.nodes)
+        if needs_step(os.environ):
+            _start_step(arguments)
+        meeting = rendezvous(arguments.nodes)
         devices = visible_devices()
         if devices:
             leased = lease(devices, wanted, _name(arguments.command))
@@ -60,10 +70,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.flush()
     if not arguments.torchrun:
         os.execvp(arguments.command[0], arguments.command)
-    elif wanted == 1:
+    elif wanted == arguments.nodes == 1:
         os.execv(sys.executable, [sys.executable, *arguments.command])
     else:
-        _torchrun(wanted, arguments.command)
+        _torchrun(wanted, meeting, arguments.command)
+
+
+def _start_step(arguments: argparse.Namespace) -> None:
+    """Replace this process by srun, which starts the same launcher in a step."""
+    options = [f"--devices={arguments.devices}", f"--nodes={arguments.nodes}"]
+    options += ["--torchrun"] if arguments.torchrun else []
+    launcher = [sys.executable, "-m", "segtune.launch", *options, "--", *arguments.command]
+    os.execvpe("srun", step(launcher, nodes=arguments.nodes), step_variables(os.environ))
 
 
 def _name(command: Sequence[str]) -> str:
@@ -73,8 +91,14 @@ def _name(command: Sequence[str]) -> str:
     return words[1] if len(words) > 1 and words[0] == "-m" else Path(program).name
 
 
-def _torchrun(processes: int, command: Sequence[str]) -> None:
-    """Run torchrun, without its traceback above the message of the process that failed."""
+def _torchrun(processes: int, meeting: Sequence[str], command: Sequence[str]) -> None:
+    """Run torchrun, without its traceback above the message of the process that failed.
+
+    Args:
+        processes: on this node.
+        meeting: options of torchrun, from `rendezvous`.
+        command: without `python`.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -84,7 +108,7 @@ def _torchrun(processes: int, command: Sequence[str]) -> None:
     name_parent()
     try:
         _stop_once(stopped)
-        torchrun(["--standalone", *options, "--signals-to-handle=SIGQUIT", *command])
+        torchrun([*meeting, *options, "--signals-to-handle=SIGQUIT", *command])
     except ChildFailedError as error:
         raise SystemExit(_failed(error.failures)) from None
     except SignalException as error:

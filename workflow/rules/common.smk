@@ -99,6 +99,8 @@ RETAIN_FINGERPRINT = export_fingerprint(Path(RETAIN_FOLDER)) if RETAIN_FOLDER el
 
 FULL_BYTES = 3_500_000_000  # of a file with the full model, about
 TRAIN_GPUS = 2  # unless Snakemake allows fewer, or --set-resources says otherwise
+# An option of sbatch for what saves when it is stopped: be told so 5 minutes before the limit.
+SIGNAL = "--signal=TERM@300"
 
 
 def processes_of(name):

@@ -24,6 +24,8 @@ rule convert:
         "<logs>/convert.log",
     benchmark:
         "<benchmarks>/convert.tsv"
+    # What it refuses, it would refuse again.
+    retries: 0
     conda:
         "../envs/segtune.yaml"
     params:

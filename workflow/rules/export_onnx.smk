@@ -41,6 +41,8 @@ rule export_onnx:
     conda:
         "../envs/segtune.yaml"
     threads: 8
+    resources:
+        mem_mb=32000,
     params:
         train=subpath(input.config, ancestor=3),
         out=subpath(output.card, ancestor=2),

@@ -33,6 +33,9 @@ rule features:
     threads: 64
     resources:
         gpu=TRAIN_GPUS,
+        mem_mb=64000,
+        runtime=720,  # minutes
+        slurm_extra=SIGNAL,
     params:
         coco=subpath(input.manifest, parent=True),
         out=subpath(output.index, ancestor=2),

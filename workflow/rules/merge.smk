@@ -34,6 +34,8 @@ rule merge:
     conda:
         "../envs/segtune.yaml"
     threads: 8
+    resources:
+        mem_mb=32000,
     params:
         train=subpath(input.config, ancestor=3),
         out=subpath(output.weights, ancestor=2),

@@ -33,6 +33,8 @@ rule predict_model:
     threads: 8
     resources:
         gpu=1,
+        runtime=240,  # minutes
+        slurm_extra=SIGNAL,
     params:
         folder=subpath(output[0], ancestor=2),
         name=subpath(output[0], basename=True),

@@ -28,6 +28,7 @@ rule probe:
     threads: 8
     resources:
         gpu=1,
+        runtime=240,  # minutes
     params:
         out=subpath(output[0], ancestor=2),
         model=CONFIG.model,

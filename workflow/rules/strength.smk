@@ -34,6 +34,9 @@ rule strength:
     threads: 64
     resources:
         gpu=TRAIN_GPUS,
+        mem_mb=32000,
+        runtime=720,  # minutes
+        slurm_extra=SIGNAL,
     params:
         train=subpath(input.config, ancestor=3),
         out=subpath(output[0], ancestor=2),

@@ -48,7 +48,11 @@ rule train:
     # More than a workstation has: Snakemake lowers it to --cores.
     threads: 64
     resources:
-        gpu=TRAIN_GPUS,
+        gpu=TRAIN_GPUS,  # of all nodes together
+        nodes=1,
+        mem_mb=64000,  # per node
+        runtime=1440,  # minutes
+        slurm_extra=SIGNAL,
     params:
         coco=subpath(input.manifest, parent=True),
         out=subpath(output.history, ancestor=2),
@@ -68,15 +72,17 @@ rule train:
         f"{CONFIG.train.learning_rate:g}, on {{resources.gpu}} GPU(s) or, without any, on the CPU"
     # The number of processes and readers is not a param, because training must not be
     # repeated when only the number of GPUs has changed; nor is the number of earlier
-    # trainings to keep. With two processes, half of the cores read images.
+    # trainings to keep. With two processes, half of the cores read images. A run that was
+    # interrupted, by a time limit for instance, goes on in the same log.
     shell:
         """
-        python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
+        python3 -m segtune.launch --devices {resources.gpu} --nodes {resources.nodes} --torchrun -- \
             -m segtune.train --coco {params.coco:q} --report {input.report:q} \
             --validated {params.validated:q} --out {params.out:q} --model {params.model:q} --weights {params.weights:q} \
             {params.image_size} --settings {params.settings:q} \
             --execution {params.execution:q} --features {params.features:q} --workers $(({threads} / 4)) \
-            --keep {params.keep} 2>&1 | tee -i {log:q}
+            --keep {params.keep} 2>&1 \
+            | tee -i $(ls {params.out:q}/checkpoints/*/state-*.pt >/dev/null 2>&1 && echo -a) {log:q}
         sh {params.link_script:q} {output:q}
         """
 

@@ -28,6 +28,8 @@ rule validate:
         "<benchmarks>/validate.tsv"
     # A bad dataset should be noticed before the base model predicts on it.
     priority: 1
+    # What it refuses, it would refuse again.
+    retries: 0
     conda:
         "../envs/segtune.yaml"
     # More than a workstation has: Snakemake lowers it to --cores.
