@@ -98,12 +98,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(inputs: Inputs, settings: TrainSettings, *, processes: Processes, parent: Path) -> None:
     # It hashes files of many GB, so only one process does.
-    fingerprint, *_ = processes.gather(
+    fingerprint = processes.from_main(
         run_fingerprint(inputs, settings) if processes.is_main else None
     )
-    folder = run_folder(parent, fingerprint)
-    found, *_ = processes.gather(processes.is_main and _place_kept(inputs.out, fingerprint))
-    if not found:
+    folder = processes.from_main(run_folder(parent, fingerprint) if processes.is_main else None)
+    if not processes.from_main(processes.is_main and _place_kept(inputs.out, fingerprint)):
         _run(inputs, settings, processes=processes, fingerprint=fingerprint, folder=folder)
     if processes.is_main:
         remove_run(folder)

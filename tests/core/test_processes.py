@@ -27,6 +27,7 @@ def test_a_single_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> Non
         assert processes.device == torch.device("cpu")
         assert processes.sum([0.1, 2]) == [0.1, 2.0]
         assert processes.gather({"a": 1}) == [{"a": 1}]
+        assert processes.from_main({"a": 1}) == {"a": 1}
 
 
 def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,10 +189,11 @@ def test_a_process_that_hangs_is_told_from_one_that_has_ended(
 def gather_a_large_object(arguments: list[str]) -> None:
     with process_group() as processes:
         sizes = [len(value) for value in processes.gather(bytes(2**24 * processes.rank))]
+        assert processes.from_main({"of": processes.rank}) == {"of": 0}
     assert sizes == [0, 2**24]
 
 
-def test_objects_of_different_sizes_are_gathered() -> None:
+def test_objects_of_different_sizes_are_gathered_and_the_first_is_sent_to_all() -> None:
     with ranks(gather_a_large_object, []) as started:
         outputs = finished(started)
     assert [process.returncode for process in started] == [0, 0], outputs

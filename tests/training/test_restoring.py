@@ -2,17 +2,22 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from segtune.core.errors import TrainingError
+from segtune.core.processes import process_group
+from segtune.training import setup
 from segtune.training.checkpoint import load_state
 from segtune.training.ema import adapter_values
 from segtune.training.restoring import restore_checked
 from segtune.training.run import Run
 from tests.interrupted import interrupted_run
+from tests.ranks import run_ranks
+from tests.train_runs import run_inputs, train_settings
 
 State = dict[str, Any]
 
@@ -38,6 +43,29 @@ def test_a_state_is_restored(run: Run, state: State) -> None:
     assert all(torch.equal(v, state["adapter"][n]) for n, v in adapter_values(run.model).items())
     assert run.position.step == 1
     assert len(run.optimizer.state_dict()["state"]) == len(before)
+
+
+def resume(arguments: list[str]) -> None:
+    """Resume in two processes, of which the second sees no state, as on another node."""
+    folder = Path(arguments[0])
+    with process_group() as processes:
+        if not processes.is_main:
+            setup.load_state = lambda folder: (None, [])
+        inputs = run_inputs(folder / "coco", folder / "out")
+        settings = train_settings(ema_decay=0.9)
+        run = setup.prepare_run(inputs, settings, processes=processes, folder=folder)
+        state, _ = load_state(folder)
+        assert state
+        values = adapter_values(run.model)
+        assert all(torch.equal(values[name], v) for name, v in state["adapter"].items())
+        assert run.position.step == 1
+        if run.history:
+            run.history.close()
+
+
+def test_all_processes_resume_from_the_state_that_the_first_one_sees(tmp_path: Path) -> None:
+    interrupted_run(tmp_path)
+    run_ranks(resume, [str(tmp_path)])
 
 
 def first(values: dict[str, Any]) -> str:

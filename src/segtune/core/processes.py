@@ -68,6 +68,15 @@ class Processes:
             dist.all_gather_object(gathered, value)
         return gathered
 
+    def from_main(self, value: Any) -> Any:
+        """The value of the first process, in all of them; that of the others does not count."""
+        if self.count == 1:
+            return value
+        values = [value]
+        with _needing_others(self.rank, self.count):
+            dist.broadcast_object_list(values)
+        return values[0]
+
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace the gradient of each parameter by its sum over all processes, in float32.
 

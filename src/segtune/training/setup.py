@@ -261,14 +261,16 @@ def _initial_average(model: Sam3Image) -> dict[str, Tensor]:
 
 
 def _saved_state(folder: Path, processes: Processes) -> dict[str, Any] | None:
-    state, damaged = load_state(folder)
-    processes.gather(None)  # wait until every process has read it
+    """The state that the first process finds; another node may still see an older one."""
+    state = None
     if processes.is_main:
+        state, damaged = load_state(folder)
         fallback = "using the previous one" if state else "there is no other, so starting over"
         for path in damaged:
             log_line(f"WARNING: {path.name} is damaged; {fallback}")
         remove_damaged(folder, damaged)
-    return state
+    found: dict[str, Any] | None = processes.from_main(state)
+    return found
 
 
 def _history(out: Path, folder: Path, state: Mapping[str, Any] | None) -> History:

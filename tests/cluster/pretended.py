@@ -1,0 +1,33 @@
+"""Slurm's commands as a launcher needs them, on this machine and without Slurm."""
+
+from pathlib import Path
+
+# The command once per node, which know each other by number only; what was asked is noted.
+SRUN = """#!/bin/sh
+printf '%s\\n' "$@" > "$0.arguments"
+nodes=0
+while [ "${1#--}" != "$1" ]; do
+    case $1 in --nodes=*) nodes=${1#--nodes=};; esac
+    shift
+done
+started= number=0 status=0
+while [ $number -lt $nodes ]; do
+    SLURM_NODEID=$number SLURM_STEP_NODELIST='pretended[1-2]' "$@" &
+    started="$started $!" number=$((number + 1))
+done
+for process in $started; do wait $process || status=$?; done
+exit $status
+"""
+SCONTROL = """#!/bin/sh
+[ "$*" = 'show hostnames pretended[1-2]' ] || { echo "not a list: $3" >&2; exit 1; }
+printf 'localhost\\nelsewhere.invalid\\n'
+"""
+
+
+def pretend_slurm(folder: Path) -> Path:
+    """Write the commands to a folder that is to come first in PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, script in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    return folder
