@@ -236,6 +236,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if reason := missing():
         raise SystemExit(f"cannot start Slurm: {reason}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with two_nodes(arguments.folder.resolve()) as variables:
         environment = {**os.environ, **variables}
         done = subprocess.run(arguments.command, env=environment, check=False)

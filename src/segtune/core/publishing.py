@@ -5,7 +5,6 @@ their place before the first of them is moved there. From then on, nothing can f
 process itself; if it is killed in the middle of the moves, the next run completes them.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from segtune.core.atomic import disk_problems, flush_file, flush_folder
 from segtune.core.errors import BusyError, ResourceError
+from segtune.core.locks import lock
 
 WRITING = ".writing"  # a folder of files that are not complete
 COMPLETE = ".complete"  # the same folder, once all of them are
@@ -25,6 +25,7 @@ def exclusive(place: Path) -> Iterator[None]:
 
     Raises:
         BusyError: when another process is writing there.
+        ResourceError: when the file system has no locks.
     """
     path = place.with_name(f".{place.name}.lock")
     with disk_problems(path):
@@ -41,7 +42,7 @@ def _lock(path: Path, place: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor, path)
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         except BlockingIOError:
@@ -51,6 +52,9 @@ def _lock(path: Path, place: Path) -> int:
                 file=place,
                 fix="Wait until it ends, or choose another place",
             ) from None
+        except ResourceError:
+            os.close(descriptor)
+            raise
         except FileNotFoundError:
             pass
         # Its last owner removed the file before it could be locked here.

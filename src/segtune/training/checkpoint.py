@@ -6,7 +6,6 @@ name of each file contains its checksum, so that a damaged one is detected and s
 Nothing here is a declared output of the workflow, which would delete it when the job fails.
 """
 
-import fcntl
 import hashlib
 import io
 import re
@@ -22,6 +21,7 @@ from segtune.core.atomic import atomic_path, write_json
 from segtune.core.errors import TrainingError
 from segtune.core.fingerprints import differences, json_digest
 from segtune.core.foreign import read_bytes, read_json
+from segtune.core.locks import lock
 from segtune.model.torch_files import read_torch_file
 
 MAX_STATES = 2
@@ -36,11 +36,12 @@ def locked(parent: Path) -> Iterator[None]:
 
     Raises:
         TrainingError: when another training run holds the lock.
+        ResourceError: when the file system has no locks.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / "lock").open("w") as lock:
+    with (parent / "lock").open("w") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), parent / "lock")
         except BlockingIOError:
             raise TrainingError(
                 "another training run is writing here", file=parent, fix="Wait until it ends"
