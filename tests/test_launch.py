@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from segtune.core.leases import Device
 from segtune.launch import THREAD_VARIABLES, divided_threads, main, visible_devices
+from tests.cluster.pretended import pretend_slurm
 from tests.running import is_running
 
 
@@ -63,6 +65,51 @@ def test_a_job_leases_devices_under_its_name(
     monkeypatch.setattr(os, "execvp", execute)
     main(["--devices", "1", "--", *command.split()])
     assert leased == [(1, name)]
+
+
+def test_in_a_job_of_slurm_the_same_runs_in_a_step_which_gets_its_signals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def execute(program: str, arguments: list[str], variables: dict[str, str]) -> NoReturn:
+        started.append((program, arguments, variables))
+        raise SystemExit
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "execvpe", execute)
+    monkeypatch.setattr("segtune.launch.visible_devices", lambda: pytest.fail("outside the step"))
+    os.environ |= {"PATH": f"{pretend_slurm(tmp_path)}", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"}
+    with pytest.raises(SystemExit):
+        main(["--devices", "4", "--nodes", "2", "--torchrun", "--", "-m", "segtune.train", "--x"])
+    [(program, arguments, variables)] = started
+    assert program == "srun"
+    launched = arguments[arguments.index(sys.executable) :]
+    assert launched[1:3] == ["-m", "segtune.launch"]
+    assert "SLURM_NTASKS" not in variables
+    # In the step, the launcher does not start another one.
+    os.environ.clear()
+    os.environ.update({**variables, "SLURM_STEP_NODELIST": "pretended[1-2]", "SLURM_NODEID": "1"})
+    run: list[list[str]] = []
+    monkeypatch.setattr("segtune.launch.visible_devices", list)
+    monkeypatch.setattr("torch.distributed.run.main", run.append)
+    main(launched[3:])
+    assert "--nproc_per_node=2" in run[0]
+    assert "--node_rank=1" in run[0]
+    assert run[0][-3:] == ["-m", "segtune.train", "--x"]
+    assert len(started) == 1
+
+
+def test_several_nodes_are_for_processes_that_know_each_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--devices", "2", "--nodes", "2", "--", "true"])
+    assert "--nodes must be at least 1, and 1 without --torchrun" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as raised:
+        main(["--devices", "2", "--nodes", "2", "--torchrun", "--", "script.py"])
+    assert raised.value.code == 1
+    assert "2 nodes requested outside of a Slurm job" in capsys.readouterr().err
 
 
 def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -627,10 +627,16 @@ def test_execution_settings_repeat_nothing(finished: Path) -> None:
     assert jobs == NOTHING, text
 
 
-def test_the_slurm_profile_names_rules() -> None:
+def test_nothing_in_the_slurm_profile_is_erased_by_a_resource_on_the_command_line() -> None:
+    # The command line replaces all that a profile sets for any rule, not the one value.
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text("utf-8"))
-    known = {*EVERYTHING, "features", "train_fraction"}
-    assert set(profile["set-threads"]) | set(profile["set-resources"]) <= known
+    assert not profile.keys() & {"set-resources", "set-threads"}
+
+
+def test_training_is_asked_for_on_several_nodes_by_a_resource(checkout: Path) -> None:
+    nodes = ("--set-resources", "train:nodes=2", "train:gpu=2")
+    answer = dry_run(checkout, "-p", "--config", "results=elsewhere", *nodes, "--", "train")
+    assert "--devices 2 --nodes 2 --torchrun" in answer.stdout
 
 
 def test_a_learning_curve_is_drawn_where_it_is_asked_for(finished: Path) -> None:
