@@ -217,6 +217,10 @@ def link_script(wildcards, output):
     return LINK_SCRIPT
 
 
+def log_script(wildcards, output):
+    return f"{workflow.basedir}/workflow/scripts/log.sh"
+
+
 def keep(wildcards, output):
     return CONFIG.keep
 

@@ -67,6 +67,7 @@ rule train:
         validated=validated_folder,
         keep=keep,
         link_script=link_script,
+        log_script=log_script,
     message:
         f"Training {CONFIG.model} for {CONFIG.train.epochs} epochs with learning rate "
         f"{CONFIG.train.learning_rate:g}, on {{resources.gpu}} GPU(s) or, without any, on the CPU"
@@ -82,7 +83,7 @@ rule train:
             {params.image_size} --settings {params.settings:q} \
             --execution {params.execution:q} --features {params.features:q} --workers $(({threads} / 4)) \
             --keep {params.keep} 2>&1 \
-            | tee -i $(ls {params.out:q}/checkpoints/*/state-*.pt >/dev/null 2>&1 && echo -a) {log:q}
+            | sh {params.log_script:q} {log:q} {params.out:q}/checkpoints
         sh {params.link_script:q} {output:q}
         """
 
