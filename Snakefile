@@ -3,6 +3,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+# Only with `--sdm apptainer`; docs/clusters.md says how it is built from the Dockerfile.
+container: "segtune.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/download.smk"
 include: "workflow/rules/convert.smk"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# The command once per node, which know each other by number only; what was asked is noted.
+# The command once per node, which know each other by number only; the options are noted.
 SRUN = """#!/bin/sh
 printf '%s\\n' "$@" > "$0.arguments"
 nodes=0

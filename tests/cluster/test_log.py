@@ -1,4 +1,4 @@
-"""The log of an interrupted training goes on where it ended, though Snakemake removes it."""
+"""The log of an interrupted training continues where it ended, though Snakemake removes it."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,7 @@ def write(log: Path, checkpoints: Path, text: str) -> str:
     return log.read_text()
 
 
-def test_a_log_goes_on_where_a_run_resumes_and_starts_anew_elsewhere(tmp_path: Path) -> None:
+def test_a_log_continues_where_a_run_resumes_and_starts_anew_elsewhere(tmp_path: Path) -> None:
     log, checkpoints = tmp_path / "the train.log", tmp_path / "with a space" / "checkpoints"
     assert write(log, checkpoints, "refused\n") == "refused\n"
     assert write(log, checkpoints, "stopped\n") == "stopped\n"

@@ -104,7 +104,7 @@ def test_the_default_workflow_has_the_results_of_one_machine(
         assert (checkout / "slurm" / name).read_bytes() == (checkout / "local" / name).read_bytes()
 
 
-def test_a_cancelled_and_a_requeued_training_resume_to_the_same_adapter(
+def test_training_resumes_after_scancel_and_requeue_to_the_same_adapter(
     checkout: Path, slurm: dict[str, str]
 ) -> None:
     results = copied(checkout, "interrupted")

@@ -41,8 +41,8 @@ def test_two_nodes_take_the_steps_of_one_process(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    asked = (binaries / "srun.arguments").read_text().splitlines()
-    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} <= set(asked)
+    options = (binaries / "srun.arguments").read_text().splitlines()
+    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} <= set(options)
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert len(one["values"]) == 3  # optimizer steps, in double precision
     for before, after in zip(one["values"], two["values"], strict=True):

@@ -38,7 +38,7 @@ def test_a_step_gets_all_of_the_job_and_ends_as_a_whole() -> None:
     assert {"--overlap", "--kill-on-bad-exit=1", "--nodes=2", "--ntasks=2"} <= set(command)
 
 
-def test_what_the_step_around_it_was_asked_for_is_not_asked_of_the_new_one() -> None:
+def test_options_of_the_step_around_it_are_not_those_of_the_new_one() -> None:
     around = {
         "SLURM_JOB_ID": "7",
         "SLURM_CONF": "/etc/slurm.conf",

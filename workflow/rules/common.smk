@@ -99,7 +99,7 @@ RETAIN_FINGERPRINT = export_fingerprint(Path(RETAIN_FOLDER)) if RETAIN_FOLDER el
 
 FULL_BYTES = 3_500_000_000  # of a file with the full model, about
 TRAIN_GPUS = 2  # unless Snakemake allows fewer, or --set-resources says otherwise
-# An option of sbatch for what saves when it is stopped: be told so 5 minutes before the limit.
+# An option of sbatch for what saves when it is stopped: SIGTERM 5 minutes before the time limit.
 SIGNAL = "--signal=TERM@300"
 
 

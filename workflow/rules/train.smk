@@ -74,7 +74,7 @@ rule train:
     # The number of processes and readers is not a param, because training must not be
     # repeated when only the number of GPUs has changed; nor is the number of earlier
     # trainings to keep. With two processes, half of the cores read images. A run that was
-    # interrupted, by a time limit for instance, goes on in the same log.
+    # interrupted, by a time limit for instance, continues in the same log.
     shell:
         """
         python3 -m segtune.launch --devices {resources.gpu} --nodes {resources.nodes} --torchrun -- \

@@ -14,8 +14,8 @@ from segtune.core.errors import ConfigError, ResourceError
 
 STEP = "SEGTUNE_STEP"  # the variable with the id of the job in whose step this process is
 JOB = "SLURM_JOB_ID"
-# The other variables describe the step that this process is in, and srun would take them for what
-# is asked of the new one.
+# The other variables describe the step that this process is in, and srun would take them for
+# options of the new one.
 KEPT = (JOB, "SLURM_JOBID", "SLURM_CONF", "SLURM_CLUSTER_NAME", "SLURM_RESTART_COUNT")
 FIRST_PORT, PORTS = 15000, 15000  # below those that Linux gives to outgoing connections
 
@@ -50,7 +50,7 @@ def devices_per_node(devices: int, nodes: int) -> int:
     """How many of the devices, which are those of all nodes, are on each.
 
     Raises:
-        ConfigError: when they cannot be divided, or when this is no job of Slurm.
+        ConfigError: when they cannot be divided, or outside of Slurm.
     """
     if devices % nodes:
         raise ConfigError(
