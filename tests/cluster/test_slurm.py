@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "src", "data")
 # One thread per process: with more, a run differs from itself in the last digits.
 COMMON = ("--max-threads", "1", "--config", "train={epochs: 2}")
+# A job for which Slurm preempts another one, which it puts into the queue again.
+URGENT = "sbatch --partition=urgent --nodes=2 --exclusive --wrap=hostname"
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
 
@@ -104,7 +106,7 @@ def test_the_default_workflow_has_the_results_of_one_machine(
         assert (checkout / "slurm" / name).read_bytes() == (checkout / "local" / name).read_bytes()
 
 
-def test_training_resumes_after_scancel_and_requeue_to_the_same_adapter(
+def test_training_resumes_after_scancel_and_preemption_to_the_same_adapter(
     checkout: Path, slurm: dict[str, str]
 ) -> None:
     results = copied(checkout, "interrupted")
@@ -119,7 +121,7 @@ def test_training_resumes_after_scancel_and_requeue_to_the_same_adapter(
         command("scancel", newest_job(slurm), slurm)  # Snakemake tries again
         wait_for(lambda: has("resuming after step"), process)
         wait_for(lambda: has("epoch 2/2 step"), process)
-        command("scontrol requeue", newest_job(slurm), slurm)
+        command(URGENT, "", slurm)
         assert process.wait() == 0
     text = log.read_text()
     assert text.count("; the same command resumes the run") == 2

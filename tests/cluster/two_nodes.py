@@ -4,7 +4,8 @@
 
 Needs root on Linux, and Debian's packages `munge slurmctld slurmd slurm-client iproute2`. Each node
 has a host name, a network, processes and mounts of its own (namespaces), 16 CPUs and 2 GPUs that do
-not exist. It differs from a cluster in that both nodes see all of this machine's files, /tmp too.
+not exist; jobs of the partition `urgent` preempt others. It differs from a cluster in that both
+nodes see all of this machine's files, /tmp too.
 
 What runs in a node ends with it: the kernel kills a whole namespace of processes with its first.
 The other daemons are children of this process and end with it. Nothing else is stopped.
@@ -48,7 +49,7 @@ def two_nodes(folder: Path, *, grace_seconds: int = 30) -> Iterator[dict[str, st
 
     Args:
         folder: for its configuration, state and logs.
-        grace_seconds: between SIGTERM and SIGKILL, Slurm's `KillWait`.
+        grace_seconds: between SIGTERM and SIGKILL.
     """
     for name in ("etc", "state", "log", "gpus", *NODES):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -100,9 +101,12 @@ JobRequeue=1
 KillWait={grace_seconds}
 MinJobAge=300
 SchedulerParameters=batch_sched_delay=0,sched_interval=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 NodeName=node1 NodeAddr={NETWORK}.11 CPUs=16 RealMemory=256000 Gres=gpu:2
 NodeName=node2 NodeAddr={NETWORK}.12 CPUs=16 RealMemory=256000 Gres=gpu:2
-PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE DefaultTime=60 DefMemPerCPU=1000
+PartitionName=main Nodes=node1,node2 Default=YES DefMemPerCPU=1000 GraceTime={grace_seconds}
+PartitionName=urgent Nodes=node1,node2 DefMemPerCPU=1000 PriorityTier=2
 """)
     (folder / "etc/gres.conf").write_text(
         "".join(f"NodeName={n} Name=gpu File={folder}/gpus/{n}-[0-1]\n" for n in NODES)

@@ -38,6 +38,14 @@ def test_a_step_gets_all_of_the_job_and_ends_as_a_whole() -> None:
     assert {"--overlap", "--kill-on-bad-exit=1", "--nodes=2", "--ntasks=2"} <= set(command)
 
 
+def test_a_step_of_one_node_stays_on_it(in_job: None) -> None:
+    os.environ["SLURMD_NODENAME"] = "node7"  # in a job of several
+    assert "--nodelist=node7" in step(["x"], nodes=1)
+    assert "--nodelist=node7" not in step(["x"], nodes=2)
+    del os.environ["SLURMD_NODENAME"]  # as where `salloc` was called
+    assert not [option for option in step(["x"], nodes=1) if "nodelist" in option]
+
+
 def test_options_of_the_step_around_it_are_not_those_of_the_new_one() -> None:
     around = {
         "SLURM_JOB_ID": "7",

@@ -30,9 +30,13 @@ def step(command: Sequence[str], *, nodes: int) -> list[str]:
     """The command that runs another one as a step, once per node.
 
     A step has all CPUs, memory and GPUs that the job has on its nodes, also those that the step
-    around it has; where one node fails, the others are ended.
+    around it has; where one node fails, the others are ended. A step of one node stays where this
+    process is, also if the job has others.
     """
     options = [f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    here = os.environ.get("SLURMD_NODENAME")
+    if nodes == 1 and here:
+        options.append(f"--nodelist={here}")
     return ["srun", "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", *options, *command]
 
 
