@@ -633,6 +633,13 @@ def test_nothing_in_the_slurm_profile_is_erased_by_a_resource_on_the_command_lin
     assert not profile.keys() & {"set-resources", "set-threads"}
 
 
+def test_a_resource_is_changed_where_gpus_have_no_limit(checkout: Path) -> None:
+    options = ("--workflow-profile", "none", "--cores", "2", "--set-resources", "train:runtime=9")
+    answer = dry_run(checkout, *options, "-p", "--config", "results=elsewhere", "--", "train")
+    assert answer.returncode == 0, answer.stdout
+    assert "--devices 2 --nodes 1 --torchrun" in answer.stdout
+
+
 def test_training_is_asked_for_on_several_nodes_by_a_resource(checkout: Path) -> None:
     nodes = ("--set-resources", "train:nodes=2", "train:gpu=2")
     answer = dry_run(checkout, "-p", "--config", "results=elsewhere", *nodes, "--", "train")

@@ -105,12 +105,15 @@ SIGNAL = "--signal=TERM@300"
 
 def processes_of(name):
     """How many processes a training rule will start, as far as that is a plain number."""
-    limits = workflow.resource_settings.overwrite_resources.get(name, {})
-    requested, allowed = limits.get("gpu"), workflow.global_resources.get("gpu")
-    numbers = [limit.value for limit in (requested, allowed) if limit is not None]
-    if requested is None:
+    requested = workflow.resource_settings.overwrite_resources.get(name, {})
+    # Not get(), which Snakemake answers with a resource for a name that it does not know.
+    limits = [
+        r["gpu"].value for r in (requested, workflow.global_resources) if "gpu" in r
+    ]
+    numbers = [limit for limit in limits if isinstance(limit, int)]
+    if "gpu" not in requested:
         numbers.append(TRAIN_GPUS)
-    return max(1, min(number for number in numbers if isinstance(number, int)))
+    return max(1, min(numbers, default=TRAIN_GPUS))
 
 
 def require_space_to_merge():
