@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -67,37 +66,67 @@ def test_a_job_leases_devices_under_its_name(
     assert leased == [(1, name)]
 
 
-def test_in_a_job_of_slurm_the_same_runs_in_a_step_which_gets_its_signals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def in_job(folder: Path) -> dict[str, str]:
+    """The environment in a job of Slurm, which is pretended."""
+    path = f"{pretend_slurm(folder)}:{os.environ['PATH']}"
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_MEM_PER_NODE": "64"}
+    return {**os.environ, **job, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_in_a_job_of_slurm_the_command_runs_in_a_step(tmp_path: Path) -> None:
+    show = "import os, sys; print(sorted(n for n in os.environ if n[:6] == 'SLURM_')); sys.exit(3)"
+    result = subprocess.run(
+        [*LAUNCH, "--devices", "1", "--", sys.executable, "-c", show],
+        env=in_job(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # In the step, with the variables of the step and not of the one around it.
+    assert "['SLURM_JOB_ID', 'SLURM_NODEID', 'SLURM_STEP_NODELIST']" in result.stdout
+    assert result.returncode == 3, result.stderr
+
+
+# What a shell does that has something to save.
+SAVE_IN_SHELL = """
+trap 'sleep 1; echo saved; exit 130' TERM
+echo ready
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_lets_the_step_save(
+    number: signal.Signals, tmp_path: Path
 ) -> None:
-    started: list[tuple[str, list[str], dict[str, str]]] = []
+    with subprocess.Popen(
+        [*LAUNCH, "--devices", "1", "--", "sh", "-c", SAVE_IN_SHELL],
+        env=in_job(tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines_of(process, "ready", 1)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert output == "saved\n"
+    assert process.returncode == 130
 
-    def execute(program: str, arguments: list[str], variables: dict[str, str]) -> NoReturn:
-        started.append((program, arguments, variables))
-        raise SystemExit
 
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(os, "execvpe", execute)
-    monkeypatch.setattr("segtune.launch.visible_devices", lambda: pytest.fail("outside the step"))
-    os.environ |= {"PATH": f"{pretend_slurm(tmp_path)}", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"}
-    with pytest.raises(SystemExit):
-        main(["--devices", "4", "--nodes", "2", "--torchrun", "--", "-m", "segtune.train", "--x"])
-    [(program, arguments, variables)] = started
-    assert program == "srun"
-    launched = arguments[arguments.index(sys.executable) :]
-    assert launched[1:3] == ["-m", "segtune.launch"]
-    assert "SLURM_NTASKS" not in variables
-    # In the step, the launcher does not start another one.
-    os.environ.clear()
-    os.environ.update({**variables, "SLURM_STEP_NODELIST": "pretended[1-2]", "SLURM_NODEID": "1"})
-    run: list[list[str]] = []
-    monkeypatch.setattr("segtune.launch.visible_devices", list)
-    monkeypatch.setattr("torch.distributed.run.main", run.append)
-    main(launched[3:])
-    assert "--nproc_per_node=2" in run[0]
-    assert "--node_rank=1" in run[0]
-    assert run[0][-3:] == ["-m", "segtune.train", "--x"]
-    assert len(started) == 1
+def test_a_step_does_not_outlive_its_launcher(tmp_path: Path) -> None:
+    environment = in_job(tmp_path)
+    with subprocess.Popen(
+        [*LAUNCH, "--devices", "1", "--", "sh", "-c", SAVE_IN_SHELL],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines_of(process, "ready", 1)
+        process.kill()
+    [pid] = (tmp_path / "srun.started").read_text().split()
+    wait_until(lambda: not is_running(int(pid)))
+
+
+LAUNCH = [sys.executable, "-m", "segtune.launch"]
 
 
 def test_several_nodes_are_for_processes_that_know_each_other(

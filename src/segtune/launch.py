@@ -24,7 +24,7 @@ from segtune.core.cuda_driver import loaded_driver, visible_uuids
 from segtune.core.errors import exit_on_error
 from segtune.core.leases import Device, lease
 from segtune.core.parent import name_parent
-from segtune.core.slurm import devices_per_node, needs_step, rendezvous, step, step_variables
+from segtune.core.slurm import devices_per_node, needs_step, rendezvous, run_step
 from segtune.core.stop_signal import INTERRUPTED_STATUS, STOP_SIGNALS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error("launch"):
         wanted = devices_per_node(max(1, arguments.devices), arguments.nodes)
         if needs_step(os.environ):
-            _start_step(arguments)
+            raise SystemExit(_step(arguments))
         meeting = rendezvous(arguments.nodes)
         devices = visible_devices()
         if devices:
@@ -76,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         _torchrun(wanted, meeting, arguments.command)
 
 
-def _start_step(arguments: argparse.Namespace) -> None:
-    """Replace this process by srun, which starts the same launcher in a step."""
+def _step(arguments: argparse.Namespace) -> int:
+    """Run the same launcher in a step; its exit status."""
     options = [f"--devices={arguments.devices}", f"--nodes={arguments.nodes}"]
     options += ["--torchrun"] if arguments.torchrun else []
     launcher = [sys.executable, "-m", "segtune.launch", *options, "--", *arguments.command]
-    os.execvpe("srun", step(launcher, nodes=arguments.nodes), step_variables(os.environ))
+    return run_step(launcher, nodes=arguments.nodes)
 
 
 def _name(command: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ def test_a_step_is_started_once_per_job_and_only_where_there_is_srun(
 
 
 def test_a_step_gets_all_of_the_job_and_ends_as_a_whole() -> None:
-    command = step(["python", "x.py"], nodes=2)
+    command = step(["python", "x.py"], nodes=2, name="n")
     assert command[0] == "srun"
     assert command[-2:] == ["python", "x.py"]
     # Without --overlap, it would wait for the step that waits for it.
@@ -40,10 +40,10 @@ def test_a_step_gets_all_of_the_job_and_ends_as_a_whole() -> None:
 
 def test_a_step_of_one_node_stays_on_it(in_job: None) -> None:
     os.environ["SLURMD_NODENAME"] = "node7"  # in a job of several
-    assert "--nodelist=node7" in step(["x"], nodes=1)
-    assert "--nodelist=node7" not in step(["x"], nodes=2)
+    assert "--nodelist=node7" in step(["x"], nodes=1, name="n")
+    assert "--nodelist=node7" not in step(["x"], nodes=2, name="n")
     del os.environ["SLURMD_NODENAME"]  # as where `salloc` was called
-    assert not [option for option in step(["x"], nodes=1) if "nodelist" in option]
+    assert not [option for option in step(["x"], nodes=1, name="n") if "nodelist" in option]
 
 
 def test_options_of_the_step_around_it_are_not_those_of_the_new_one() -> None:

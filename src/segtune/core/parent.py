@@ -28,11 +28,11 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def end_with_creator() -> None:
-    """Have the kernel kill this process when its parent dies; elsewhere than on Linux, no-op.
+def end_with_creator(number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel signal this process when its parent dies; elsewhere than on Linux, no-op.
 
     A forked process has the connections and locks of its parent: while it lives, nobody notices
     that the parent has died.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)

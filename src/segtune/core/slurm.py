@@ -7,10 +7,14 @@ a step of its own, on one node or on several: `scancel`, a time limit and preemp
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from segtune.core.errors import ConfigError, ResourceError
+from segtune.core.parent import end_with_creator
+from segtune.core.stop_signal import STOP_SIGNALS
 
 STEP = "SEGTUNE_STEP"  # the variable with the id of the job in whose step this process is
 JOB = "SLURM_JOB_ID"
@@ -26,8 +30,44 @@ def needs_step(variables: Mapping[str, str]) -> bool:
     return job is not None and variables.get(STEP) != job and shutil.which("srun") is not None
 
 
-def step(command: Sequence[str], *, nodes: int) -> list[str]:
-    """The command that runs another one as a step, once per node.
+def run_step(command: Sequence[str], *, nodes: int) -> int:
+    """Run a command as a step, once per node; SIGINT and SIGTERM reach its processes as SIGTERM.
+
+    Returns:
+        The highest exit status of all nodes.
+    """
+    name = f"segtune-{os.getpid()}"
+    # In a process group of its own: at Ctrl-C, as at SIGTERM, srun would kill what is to save.
+    process = subprocess.Popen(
+        step(command, nodes=nodes, name=name),
+        env=step_variables(os.environ),
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+        preexec_fn=partial(end_with_creator, signal.SIGTERM),
+    )
+
+    def stop(number: int, frame: object) -> None:
+        if not _stop_step(name):  # there is nothing yet that could save
+            process.terminate()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+    status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+def _stop_step(name: str) -> bool:
+    """Send SIGTERM to the step of this name; False where there is none."""
+    listed = ["squeue", "--steps", "--noheader", f"--jobs={os.environ[JOB]}", "--format=%i %j"]
+    lines = subprocess.run(listed, stdout=subprocess.PIPE, text=True, check=False).stdout
+    found = [line.split()[0] for line in lines.splitlines() if line.split()[1:] == [name]]
+    for identity in found:
+        subprocess.run(["scancel", "--signal=TERM", identity], check=False)
+    return bool(found)
+
+
+def step(command: Sequence[str], *, nodes: int, name: str) -> list[str]:
+    """The command that runs another one as a step of this name, once per node.
 
     A step has all CPUs, memory and GPUs that the job has on its nodes, also those that the step
     around it has; where one node fails, the others are ended. A step of one node stays where this
@@ -37,7 +77,8 @@ def step(command: Sequence[str], *, nodes: int) -> list[str]:
     here = os.environ.get("SLURMD_NODENAME")
     if nodes == 1 and here:
         options.append(f"--nodelist={here}")
-    return ["srun", "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", *options, *command]
+    whole = ["--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none"]
+    return ["srun", f"--job-name={name}", *whole, *options, *command]
 
 
 def step_variables(variables: Mapping[str, str]) -> dict[str, str]:
