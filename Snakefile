@@ -22,6 +22,7 @@ include: "workflow/rules/export_transformers.smk"
 include: "workflow/rules/export_safetensors.smk"
 include: "workflow/rules/export_onnx.smk"
 include: "workflow/rules/learning_curve.smk"
+include: "workflow/rules/label.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -31,6 +32,8 @@ localrules:
     all,
     download,  # nodes of a cluster often reach no other machine
     predict,
+    label,
+    label_list,
     validate_page,
     train_page,
     evaluate_page,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ def dry_run(folder: Path, *arguments: str) -> Answer:
     output, _ = process.communicate(timeout=120)
     assert process.returncode is not None
     return Answer(process.returncode, output)
+
+
+def planned_jobs(text: str) -> dict[str, int]:
+    """How many jobs of each rule a dry run lists, but for rules that make nothing."""
+    table = text.partition("Job stats:")[2].partition("total")[0]
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    return {rule: n for rule, n in jobs.items() if rule not in ("all", "predict", "label")}
 
 
 def _run_in(arguments: list[str]) -> None:

@@ -409,6 +409,7 @@ def test_a_photograph_is_rotated_upright(tmp_path: Path) -> None:
     [
         (["--images", ".", "--run", "r", "--weights", "w"], "--run has a model of its own"),
         (["--coco", "a", "--run", "r"], "--run has a model of its own"),
+        (["--coco", "a", "--list", "b"], "--list names images below --images"),
         ([], "one of the arguments --coco --images is required"),
         (["--coco", "a", "--images", "b"], "not allowed with argument"),
     ],

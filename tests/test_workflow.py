@@ -21,7 +21,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from segtune.core.config import Component, Config, LoraSettings, parse_config
-from tests.snakemake_runs import dry_run, snakemake
+from tests.snakemake_runs import dry_run, planned_jobs, snakemake
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
@@ -48,11 +48,7 @@ def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], str]:
     """How many jobs of each rule would run, and all that a dry run prints."""
     answer = dry_run(folder, *arguments)
     assert answer.returncode == 0, answer.stdout
-    table = answer.stdout.partition("Job stats:")[2].partition("total")[0]
-    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
-    return {rule: count for rule, count in jobs.items() if rule not in ("all", "predict")}, (
-        answer.stdout
-    )
+    return planned_jobs(answer.stdout), answer.stdout
 
 
 @contextmanager
@@ -696,3 +692,33 @@ def test_exports_are_made_and_then_up_to_date(finished: Path) -> None:
     (folder / "config.json").unlink()
     assert plan(finished, "--", *EXPORTS)[0] == {"export_transformers": 1}
     assert plan(finished)[0] == NOTHING
+
+
+def test_labels_are_made_only_on_request(finished: Path) -> None:
+    images = ("--config", "label={images: data/demo/test}")
+    assert plan(finished, *images)[0] == NOTHING
+    assert plan(finished, *images, "--", "label")[0] == {"label_list": 1, "label_gather": 1}
+
+
+@pytest.mark.slow
+def test_labels_in_shards_are_those_of_one_prediction(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, symlinks=True)
+    images = ("--config", "label={images: data/demo/test, images_per_shard: 3}")
+    answer = snakemake(copy, "--cores", "2", *images, "--", "label")
+    assert answer.returncode == 0, answer.stdout
+    results = copy / "results"
+    whole = tmp_path / "whole.json"
+    predict = ["-m", "segtune.predict", "--run", str(results), "--out", str(whole)]
+    command = [sys.executable, *predict, "--images", str(copy / "data/demo/test")]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(copy / "src")})
+    assert (results / "label/labels.json").read_bytes() == whole.read_bytes()
+    assert json.loads(whole.read_text())["annotations"]
+    assert sorted(path.name for path in results.glob("label/shards/*.json")) == [
+        *("0000.json", "0001.json")
+    ]
+    assert plan(copy, *images, "--", "label")[0] == NOTHING
+    # A score that decides nothing is another file: the kept labels are put in place again.
+    with edited(results / "evaluate/metrics.json", "\n"):
+        again = snakemake(copy, "--cores", "2", *images, "--", "label")
+    assert again.stdout.count("not predicting again: found the predictions of") == 2

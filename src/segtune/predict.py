@@ -3,10 +3,11 @@
 On a folder (`--images DIR`), the output is a COCO dataset with polygons and scores, which
 labeling tools import. `--run results` takes model, prompts and confidence thresholds from a
 finished run; beside exported weights, `prompts.json` and `thresholds.json` are read; and
-`--prompt TEXT …` asks for something else. On a split (`--coco test.json`), every class is
-prompted in every image, and the output has COCO's results format; with `--prompt`, it is a COCO
-dataset with scores. Under torchrun, the processes split the images among them. The results of a
-killed run are kept beside the output, and the same command resumes it.
+`--prompt TEXT …` asks for something else. `--list FILE` names the images that are meant. On a
+split (`--coco test.json`), every class is prompted in every image, and the output has COCO's
+results format; with `--prompt`, it is a COCO dataset with scores. Under torchrun, the processes
+split the images among them. The results of a killed run are kept beside the output, and the same
+command resumes it.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from segtune.core.publishing import exclusive
 from segtune.dataset.coco import Category, Image, Split, read_split
 from segtune.dataset.detections import write_prompted_detections
 from segtune.dataset.image_folder import split_of_folder
+from segtune.dataset.image_names import read_list
 from segtune.dataset.labels import write_labels
 from segtune.dataset.prompts import fields_of
 from segtune.dataset.trained_run import (
@@ -87,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = [arguments.coco, arguments.model, arguments.weights, arguments.image_size]
     if arguments.run and any(own):
         parser.error("--run has a model of its own, and goes with --images")
+    if arguments.list and not arguments.images:
+        parser.error("--list names images below --images")
     with exit_on_error("predict"), process_group() as processes:
         if processes.is_main:
             require_writable(arguments.out)
@@ -102,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--coco", type=Path, help="a split written by segtune.convert")
     source.add_argument("--images", type=Path, help="a folder of images")
+    parser.add_argument("--list", type=Path, help="text file with paths below --images; only these")
     parser.add_argument("--prompt", nargs="+", default=[], help="prompts instead of the classes")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--run", type=Path, help="results folder of a finished run")
@@ -117,7 +122,11 @@ def _task(arguments: argparse.Namespace) -> _Task:
     settings = parse_section(PredictSettings, arguments.settings)
     model, classes = _model_and_classes(arguments)
     if arguments.images:
-        return _labels(arguments.images, settings, model, classes)
+        names = read_list(arguments.list) if arguments.list else None
+        split = split_of_folder(
+            arguments.images, _label_categories(classes), setting="--images", names=names
+        )
+        return _labels(split, settings, model, classes)
     split = read_split(arguments.coco)
     if not classes:
         return _Task(model, split, settings, OutputFormat.RESULTS)
@@ -142,16 +151,19 @@ def _model_and_classes(
     return model, classes
 
 
-def _labels(
-    images: Path, settings: PredictSettings, model: TrainedModel, classes: Sequence[TrainedClass]
-) -> _Task:
+def _label_categories(classes: Sequence[TrainedClass]) -> tuple[Category, ...]:
     for prompt in (c.prompt for c in classes):
         if fields_of(prompt):
             raise ConfigError(
                 f"the prompt {prompt!r} has fields, for which a folder of images has no values",
                 fix="Give prompts without fields as --prompt",
             )
-    split = split_of_folder(images, _categories(classes), setting="--images")
+    return _categories(classes)
+
+
+def _labels(
+    split: Split, settings: PredictSettings, model: TrainedModel, classes: Sequence[TrainedClass]
+) -> _Task:
     if "confidence_threshold" in settings.model_fields_set:
         return _Task(model, split, settings, OutputFormat.LABELS)
     thresholds = {number: c.threshold for number, c in enumerate(classes, start=1)}

@@ -85,10 +85,12 @@ RETAIN_IMAGES = f"--retain-images {shlex.quote(RETAIN_FOLDER)}" if RETAIN_FOLDER
 # mistyped path would seem to work.
 EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
 RETAIN_INPUT = [RETAIN_FOLDER] if RETAIN_FOLDER else []
+LABEL_INPUT = [CONFIG.label.images] if CONFIG.label.images else []
 for setting, paths in {
     "export": EXPORT_INPUT,
     "weights": WEIGHTS_INPUT,
     "merge.retain_images": RETAIN_INPUT,
+    "label.images": LABEL_INPUT,
 }.items():
     for path in paths:
         if not Path(path).exists():

@@ -22,6 +22,7 @@ from pydantic import (
 
 from segtune.core.errors import ConfigError, shown
 from segtune.core.foreign import reason
+from segtune.core.label_settings import LabelSettings
 from segtune.core.merge_settings import MergeSettings
 from segtune.core.probe_settings import ProbeSettings
 from segtune.core.recipes import with_recipe, with_train_recipe
@@ -271,6 +272,7 @@ class Config(Section):
     merge: MergeSettings = MergeSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    label: LabelSettings = LabelSettings()
 
     @model_validator(mode="before")
     @classmethod

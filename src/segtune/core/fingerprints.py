@@ -26,7 +26,7 @@ SOURCE = Path(__file__).parents[1]
 WITHOUT_EFFECT = {"dataset.gate"} | {
     f"core.{name}"
     for name in (
-        *("config", "console", "errors", "fingerprints", "gpu_memory", "kept"),
+        *("config", "console", "errors", "fingerprints", "gpu_memory", "kept", "label_settings"),
         *("leases", "probe_settings", "publishing", "recipes", "section", "setting_problems"),
         "validate_settings",
     )
