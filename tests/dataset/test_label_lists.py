@@ -51,7 +51,7 @@ def test_whatever_comes_and_goes_an_image_stays_in_its_list(tmp_path: Path) -> N
     draw = random.Random(0)
     names = [f"{draw.choice(['', 'a/', 'a-b/'])}{number}.jpg" for number in range(40)]
     lists: dict[str, list[str]] = {}
-    for _ in range(30):
+    for _ in range(15):
         present = set(draw.sample(names, draw.randint(1, len(names))))
         states = states_of(tmp_path / "label")
         before, lists = lists, update(tmp_path, present)
@@ -86,6 +86,12 @@ def test_lists_of_a_killed_process_are_taken_over(tmp_path: Path) -> None:
     (tmp_path / "label" / "lists.json").unlink()
     (tmp_path / "label" / "lists" / "0001.txt").unlink()
     assert update(tmp_path, names) == before
+
+
+def test_an_image_in_two_lists_stays_in_the_first(tmp_path: Path) -> None:
+    before = update(tmp_path, {"a.jpg", "b.jpg"})
+    (tmp_path / "label" / "lists" / "0001.txt").write_text("b.jpg\n")
+    assert update(tmp_path, {"a.jpg", "b.jpg"}) == before
 
 
 def test_without_images_the_lists_stay(tmp_path: Path) -> None:
