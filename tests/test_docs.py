@@ -131,7 +131,7 @@ def test_a_module_accepts_its_arguments(command: str, capsys: pytest.CaptureFixt
         assert inner[0] == "-m"
         found, words = require_arguments(inner[1], inner[2:]), inner[1:]
     if settings := getattr(found, "settings", None):
-        stage = words[0].removeprefix("segtune.").removesuffix("_page")
+        stage = re.sub(r"^segtune\.|_page$|_list$", "", words[0])
         if stage == "train":
             parse_train(found.model, settings, found.execution)
         else:
