@@ -1,6 +1,7 @@
 # Shared by the other files here: the validated config, the params that decide what reruns,
 # and the environment in which the stages start.
 
+import json
 import os
 import shlex
 import signal
@@ -36,6 +37,8 @@ from segtune.core.fingerprints import (
     file_digest,
 )
 from segtune.core.publishing import require_space
+from segtune.dataset.image_names import names_fingerprint
+from segtune.dataset.label_lists import read_index
 from segtune.download import is_remote, parse_address
 from segtune.model.weight_files import TINY_WEIGHTS, weights_file
 
@@ -280,3 +283,41 @@ def strength_arguments(wildcards, input):
     """The same with the merge that chose one, for the page."""
     chosen = strength_argument(wildcards, input)
     return f"{chosen} --parity {shlex.quote(str(input.parity))}" if chosen else ""
+
+
+def label_images(wildcards):
+    """The folder of the images to label."""
+    if not CONFIG.label.images:
+        raise WorkflowError(
+            "config: label.images: name the folder of the images to label"
+        )
+    return CONFIG.label.images
+
+
+def label_fingerprint(wildcards):
+    """Of the names of the images; nothing is listed unless labels are a target."""
+    try:
+        return names_fingerprint(Path(label_images(wildcards)), setting="label.images")
+    except SegtuneError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def label_predict_settings(wildcards):
+    """The predict section without its threshold: each class has the one that was chosen for it."""
+    values = CONFIG.predict.model_dump(mode="json", exclude={"confidence_threshold"})
+    return json.dumps(values, sort_keys=True)
+
+
+def label_shards(wildcards):
+    """The labels of every list, once the images have been listed."""
+    index = checkpoints.label_list.get().output[0]
+    return label_outputs(Path(index))
+
+
+def label_outputs(index):
+    """The labels of every list that an index names."""
+    try:
+        shards = [listed.name for listed in read_index(index)]
+    except SegtuneError:  # not listed yet
+        shards = []
+    return expand(rules.label_shard.output, shard=shards)

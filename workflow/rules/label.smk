@@ -17,34 +17,6 @@
 # Undeclared: <results>/label/lists/, the names of each shard's images, and
 # <results>/label/shards/kept/, the earlier labels.
 
-import json
-
-from segtune.dataset.image_names import names_fingerprint
-from segtune.dataset.label_lists import read_index
-
-
-def label_images(wildcards):
-    """The folder of the images to label."""
-    if not CONFIG.label.images:
-        raise WorkflowError(
-            "config: label.images: name the folder of the images to label"
-        )
-    return CONFIG.label.images
-
-
-def label_fingerprint(wildcards):
-    """Of the names of the images; nothing is listed unless labels are a target."""
-    try:
-        return names_fingerprint(Path(label_images(wildcards)), setting="label.images")
-    except SegtuneError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def label_predict_settings(wildcards):
-    """The predict section without its threshold: each class has the one that was chosen for it."""
-    values = CONFIG.predict.model_dump(mode="json", exclude={"confidence_threshold"})
-    return json.dumps(values, sort_keys=True)
-
 
 checkpoint label_list:
     """List the images to label, in a text file for each shard."""
@@ -108,21 +80,6 @@ rule label_shard:
             --settings {params.settings:q} --keep {params.keep} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
-
-
-def label_shards(wildcards):
-    """The labels of every list, once the images have been listed."""
-    index = checkpoints.label_list.get().output[0]
-    return label_outputs(Path(index))
-
-
-def label_outputs(index):
-    """The labels of every list that an index names."""
-    try:
-        shards = [listed.name for listed in read_index(index)]
-    except SegtuneError:  # not listed yet
-        shards = []
-    return expand(rules.label_shard.output, shard=shards)
 
 
 rule label_gather:
