@@ -62,6 +62,8 @@ rule label_shard:
     threads: 8
     resources:
         gpu=1,
+        runtime=240,  # minutes
+        slurm_extra=SIGNAL,
     params:
         images=label_images,
         run=subpath(input.weights, ancestor=3),

@@ -27,7 +27,15 @@ WITHOUT_EFFECT = {"dataset.gate"} | {
     f"core.{name}"
     for name in (
         *("config", "console", "errors", "fingerprints", "gpu_memory", "kept", "label_settings"),
-        *("leases", "probe_settings", "publishing", "recipes", "section", "setting_problems"),
+        *(
+            "leases",
+            "merge_settings",
+            "probe_settings",
+            "publishing",
+            "recipes",
+            "section",
+            "setting_problems",
+        ),
         "validate_settings",
     )
 }
