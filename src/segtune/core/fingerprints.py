@@ -27,16 +27,8 @@ WITHOUT_EFFECT = {"dataset.gate"} | {
     f"core.{name}"
     for name in (
         *("config", "console", "errors", "fingerprints", "gpu_memory", "kept", "label_settings"),
-        *(
-            "leases",
-            "merge_settings",
-            "probe_settings",
-            "publishing",
-            "recipes",
-            "section",
-            "setting_problems",
-        ),
-        "validate_settings",
+        *("leases", "merge_settings", "probe_settings", "publishing", "recipes", "section"),
+        *("setting_problems", "validate_settings"),
     )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none
