@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from segtune.core.parent import end_with_creator
@@ -89,7 +89,7 @@ SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/%n.log
 SlurmctldPort={CONTROLLER_PORT}
 SlurmdPort={NODE_PORT}
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/cgroup
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
@@ -111,7 +111,7 @@ PartitionName=urgent Nodes=node1,node2 DefMemPerCPU=1000 PriorityTier=2
     (folder / "etc/gres.conf").write_text(
         "".join(f"NodeName={n} Name=gpu File={folder}/gpus/{n}-[0-1]\n" for n in NODES)
     )
-    (folder / "etc/cgroup.conf").write_text("CgroupAutomount=no\n")
+    (folder / "etc/cgroup.conf").write_text("CgroupAutomount=no\nConstrainDevices=no\n")
     (folder / "etc/hosts").write_text(
         f"127.0.0.1 localhost\n{NETWORK}.1 {own}\n{NETWORK}.11 node1\n{NETWORK}.12 node2\n"
     )
@@ -177,6 +177,9 @@ def node(folder: Path, name: str, *, address: str) -> Iterator[None]:
         run("ip", "link", "add", f"veth-{name}", "type", "veth", *peer)
         run("ip", "link", "set", f"veth-{name}", "master", BRIDGE, "up")
         yield
+    for group in sorted(Path("/sys/fs/cgroup").glob(f"*/slurm_{name}/**/"), reverse=True):
+        with suppress(OSError):  # the kernel is still ending its processes
+            group.rmdir()
 
 
 @contextmanager
