@@ -60,9 +60,11 @@ def two_nodes(folder: Path, *, grace_seconds: int = 30) -> Iterator[dict[str, st
         stack.enter_context(munge(folder))
         controller = ["slurmctld", "-D", "-f", variables["SLURM_CONF"]]
         stack.enter_context(daemon(controller, folder / "log/slurmctld.out", variables))
+        # A node that finds no controller looks for it again only much later.
+        wait_until(lambda: nodes(variables) == len(NODES), "slurmctld answers")
         for number, name in enumerate(NODES, start=1):
             stack.enter_context(node(folder, name, address=f"{NETWORK}.{10 + number}"))
-        wait_until(lambda: idle_nodes(variables) == len(NODES), "both nodes are idle")
+        wait_until(lambda: nodes(variables, "--states=idle") == len(NODES), "both nodes are idle")
         yield variables
 
 
@@ -212,9 +214,9 @@ def daemon(
             process.wait()
 
 
-def idle_nodes(variables: dict[str, str]) -> int:
-    """How many nodes have nothing to do."""
-    command = ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"]
+def nodes(variables: dict[str, str], *options: str) -> int:
+    """How many nodes Slurm lists in its main partition."""
+    command = ["sinfo", "--noheader", "--Node", "--partition=main", "--format=%N", *options]
     done = subprocess.run(
         command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
