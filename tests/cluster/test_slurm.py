@@ -26,7 +26,7 @@ SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "src", "data")
 # One thread per process: with more, a run differs from itself in the last digits.
 COMMON = ("--max-threads", "1", "--config", "train={epochs: 2}")
 # A job for which Slurm preempts another one, which it puts into the queue again.
-URGENT = "sbatch --partition=urgent --nodes=2 --exclusive --wrap=hostname"
+URGENT = "sbatch --partition=urgent --nodes=2 --exclusive --output=/dev/null --wrap=true"
 ADAPTER = "train/adapter/adapter_model.safetensors"
 
 
