@@ -40,7 +40,7 @@ def test_every_item_measures_or_says_why_not(
     )
     assert "images/s" in found["steps: 2 prompts, micro-batch of 1, checkpointed"]
     assert "images/s" in found["steps: 2 prompts, micro-batch of 1, activations kept"]
-    assert "s, peak" in found["checkpointing: nothing"]
+    assert "s, peak" in found["checkpointing: images 1, nothing"]
     assert found["memory: skipped"] == found["profile: skipped"] == "no GPU"
     assert "ms per image" in found["prediction: tiny, encode"]
 
