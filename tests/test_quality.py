@@ -128,6 +128,7 @@ def test_negatives_are_rarely_detected(demo: DemoRun) -> None:
     assert sum(rates) <= sum(known(demo.metrics.base.false_alarms.values()))
 
 
+@pytest.mark.slow
 def test_without_negatives_in_training_everything_is_detected(
     demo: DemoRun, tmp_path: Path
 ) -> None:
