@@ -7,12 +7,11 @@ each as a process of its own. Needs 12 GB of disk.
 
 import argparse
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.full_size_merge import measured, write_files
+from benchmarks.full_size_merge import forked, measured, write_files
 from segtune.core.atomic import write_json, write_records
 from segtune.dataset.coco import Split, read_split
 from segtune.dataset.detections import Detection, to_record
@@ -29,12 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        process = os.fork()  # so that the model is not in the memory that is measured below
-        if not process:
-            _write_run(folder)
-            os._exit(0)
-        if os.waitpid(process, 0)[1]:
-            raise SystemExit("the files could not be written")
+        forked(_write_run, folder)
         size = (folder / "sam3.pt").stat().st_size / 1e9
         print(f"checkpoint {size:.2f} GB")
         for export in EXPORTS:

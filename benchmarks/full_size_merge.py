@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -39,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         base = folder / "base.pt"
-        process = os.fork()  # so that the model is not in the memory that is measured below
-        if not process:
-            write_files(folder, base)
-            os._exit(0)
-        if os.waitpid(process, 0)[1]:
-            raise SystemExit("the files could not be written")
+        forked(write_files, folder, base)
         seconds, resident, anonymous = measured(
             *("-m", "segtune.merge", "--adapter", str(folder / "adapter")),
             *("--model", "full", "--weights", str(base), "--out", str(folder / "merge")),
@@ -58,6 +53,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(f"peak of anonymous memory {anonymous / 1e9:.2f} GB")
         print((folder / "merge" / "parity.json").read_text("utf-8"))
+
+
+def forked(write: Callable[..., None], *arguments: Path) -> None:
+    """Write files in another process, so that a model is not in the memory of this one."""
+    process = os.fork()
+    if not process:
+        write(*arguments)
+        os._exit(0)
+    if os.waitpid(process, 0)[1]:
+        raise SystemExit("the files could not be written")
 
 
 def write_files(folder: Path, base: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,7 @@ def stages() -> Iterator[tuple[str, str]]:
     """(command, seconds) from the demo to its evaluation."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for title, command in demo_commands(folder, SHORT).items():
-            began = time.perf_counter()
-            done = run_command(command)
-            seconds = f"{time.perf_counter() - began:.0f} s"
-            yield title, seconds if done.returncode == 0 else _failure(done)
+        yield from _timed(demo_commands(folder, SHORT))
         metrics = folder / "metrics.json"
         if metrics.exists():
             yield "mask AP on test", _scores(json.loads(metrics.read_text()))
@@ -44,12 +40,15 @@ def full_run() -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_part_of_demo(folder / "export")
-        for title, command in full_commands(folder).items():
-            began = time.perf_counter()
-            done = run_command(command)
-            seconds = f"{time.perf_counter() - began:.0f} s"
-            yield title, seconds if done.returncode == 0 else _failure(done)
-        yield "strengths", (folder / "strength.json").read_text()[:200]
+        yield from _timed(full_commands(folder))
+
+
+def _timed(commands: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    for title, command in commands.items():
+        began = time.perf_counter()
+        done = run_command(command)
+        seconds = f"{time.perf_counter() - began:.0f} s"
+        yield title, seconds if done.returncode == 0 else _failure(done)
 
 
 def write_part_of_demo(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,19 @@ from importlib import import_module
 from pathlib import Path
 
 from tests.forked import Forked
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
+
+
+def copy_shipped(folder: Path) -> None:
+    """What a user has, but for the demo."""
+    for name in SHIPPED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
 
 
 @dataclass(frozen=True)

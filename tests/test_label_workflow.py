@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image as PilImage
 
-from tests.snakemake_runs import dry_run, planned_jobs, snakemake
+from tests.snakemake_runs import copy_shipped, dry_run, planned_jobs, snakemake
 
-ROOT = Path(__file__).parent.parent
-SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "src", "data")
 # By which Snakemake takes the stages before for finished.
 RESULTS = (
     *(f"coco/{name}" for name in ("train", "valid", "test", "manifest", "conversion")),
@@ -59,12 +57,7 @@ write_tables(
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is shipped, with results, and five images to label."""
     tmp_path = tmp_path_factory.mktemp("checkout")
-    for name in SHIPPED:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "demo")
-            shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, tmp_path / name)
+    copy_shipped(tmp_path)
     (tmp_path / "data" / "demo").mkdir(parents=True)
     (tmp_path / "src" / "segtune" / "predict.py").write_text(PREDICT)
     for name in (*(f"{name}.json" for name in RESULTS), *OTHER_RESULTS):

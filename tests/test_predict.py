@@ -27,6 +27,7 @@ from segtune.predict import main
 from tests.converted import CATEGORIES, SIDE, write_converted
 from tests.forked import Forked
 from tests.ranks import run_ranks
+from tests.trained_runs import run_files, write_run
 
 
 @pytest.fixture(scope="module")
@@ -319,11 +320,11 @@ def test_a_folder_of_images_becomes_a_labeled_dataset(tmp_path: Path) -> None:
 
 
 def test_labels_have_their_class_threshold(coco: Path, tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
+    write_tiny_run(tmp_path / "run")
     every = labels_of_run(coco, tmp_path, "--settings", '{"confidence_threshold": 0}')
     scores = [scores_of(every, category) for category in (1, 2)]
     chosen = [median(scores[0]), max(scores[1])]
-    write_thresholds(tmp_path / "run", chosen)
+    write_run(tmp_path / "run", run_files(CLASSES, chosen))
     found = labels_of_run(coco, tmp_path)
     assert [(c["name"], c["prompt"]) for c in found["categories"]] == list(CLASSES.items())
     for category, threshold in enumerate(chosen, start=1):
@@ -344,29 +345,18 @@ def scores_of(labels: dict[str, Any], category: int) -> list[float]:
     return [a["score"] for a in labels["annotations"] if a["category_id"] == category]
 
 
-def write_run(folder: Path) -> None:
+def write_tiny_run(folder: Path) -> None:
     """A run of the tiny model as it is."""
-    for name in ("merge", "train/adapter", "evaluate", "coco"):
-        (folder / name).mkdir(parents=True)
+    write_run(folder, run_files(CLASSES, [0.5, 0.5]))
+    (folder / "merge").mkdir()
     model = load_base_model("tiny", "default")
     write_official(folder / "merge" / "sam3.pt", model.state_dict(), {})
-    recipe = {"model": "tiny", "image_size": None}
-    (folder / "train" / "adapter" / "recipe.json").write_text(json.dumps(recipe))
-    categories = [{"name": name, "prompt": prompt} for name, prompt in CLASSES.items()]
-    (folder / "coco" / "test.json").write_text(json.dumps({"categories": categories}))
-    write_thresholds(folder, [0.5, 0.5])
-
-
-def write_thresholds(run: Path, thresholds: list[float]) -> None:
-    chosen = {n: {"threshold": t} for n, t in zip(CLASSES, thresholds, strict=True)}
-    metrics = {"tuned": {"calibration": {"thresholds": chosen}}}
-    (run / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
 
 
 def test_an_exported_model_brings_its_prompts(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path / "run")
+    write_tiny_run(tmp_path / "run")
     weights = tmp_path / "run" / "merge" / "sam3.pt"
     source = ["--images", str(coco.parent / "test"), "--weights", str(weights)]
     require_one_line(source, tmp_path / "x.json", capsys, "Give --prompt, --run")

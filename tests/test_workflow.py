@@ -21,10 +21,9 @@ import yaml
 from PIL import Image, ImageDraw
 
 from segtune.core.config import Component, Config, LoraSettings, parse_config
-from tests.snakemake_runs import dry_run, planned_jobs, snakemake
+from tests.snakemake_runs import copy_shipped, dry_run, planned_jobs, snakemake
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
 IMAGES = {"train": 8, "valid": 4, "test": 4}
 
 PAGES = {"validate_page": 1, "train_page": 1, "evaluate_page": 1}
@@ -118,12 +117,7 @@ def write_config(folder: Path, rank: int = 16) -> None:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is shipped, with a small export in the place of the demo."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in SHIPPED:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, folder / name)
+    copy_shipped(folder)
     write_export(folder / "data" / "demo")
     write_config(folder)
     return folder

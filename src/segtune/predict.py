@@ -189,7 +189,7 @@ def _predict(arguments: argparse.Namespace, task: _Task, processes: Processes) -
     split = task.split
     # It hashes files of many GB, so only one process does.
     fingerprint = _fingerprint(task) if processes.is_main else {}
-    found, *_ = processes.gather(processes.is_main and _place_kept(arguments.out, fingerprint))
+    found = processes.from_main(processes.is_main and _place_kept(arguments.out, fingerprint))
     if not found:
         folder = partial_folder(arguments.out)
         missing = images_to_predict(folder, fingerprint, split, processes)

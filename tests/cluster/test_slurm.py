@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.two_nodes import missing, two_nodes
+from tests.snakemake_runs import copy_shipped
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "src", "data")
 # One thread per process: with more, a run differs from itself in the last digits.
 COMMON = ("--max-threads", "1", "--config", "train={epochs: 2}")
 # A job for which Slurm preempts another one, which it puts into the queue again.
@@ -54,9 +54,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is shipped, with the results of the default workflow on this machine."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in SHIPPED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
+    copy_shipped(folder)
+    shutil.copytree(ROOT / "data", folder / "data")
     with snakemake(folder, {}, "--cores", "2", *COMMON, "results=local") as process:
         assert process.wait() == 0
     return folder

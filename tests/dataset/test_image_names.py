@@ -5,7 +5,30 @@ from pathlib import Path
 import pytest
 
 from segtune.core.errors import DatasetError
-from segtune.dataset.image_names import image_names, names_fingerprint, read_list, sort_key
+from segtune.dataset.image_names import (
+    image_names,
+    is_image_name,
+    names_fingerprint,
+    read_list,
+    sort_key,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.jpg", True),
+        ("b/A.JPEG", True),
+        ("c.tif", True),
+        ("d.webp", True),
+        ("._a.jpg", False),
+        ("jpg", False),
+        ("a.txt", False),
+        ("a.jpg.json", False),
+    ],
+)
+def test_images_are_known_by_their_suffix(name: str, expected: bool) -> None:
+    assert is_image_name(Path(name)) is expected
 
 
 def write_images(folder: Path, *names: str) -> None:

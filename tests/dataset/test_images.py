@@ -14,7 +14,6 @@ from PIL import EpsImagePlugin, Image, ImageOps
 from segtune.core.errors import DatasetError, ExportError
 from segtune.dataset.images import (
     EXIF_ORIENTATION,
-    is_image_name,
     opened_image,
     upright_rgb,
     upright_size,
@@ -22,23 +21,6 @@ from segtune.dataset.images import (
 from segtune.dataset.masks import MAX_PIXELS
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.jpg", True),
-        ("b/A.JPEG", True),
-        ("c.tif", True),
-        ("d.webp", True),
-        ("._a.jpg", False),
-        ("jpg", False),
-        ("a.txt", False),
-        ("a.jpg.json", False),
-    ],
-)
-def test_images_are_known_by_their_suffix(name: str, expected: bool) -> None:
-    assert is_image_name(Path(name)) is expected
 
 
 def save(path: Path, orientation: int) -> Path:

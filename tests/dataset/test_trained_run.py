@@ -9,29 +9,16 @@ import pytest
 
 from segtune.core.errors import DatasetError
 from segtune.dataset.trained_run import TrainedClass, TrainedModel, read_classes_beside, read_run
-
-FILES: dict[str, Any] = {
-    "train/adapter/recipe.json": {"model": "tiny", "image_size": 120, "more": 1},
-    "coco/test.json": {"categories": [{"id": 4, "name": "rbc", "prompt": "red cell"}]},
-    "evaluate/metrics.json": {
-        "tuned": {"calibration": {"thresholds": {"rbc": {"threshold": 0.3, "f1": None}}}}
-    },
-}
+from tests.trained_runs import run_files, write_run
 
 
-def write_run(
-    folder: Path, change: Callable[[dict[str, Any]], object] = lambda files: None
-) -> Path:
-    files = json.loads(json.dumps(FILES))
-    change(files)
-    for name, values in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(values))
-    return folder
+def files() -> dict[str, Any]:
+    return run_files({"rbc": "red cell"}, [0.3], image_size=120)
 
 
 def test_a_run_has_model_prompts_and_thresholds(tmp_path: Path) -> None:
-    model, classes = read_run(write_run(tmp_path))
+    write_run(tmp_path, files())
+    model, classes = read_run(tmp_path)
     assert model == TrainedModel(str(tmp_path / "merge/sam3.pt"), "tiny", 120)
     assert classes == [TrainedClass("rbc", "red cell", 0.3)]
 
@@ -55,7 +42,9 @@ def thresholds_of(files: dict[str, Any]) -> dict[str, Any]:
 def test_an_unfinished_or_damaged_run_is_an_error(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    write_run(tmp_path, change)
+    damaged = files()
+    change(damaged)
+    write_run(tmp_path, damaged)
     with pytest.raises(DatasetError, match="workflow that has finished") as raised:
         read_run(tmp_path)
     assert message in str(raised.value)

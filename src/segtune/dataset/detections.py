@@ -207,9 +207,7 @@ def _checked(record: dict[str, Any], sizes: Mapping[int, tuple[int, int]]) -> De
     score: Any = record.get("score")
     box: Any = record.get("bbox")
     rle: Any = record.get("segmentation")
-    # Written so that NaN fails too.
-    if type(score) not in (int, float) or not 0 <= score <= 1:
-        raise ValueError(f"the score {shown(score)} is not from 0 to 1")
+    require_score(score)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
         raise ValueError(f"bbox {shown(box)} is not x, y, width and height in pixels")
     if min(box[2:]) < 0:
@@ -219,6 +217,17 @@ def _checked(record: dict[str, Any], sizes: Mapping[int, tuple[int, int]]) -> De
     if not isinstance(rle["counts"], str):
         raise ValueError("a mask is not a compressed RLE")
     return from_record({**record, "segmentation": {"size": [*size], "counts": rle["counts"]}})
+
+
+def require_score(score: Any) -> None:
+    """Check a confidence from a file.
+
+    Raises:
+        ValueError: when it is not a number from 0 to 1.
+    """
+    # Written so that NaN fails too.
+    if type(score) not in (int, float) or not 0 <= score <= 1:
+        raise ValueError(f"the score {shown(score)} is not from 0 to 1")
 
 
 def _is_coordinate(value: Any) -> bool:

@@ -7,7 +7,13 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from segtune.core.errors import DatasetError, shown
 from segtune.core.foreign import read_bytes, reason
-from segtune.dataset.images import is_image_name
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def is_image_name(path: PurePath) -> bool:
+    """Whether a file is an image by its suffix, and not one of macOS's `._` files."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
 def image_names(folder: Path, *, setting: str) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""Image files: their names, opening them, their depth, and their EXIF orientation."""
+"""Image files: opening them, their depth, and their EXIF orientation."""
 
 import io
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as PilImage
@@ -15,7 +15,6 @@ from segtune.core.errors import DatasetError, SegtuneError
 from segtune.core.foreign import reason, require_file
 from segtune.dataset.masks import MAX_PIXELS
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 # By content, whatever the suffix. Pillow knows 40 more, some of which start other programs.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 EXIF_ORIENTATION = 0x0112
@@ -33,11 +32,6 @@ START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 # Pillow refuses an image at twice its limit, and warns before: here, the limit holds.
 warnings.simplefilter("error", PilImage.DecompressionBombWarning)
-
-
-def is_image_name(path: PurePath) -> bool:
-    """Whether a file is an image by its suffix, and not one of macOS's `._` files."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from segtune.core.atomic import write_tables
 from segtune.core.errors import DatasetError, shown
 from segtune.core.foreign import read_json
 from segtune.dataset.coco import Split, image_record, require_usable_records, split_of_tables
+from segtune.dataset.detections import require_score
 from segtune.dataset.masks import rle_area, rle_bbox_xywh, segmentation_to_rle
 from segtune.dataset.polygons import mask_polygons
 
@@ -61,13 +62,11 @@ def read_labels(path: Path, images: Path) -> tuple[Split, dict[int, float]]:
         raise DatasetError(problem, file=path, fix=FIX) from None
     require_usable_records(split, path, FIX)
     for number, score in scores.items():
-        if type(score) not in (int, float) or not 0 <= score <= 1:
-            raise DatasetError(
-                f"the score {shown(score)} is not from 0 to 1",
-                file=path,
-                record=f"annotation {number}",
-                fix=FIX,
-            )
+        try:
+            require_score(score)
+        except ValueError as error:
+            record = f"annotation {number}"
+            raise DatasetError(str(error), file=path, record=record, fix=FIX) from None
     return split, scores
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segtune.core.errors import ExportError
 from segtune.core.foreign import file_problem
-from segtune.dataset.images import IMAGE_SUFFIXES
+from segtune.dataset.image_names import IMAGE_SUFFIXES
 
 NOT_AN_EXPORT = "Replace it by a regular file, or remove it"
 RENAME_ONE = "Rename or remove one of them"

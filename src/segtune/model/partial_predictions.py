@@ -65,8 +65,9 @@ def images_to_predict(
         processes: all of which call this, and get the same.
     """
     # Only one process looks, because others might see lines that are being written.
-    done: set[int] = finished_images(folder, fingerprint) if processes.is_main else set()
-    done = processes.gather(done)[0]
+    done: set[int] = processes.from_main(
+        finished_images(folder, fingerprint) if processes.is_main else None
+    )
     return [image for image in split.images if image.id not in done]
 
 

@@ -198,16 +198,8 @@ def _tile(split: Split, image: Image, detections: Sequence[Detection]) -> PilIma
     tile = open_fitted(split, image, TILE)
     for a in split.annotations[image.id]:
         draw_object(tile, image, a.segmentation, a.bbox_xywh, color=WHITE)
-    names = {category.id: category.name for category in split.categories}
-    colors = _class_colors(split)
-    best_first = sorted(detections, key=lambda d: -d.score)
-    for d in reversed(best_first):
-        draw_object(tile, image, d.rle, d.bbox_xywh, color=colors[d.category_id])
-    labels = [
-        Label(d.bbox_xywh, f"{names[d.category_id]} {d.score:.2f}", colors[d.category_id])
-        for d in best_first
-    ]
-    write_labels(tile, image, labels)
+    found = [_Labeled(d.rle, d.bbox_xywh, d.category_id, d.score) for d in detections]
+    _draw_labeled(tile, split, image, found, fill=0)
     return tile
 
 
@@ -226,19 +218,45 @@ def drawn_labels(
         DatasetError: when the image cannot be read.
     """
     canvas = open_fitted(split, image, min(side, max(image.width, image.height)))
-    names, colors = {c.id: c.name for c in split.categories}, _class_colors(split)
-    best_first = sorted(split.annotations[image.id], key=lambda a: -scores.get(a.id, 1.0))
-    labels = []
-    for a in reversed(best_first):
-        color = colors[a.category_id]
-        draw_object(canvas, image, a.segmentation, a.bbox_xywh, color=color, fill=FILL)
-    for a in best_first:
-        score = f" {scores[a.id]:.2f}" if a.id in scores else ""
-        labels.append(Label(a.bbox_xywh, names[a.category_id] + score, colors[a.category_id]))
-    write_labels(canvas, image, labels)
+    labels = [
+        _Labeled(a.segmentation, a.bbox_xywh, a.category_id, scores.get(a.id))
+        for a in split.annotations[image.id]
+    ]
+    _draw_labeled(canvas, split, image, labels, fill=FILL)
     return canvas
 
 
-def _class_colors(split: Split) -> dict[int, str]:
-    """A color for each category."""
-    return {c.id: COLORS[place % len(COLORS)] for place, c in enumerate(split.categories)}
+@dataclass(frozen=True)
+class _Labeled:
+    """An object that is drawn in the color of its class."""
+
+    segmentation: Segmentation | None
+    bbox_xywh: BoxXywh
+    category_id: int
+    score: float | None  # of a detection
+
+    @property
+    def confidence(self) -> float:
+        """By which objects are ordered: what people have drawn comes first."""
+        return 1.0 if self.score is None else self.score
+
+
+def _draw_labeled(
+    canvas: PilImage.Image, split: Split, image: Image, objects: Sequence[_Labeled], *, fill: int
+) -> None:
+    """Draw objects with the names of their classes; the most confident are on top."""
+    names = {category.id: category.name for category in split.categories}
+    colors = {c.id: COLORS[place % len(COLORS)] for place, c in enumerate(split.categories)}
+    best_first = sorted(objects, key=lambda one: -one.confidence)
+    for one in reversed(best_first):
+        color = colors[one.category_id]
+        draw_object(canvas, image, one.segmentation, one.bbox_xywh, color=color, fill=fill)
+    labels = [
+        Label(
+            one.bbox_xywh,
+            names[one.category_id] + ("" if one.score is None else f" {one.score:.2f}"),
+            colors[one.category_id],
+        )
+        for one in best_first
+    ]
+    write_labels(canvas, image, labels)

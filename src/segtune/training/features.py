@@ -105,7 +105,7 @@ def feature_key(model: str, weights: str, prefix: Prefix, processes: Processes) 
         WeightsError: when the weights cannot be read.
     """
     path = weights_file(model, weights)
-    digest, *_ = processes.gather(
+    digest = processes.from_main(
         file_digest(path, WeightsError, "Check --weights")
         if path and processes.is_main
         else weights
