@@ -71,18 +71,7 @@ def read_base_recipe(adapter: Path) -> Recipe | None:
             values = {**values, "soup": [only]}
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
-        raise not_a_recipe(error, adapter) from None
-
-
-def not_a_recipe(error: ValidationError, adapter: Path) -> AdapterError:
-    """The error for a `recipe.json` of another kind, in the folder of an adapter."""
-    first = error.errors()[0]
-    return AdapterError(
-        f"not the recipe of an adapter ({first['msg']})",
-        file=adapter / RECIPE,
-        record=".".join(map(str, first["loc"])) or None,
-        fix=FIX,
-    )
+        raise _not_a_recipe(error, adapter) from None
 
 
 def require_same_base(recipe: Recipe, base: tuple[str, str, str | None], adapter: Path) -> None:
@@ -110,3 +99,14 @@ def require_same_base(recipe: Recipe, base: tuple[str, str, str | None], adapter
             file=adapter,
             fix="Set `model` and `weights` to those that the adapter was trained with",
         )
+
+
+def _not_a_recipe(error: ValidationError, adapter: Path) -> AdapterError:
+    """The error for a `recipe.json` of another kind, in the folder of an adapter."""
+    first = error.errors()[0]
+    return AdapterError(
+        f"not the recipe of an adapter ({first['msg']})",
+        file=adapter / RECIPE,
+        record=".".join(map(str, first["loc"])) or None,
+        fix=FIX,
+    )
