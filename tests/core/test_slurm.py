@@ -73,7 +73,7 @@ def test_devices_are_divided_among_nodes(in_job: None) -> None:
 
 
 def test_the_nodes_meet_at_the_first_of_them_with_ranks_by_number(in_job: None) -> None:
-    assert rendezvous(1) == ["--standalone"]
+    assert rendezvous(1) == ["--standalone", "--local-addr=localhost"]
     os.environ |= {"SLURM_STEP_NODELIST": "pretended[1-2]", "SLURM_NODEID": "1"}
     options = set(rendezvous(2))
     assert options >= {"--nnodes=2", "--node_rank=1", "--master_addr=localhost"}

@@ -120,7 +120,8 @@ def rendezvous(nodes: int) -> list[str]:
         ResourceError: when Slurm does not name the nodes.
     """
     if nodes == 1:
-        return ["--standalone"]
+        # By this name, because in some containers the machine's own cannot be resolved.
+        return ["--standalone", "--local-addr=localhost"]
     command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not done.stdout.strip():
