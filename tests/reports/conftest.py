@@ -14,6 +14,8 @@ from segtune import (
     evaluate_page,
     learning_curve,
     learning_curve_page,
+    runs,
+    runs_page,
     train_page,
     validate,
     validate_page,
@@ -25,6 +27,7 @@ from tests.clean_dataset import edit, edit_all, write_clean_dataset, write_manif
 from tests.converted import write_converted
 from tests.predictions import perfect, prompted_text, results_text, shifted
 from tests.reports.runs import write_training_run
+from tests.results_folders import copy_data, finish, move, write_data
 
 NAME = "<b>\"&'disc"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -46,6 +49,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "validate": _validation(folder / "validate"),
         "train": _training(folder / "train"),
         "learning_curve": _learning_curve(folder / "learning_curve"),
+        "runs": _runs(folder / "runs"),
     }
 
 
@@ -131,6 +135,26 @@ def _learning_curve(folder: Path) -> Path:
     learning_curve.main([*runs, "--out", str(folder)])
     curve, page = folder / "learning_curve.json", folder / "learning_curve.html"
     learning_curve_page.main(["--curve", str(curve), "--out", str(page)])
+    return page
+
+
+def _runs(folder: Path) -> Path:
+    """Three runs, the last of which has another test split, another class and other settings."""
+    coco = write_data(folder / "<i>old")
+    for split in ("train", "valid", "test"):
+        _rename_first_class(coco / f"{split}.json")
+    same, other = (copy_data(coco, folder / name) for name in ("same", "other"))
+    move(other, (1, 2, 3), "test", "train")
+    edit_all(other, lambda values: values["categories"][1].update(name="box", prompt="a box"))
+    edit(other, "test", lambda values: values["annotations"].pop())
+    folders = [
+        finish(coco, shifted(perfect(coco), 3)),
+        finish(same, perfect(same)),
+        finish(other, shifted(perfect(other)[1:], 10), strength=0.5, note='<script>"x'),
+    ]
+    runs.main([*map(str, folders), "--out", str(folder)])
+    page = folder / "runs.html"
+    runs_page.main([f"--runs={folder / 'runs.json'}", f"--out={page}"])
     return page
 
 

@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 
 from segtune.reports.page import write_page
 
-COMMANDS = ("evaluate", "validate", "train", "learning_curve")
+COMMANDS = ("evaluate", "validate", "train", "learning_curve", "runs")
 VOID = {"meta", "img", "br"}
 LEARNING_CURVE = "learning_curve_page.html.j2"
 
