@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from segtune.core.kept import kept_result, store_of
 from segtune.core.typed_json import write_typed
 from segtune.evaluation.runs_file import read_runs
 from segtune.runs import main
@@ -319,3 +320,22 @@ def test_folders_of_one_name_are_told_apart(coco: Path, tmp_path: Path) -> None:
     second = finish(copy_data(coco, tmp_path / "b" / "results"))
     found = compare(tmp_path, first, second)
     assert [run["name"] for run in found["runs"]] == ["a/results", "b/results"]
+
+
+def test_predictions_of_other_weights_are_refused_and_their_settings_compared(
+    coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = finish(copy_data(coco, tmp_path / "new"))
+    (new / "merge" / "parity.json").write_text(json.dumps({"sha256": "12ab" * 16}))
+    keep_predictions(new, {"settings": {"batch_size": 4}, "weights_sha256": "12ab" * 4})
+    found = compare(tmp_path / "out", old, new)
+    assert found["settings"] == [{"name": "predict.batch_size", "values": [None, "4"]}]
+    (new / "merge" / "parity.json").write_text(json.dumps({"sha256": "34cd" * 16}))
+    error = refused(tmp_path, capsys, old, new)
+    assert "its predictions are of other weights than those in merge/" in error
+
+
+def keep_predictions(folder: Path, fingerprint: dict[str, Any]) -> None:
+    place = folder / "predict" / "tuned.json"
+    with kept_result(store_of(place), fingerprint, "12 images") as kept:
+        shutil.copy(place, kept / place.name)

@@ -38,12 +38,7 @@ class MatchedLabels:
 class _Object:
     label: Annotation
     name: str  # of the class
-
-    @property
-    def shape(self) -> str:
-        """What is drawn, as text."""
-        a = self.label
-        return json.dumps([a.bbox_xywh, a.segmentation, a.iscrowd], sort_keys=True)
+    shape: str  # what is drawn, as text
 
 
 def match_labels(
@@ -66,7 +61,7 @@ def match_labels(
         names: class id -> name, of both datasets.
     """
     old, new = (
-        [_Object(a, known[a.category_id]) for a in labels]
+        [_Object(a, known[a.category_id], _shape(a)) for a in labels]
         for labels, known in zip((before, after), names, strict=True)
     )
     matched: list[MatchedObject] = []
@@ -86,6 +81,10 @@ def match_labels(
         removed=tuple(o.name for place, o in enumerate(old) if place not in rows),
         added=tuple(o.name for place, o in enumerate(new) if place not in columns),
     )
+
+
+def _shape(a: Annotation) -> str:
+    return json.dumps([a.bbox_xywh, a.segmentation, a.iscrowd], sort_keys=True)
 
 
 def _take_equal(
