@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from segtune.core.errors import DatasetError
+from segtune.core.fingerprints import file_digest
 from segtune.core.kept import kept_result, store_of
 from segtune.core.typed_json import write_typed
 from segtune.evaluation.runs_file import read_runs
@@ -118,7 +120,10 @@ def test_the_scores_are_those_of_an_evaluation_on_the_shared_images(
     assert scores["cgf1"]["interval"] == metrics["difference"]["cgf1"]["mask"]["cgf1"]
     assert scores["false_alarms"]["interval"] == metrics["difference"]["false_alarms"]["mean"]
     assert comparison["test"]["differences"] == ["2 test images only in old"]
-    assert comparison["test"]["shared"] == scores["images"] == 10
+    assert comparison["test"]["shared"] == [f"test/{n}.png" for n in range(3, 13)]
+    assert comparison["test"]["only_reference"] == ["test/1.png", "test/2.png"]
+    assert comparison["test"]["only_run"] == []
+    assert scores["images"] == 10
 
 
 def renumber(values: dict[str, Any]) -> None:
@@ -173,7 +178,7 @@ def test_images_that_a_run_was_trained_on_are_left_out(
     (new / "train.json").write_text(json.dumps(train))
     found = compare(tmp_path, old, finish(new))
     (comparison,) = found["comparisons"]
-    assert comparison["test"]["excluded"] == 1
+    assert comparison["test"]["excluded"] == ["test/2.png"]
     assert comparison["scores"]["images"] == 11
     assert "on the 11 test images that neither was trained on" in comparison["sentence"]
     assert [(leak["learned"], leak["tested"]) for leak in found["leaks"]] == [
@@ -237,15 +242,33 @@ def test_settings_that_differ_are_listed_for_every_run(
     assert found["code"] == ["segtune/train.py"]
 
 
-def test_tiles_are_settings(coco: Path, old: Path, tmp_path: Path) -> None:
+def test_tiles_that_a_run_was_trained_on_are_settings(
+    coco: Path, old: Path, tmp_path: Path
+) -> None:
     tiled = finish(copy_data(coco, tmp_path / "tiled"))
     (tiled / "tiles").mkdir()
     (tiled / "tiles" / "tiles.json").write_text('{"side": 640, "overlap": 0.25, "why": "small"}')
-    found = compare(tmp_path, old, tiled)
-    assert {row["name"]: row["values"] for row in found["settings"]} == {
+    # Left from an earlier training, on tiles.
+    (tiled / "tiles" / "train.json").write_text("{}")
+    assert compare(tmp_path, old, tiled)["settings"] == []
+    recipe = tiled / "train" / "adapter" / "recipe.json"
+    digest = file_digest(tiled / "tiles" / "train.json", DatasetError, "")
+    values = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps({**values, "data": {"train.json": digest}}))
+    assert {row["name"]: row["values"] for row in compare(tmp_path, old, tiled)["settings"]} == {
         "tiles.overlap": [None, "0.25"],
         "tiles.side": [None, "640"],
     }
+
+
+def test_a_run_that_is_not_held_out_is_named(coco: Path, old: Path, tmp_path: Path) -> None:
+    new = finish(copy_data(coco, tmp_path / "new"))
+    path = new / "evaluate" / "metrics.json"
+    path.write_text(path.read_text().replace('"held_out": true', '"held_out": false'))
+    (comparison,) = compare(tmp_path, old, new)["comparisons"]
+    assert comparison["sentence"].endswith(
+        "; not held out, so the scores are optimistically biased"
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,7 +297,9 @@ def test_a_folder_that_is_being_repeated_is_refused(
 ) -> None:
     new = finish(copy_data(coco, tmp_path / "new"))
     remove(new / "coco", (2,), "train")
-    assert "its adapter was trained on another train.json" in refused(tmp_path, capsys, old, new)
+    assert "its adapter was trained on other data than lies in coco/" in refused(
+        tmp_path, capsys, old, new
+    )
     shutil.copy(coco / "train.json", new / "coco")
     remove(new / "coco", (2,), "test")
     error = refused(tmp_path, capsys, old, new)

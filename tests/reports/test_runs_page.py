@@ -54,6 +54,10 @@ def test_other_test_sets_are_named(browser: Any, page: Path, values: dict[str, A
     assert "Both were tested on the same images, classes and labels." in same
     assert "The test sets differ: 3 test images only in <i>old; other labels in 1" in other
     assert "Both have 9 test images; where their labels differ, those of <i>old are" in other
+    shared = ", ".join(image for image in values["comparisons"][1]["test"]["shared"])
+    assert f"In both test splits: 9 images {shared}" in other
+    assert "Only in that of <i>old: 3 images test/1.png, test/2.png, test/3.png" in other
+    assert "In both test splits" not in same
     assert "on 9 images with" in other and "on 12 images with" in same
     for text, comparison in zip((same, other), values["comparisons"], strict=True):
         score = comparison["scores"]["average_precision"]["mask"]

@@ -24,6 +24,7 @@ PREDICTIONS, TILES = "predict/tuned.json", "tiles/tiles.json"
 NEEDED = (
     *(f"coco/{name}.json" for name in (*SPLITS, "manifest")), RECIPE, PARITY, PREDICTIONS, METRICS,
 )  # fmt: skip
+TRAINED_ON = ("train.json", "valid.json", "manifest.json")
 # Of a recipe: what has its own place here, or follows from settings and data.
 NOT_SETTINGS = {
     *("segtune", "settings", "execution", "data", "code"),
@@ -72,7 +73,8 @@ def read_results_folder(path: Path) -> ResultsFolder:
     recipe = _read_recipe(path)
     merge = read_typed(path / PARITY, _Merge, "Run segtune.merge again")
     predicting = _predicting(path)
-    _require_one_run(path, data, metrics, recipe=recipe, merge=merge, predicting=predicting)
+    _require_one_run(path, data, metrics, merge=merge, predicting=predicting)
+    trained_on = _trained_on(path, recipe)
     chosen = metrics.tuned.calibration.thresholds
     return ResultsFolder(
         path=path,
@@ -82,7 +84,14 @@ def read_results_folder(path: Path) -> ResultsFolder:
         confidence_threshold=metrics.confidence_threshold,
         held_out=metrics.held_out,
         version=str(recipe.get("segtune", "")),
-        settings=_settings(path, recipe, merge, predicting),
+        settings=flattened(
+            {
+                **_trained_with(recipe),
+                "merge": {"strength": merge.strength},
+                "predict": _mapping(predicting, "settings"),
+                "tiles": _tiles(path) if trained_on == "tiles" else {},
+            }
+        ),
         code={str(file): str(digest) for file, digest in _mapping(recipe, "code").items()},
     )
 
@@ -109,7 +118,6 @@ def _require_one_run(
     data: Dataset,
     metrics: Metrics,
     *,
-    recipe: Mapping[str, Any],
     merge: _Merge,
     predicting: Mapping[str, Any],
 ) -> None:
@@ -129,14 +137,19 @@ def _require_one_run(
     ]
     if missing:
         raise _mixed(path, f"coco/manifest.json has no entry for {missing[0][:200]}")
-    trained_on = path / ("tiles" if (path / TILES).exists() else "coco")
-    for name, digest in _mapping(recipe, "data").items():
-        file = trained_on / name
-        if file.exists() and digest != file_digest(file, DatasetError, FIX):
-            raise _mixed(path, f"its adapter was trained on another {name}")
     weights = predicting.get("weights_sha256")
     if merge.sha256 and isinstance(weights, str) and not merge.sha256.startswith(weights):
         raise _mixed(path, "its predictions are of other weights than those in merge/")
+
+
+def _trained_on(path: Path, recipe: Mapping[str, Any]) -> str:
+    """Which of its folders the adapter of a run was trained on."""
+    digests = _mapping(recipe, "data")
+    for folder in ("coco", *(["tiles"] if (path / TILES).exists() else [])):
+        files = {name: path / folder / name for name in TRAINED_ON if name in digests}
+        if all(digests[n] == file_digest(file, DatasetError, FIX) for n, file in files.items()):
+            return folder
+    raise _mixed(path, "its adapter was trained on other data than lies in coco/")
 
 
 def _mixed(path: Path, problem: str) -> DatasetError:
@@ -148,19 +161,15 @@ def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _settings(
-    path: Path, recipe: Mapping[str, Any], merge: _Merge, predicting: Mapping[str, Any]
-) -> dict[str, str]:
-    """Every setting that is recorded, by its dotted path in `config.yaml` where it has one."""
-    others = {key: value for key, value in recipe.items() if key not in NOT_SETTINGS}
-    values: dict[str, Any] = {
-        **others,
+def _trained_with(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training, by section of `config.yaml` where they have one."""
+    return {
+        **{key: value for key, value in recipe.items() if key not in NOT_SETTINGS},
         "train": {**_mapping(recipe, "settings"), **_mapping(recipe, "execution")},
-        "merge": {"strength": merge.strength},
-        "predict": _mapping(predicting, "settings"),
     }
-    if (path / TILES).exists():
-        tiles = read_json(path / TILES, DatasetError, FIX, what="tiles")
-        known = tiles if isinstance(tiles, dict) else {}
-        values["tiles"] = {name: known.get(name) for name in ("side", "overlap")}
-    return flattened({section: found for section, found in values.items() if found != {}})
+
+
+def _tiles(path: Path) -> dict[str, Any]:
+    values = read_json(path / TILES, DatasetError, FIX, what="tiles")
+    known = values if isinstance(values, dict) else {}
+    return {name: known.get(name) for name in ("side", "overlap")}

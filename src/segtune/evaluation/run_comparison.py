@@ -1,8 +1,9 @@
 """A run compared with a reference: data, the test images of both, and scores on them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+from segtune.dataset.image_pairs import Pair
 from segtune.evaluation.data_changes import ComparedData, DataChanges, ObjectChanges, compare_data
 from segtune.evaluation.metrics import MIN_IMAGES, Outcome
 from segtune.evaluation.results_folder import ResultsFolder
@@ -11,14 +12,14 @@ from segtune.evaluation.run_scores import RunScores, ScoredRuns, outcome_of, sco
 
 @dataclass(frozen=True)
 class TestSets:
-    """What the test splits of two runs have in common."""
+    """What the test splits of two runs have in common; images by file name."""
 
     same: bool  # images, classes and ground truth
     differences: tuple[str, ...]  # in words
-    only_reference: int  # images
-    only_run: int
-    shared: int
-    excluded: int  # of the shared ones, because one of the runs was trained on them
+    only_reference: tuple[str, ...]
+    only_run: tuple[str, ...]  # as the run calls them
+    shared: tuple[str, ...]
+    excluded: tuple[str, ...]  # of the shared ones, because one of the runs was trained on them
     relabeled: int  # of the shared ones
     objects: ObjectChanges  # in them; the ground truth is the reference's
     classes: tuple[str, ...]  # in common, as the reference calls them
@@ -64,7 +65,7 @@ def compare_runs(
     shared = [pair for pair in compared.images.same if pair.is_in("test")]
     trained = reference.data.digests_of("train") | run.data.digests_of("train")
     pairs = tuple(p for p in shared if reference.data.digest(p.before.image) not in trained)
-    test = _test_sets(names, reference, run, compared=compared, scored=len(pairs))
+    test = _test_sets(names, reference, run, compared=compared, scored=pairs)
     scored = None
     if pairs and compared.common:
         scored = score_runs(reference, run, pairs, classes=compared.common, resamples=resamples)
@@ -90,28 +91,34 @@ def _test_sets(
     run: ResultsFolder,
     *,
     compared: ComparedData,
-    scored: int,
+    scored: Sequence[Pair],
 ) -> TestSets:
-    labels = [
-        changed
-        for pair, changed in zip(compared.images.same, compared.labels, strict=True)
-        if pair.is_in("test")
-    ]
-    only = [len(r.data.splits["test"].images) - len(labels) for r in (reference, run)]
-    objects = sum(labels, ObjectChanges())
-    relabeled = sum(changed.any for changed in labels)
-    differences = _differences(names, only, compared.changes, relabeled)
+    both = zip(compared.images.same, compared.labels, strict=True)
+    shared = [(pair, changed) for pair, changed in both if pair.is_in("test")]
+    used = {pair.before.image.id for pair in scored}
+    old = {pair.before.image.id: pair.before.image.file_name for pair, _ in shared}
+    only_reference = _others(reference, old)
+    only_run = _others(run, {pair.after.image.id for pair, _ in shared})
+    relabeled = sum(changed.any for _, changed in shared)
+    counts = (len(only_reference), len(only_run))
+    differences = _differences(names, counts, compared.changes, relabeled)
     return TestSets(
         same=not differences,
         differences=differences,
-        only_reference=only[0],
-        only_run=only[1],
-        shared=len(labels),
-        excluded=len(labels) - scored,
+        only_reference=only_reference,
+        only_run=only_run,
+        shared=tuple(old.values()),
+        excluded=tuple(name for number, name in old.items() if number not in used),
         relabeled=relabeled,
-        objects=objects,
+        objects=sum((changed for _, changed in shared), ObjectChanges()),
         classes=tuple(compared.common),
     )
+
+
+def _others(run: ResultsFolder, shared: Container[int]) -> tuple[str, ...]:
+    """The test images of a run besides those with these ids."""
+    images = run.data.splits["test"].images
+    return tuple(image.file_name for image in images if image.id not in shared)
 
 
 def _differences(
@@ -173,7 +180,7 @@ def _nothing(names: tuple[str, str], test: TestSets) -> str:
     both = f"{names[0]} and {names[1]}"
     if not test.shared:
         return f"the test splits of {both} have no image in common"
-    if test.excluded == test.shared:
+    if len(test.excluded) == len(test.shared):
         return f"one of {both} was trained on every test image that they have in common"
     return f"{both} have no class in common"
 

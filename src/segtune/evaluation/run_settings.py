@@ -21,7 +21,7 @@ def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
         name = f"{path}.{key}".strip(".")
         if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
             value = {str(place): item for place, item in enumerate(value)} or value
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             found |= flattened(value, name)
         else:
             found[name] = json.dumps(value, ensure_ascii=False)
