@@ -11,7 +11,7 @@ from segtune.evaluation.run_scores import RunScores, ScoredRuns, outcome_of, sco
 
 
 @dataclass(frozen=True)
-class TestSets:
+class SharedTestSet:
     """What the test splits of two runs have in common; images by file name."""
 
     same: bool  # images, classes and ground truth
@@ -32,7 +32,7 @@ class Comparison:
     run: str  # its name
     outcome: Outcome | None  # None where no scores can be compared
     sentence: str
-    test: TestSets
+    test: SharedTestSet
     data: DataChanges
     scores: RunScores | None
 
@@ -92,7 +92,7 @@ def _test_sets(
     *,
     compared: ComparedData,
     scored: Sequence[Pair],
-) -> TestSets:
+) -> SharedTestSet:
     both = zip(compared.images.same, compared.labels, strict=True)
     shared = [(pair, changed) for pair, changed in both if pair.is_in("test")]
     used = {pair.before.image.id for pair in scored}
@@ -102,7 +102,7 @@ def _test_sets(
     relabeled = sum(changed.any for _, changed in shared)
     counts = (len(only_reference), len(only_run))
     differences = _differences(names, counts, compared.changes, relabeled)
-    return TestSets(
+    return SharedTestSet(
         same=not differences,
         differences=differences,
         only_reference=only_reference,
@@ -143,7 +143,7 @@ def _differences(
 
 
 def _verdict(
-    names: tuple[str, str], test: TestSets, scores: RunScores | None
+    names: tuple[str, str], test: SharedTestSet, scores: RunScores | None
 ) -> tuple[Outcome | None, str]:
     reference, run = names
     if scores is None:
@@ -166,7 +166,7 @@ def _verdict(
     )
 
 
-def _where(test: TestSets, images: int) -> str:
+def _where(test: SharedTestSet, images: int) -> str:
     counted = _counted(images, "test image")
     if not test.same:
         return f"on the {counted} that both have (the test sets differ)"
@@ -175,7 +175,7 @@ def _where(test: TestSets, images: int) -> str:
     return f"on the same {counted}"
 
 
-def _nothing(names: tuple[str, str], test: TestSets) -> str:
+def _nothing(names: tuple[str, str], test: SharedTestSet) -> str:
     """Why there is nothing to score."""
     both = f"{names[0]} and {names[1]}"
     if not test.shared:
