@@ -301,7 +301,7 @@ def test_a_folder_that_is_being_repeated_is_refused(
         tmp_path, capsys, old, new
     )
     shutil.copy(coco / "train.json", new / "coco")
-    remove(new / "coco", (2,), "test")
+    edit(new / "coco", "test", lambda values: values["annotations"].pop())
     error = refused(tmp_path, capsys, old, new)
     assert "its metrics are of another test split than that in coco/" in error
 

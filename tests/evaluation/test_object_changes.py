@@ -62,8 +62,9 @@ def test_a_mask_in_place_of_a_box_is_another_outline() -> None:
     assert summary(found) == {("cat", "cat", True)}
 
 
-def test_rounding_is_not_another_outline() -> None:
-    polygon = [[10.0, 10.0, 60.0, 10.0, 60.0, 60.0, 10.0, 60.0]]
-    label = replace(box_only(1, 1, 1, (10, 10, 50, 50)), segmentation=polygon)
-    moved = replace(label, segmentation=[[value + 0.01 for value in polygon[0]]])
-    assert summary(match([label], [moved])) == {("cat", "cat", False)}
+def test_an_outline_that_differs_in_few_pixels_is_the_same() -> None:
+    polygon = [10.0, 10.0, 90.0, 10.0, 90.0, 90.0, 10.0, 90.0]
+    label = replace(box_only(1, 1, 1, (10, 10, 80, 80)), segmentation=[polygon])
+    for corner, reshaped in ((91.0, False), (94.0, True)):
+        moved = replace(label, segmentation=[[*polygon[:4], corner, *polygon[5:]]])
+        assert summary(match([label], [moved])) == {("cat", "cat", reshaped)}
