@@ -50,15 +50,15 @@ def test_an_image_that_changed_is_listed_though_its_f1_is_the_same() -> None:
 
 
 def test_images_are_ordered_by_what_changed() -> None:
-    before = [detection(1, 1, LEFT), detection(3, 1, FAR)]
-    after = [detection(1, 1, LEFT), detection(1, 1, RIGHT), detection(2, 2, LEFT)]
+    before = [detection(1, 1, LEFT)]
+    after = [*before, detection(1, 1, RIGHT), detection(2, 2, LEFT), detection(3, 1, FAR)]
     changes = score(before, after).changed_images
-    assert [(c.image_id, c.found, c.wrong_reference) for c in changes] == [
+    assert [(c.image_id, c.found, c.wrong_run) for c in changes] == [
         (2, 1, 0),
         (3, 0, 1),
         (1, 1, 0),
     ]
-    assert [round(c.gain, 3) for c in changes] == [1, 1, 0.333]
+    assert [round(c.gain, 3) for c in changes] == [1, -1, 0.333]
 
 
 def test_the_same_file_with_another_size_is_refused() -> None:
