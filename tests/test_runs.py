@@ -12,6 +12,7 @@ from segtune.core.errors import DatasetError
 from segtune.core.fingerprints import file_digest
 from segtune.core.kept import kept_result, store_of
 from segtune.core.typed_json import write_typed
+from segtune.evaluation.results_folder import METRICS, PARITY, PREDICTIONS, RECIPE
 from segtune.evaluation.runs_file import read_runs
 from segtune.runs import main
 from tests.clean_dataset import edit, edit_all
@@ -304,6 +305,21 @@ def test_a_folder_that_is_being_repeated_is_refused(
     edit(new / "coco", "test", lambda values: values["annotations"].pop())
     error = refused(tmp_path, capsys, old, new)
     assert "its metrics are of another test split than that in coco/" in error
+
+
+def test_a_folder_of_which_a_stage_runs_again_is_refused(
+    coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = finish(copy_data(coco, tmp_path / "new"))
+    for name in (RECIPE, PARITY, PREDICTIONS, METRICS):
+        stage, _, file = name.partition("/")
+        link = new / stage / "finished" / file
+        link.parent.mkdir(parents=True)
+        link.symlink_to(new / name)
+    compare(tmp_path / "out", old, new)
+    (new / "merge" / "finished" / "parity.json").unlink()  # as Snakemake does
+    error = refused(tmp_path, capsys, old, new)
+    assert "this run has not finished: merge is being repeated, or has failed" in error
 
 
 def test_a_folder_of_an_earlier_version_is_refused(

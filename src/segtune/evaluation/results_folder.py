@@ -65,6 +65,7 @@ def read_results_folder(path: Path) -> ResultsFolder:
     for name in NEEDED:
         if not (path / name).exists():
             raise DatasetError(f"this run has not finished: {name} is missing", file=path, fix=FIX)
+    _require_links(path)
     splits = {name: read_split(path / "coco" / f"{name}.json") for name in SPLITS}
     splits["test"] = with_rle_masks(splits["test"])
     manifest = read_manifest(path / "coco")
@@ -94,6 +95,18 @@ def read_results_folder(path: Path) -> ResultsFolder:
         ),
         code={str(file): str(digest) for file, digest in _mapping(recipe, "code").items()},
     )
+
+
+def _require_links(path: Path) -> None:
+    """Check that no stage is being repeated: Snakemake removes its links then.
+
+    A folder without any was made without Snakemake, or was copied without links.
+    """
+    needed = (name.partition("/") for name in (RECIPE, PARITY, PREDICTIONS, METRICS))
+    links = {stage: path / stage / "finished" / file for stage, _, file in needed}
+    missing = [stage for stage, link in links.items() if not link.exists()]
+    if 0 < len(missing) < len(links):
+        raise _mixed(path, f"{missing[0]} is being repeated, or has failed")
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
