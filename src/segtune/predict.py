@@ -6,15 +6,16 @@ finished run; beside exported weights, `prompts.json` and `thresholds.json` are 
 `--prompt TEXT …` asks for something else. `--list FILE` names the images that are meant. On a
 split (`--coco test.json`), every class is prompted in every image, and the output has COCO's
 results format; with `--prompt`, it is a COCO dataset with scores. Under torchrun, the processes
-split the images among them. The results of a killed run are kept beside the output, and the same
-command resumes it.
+split the images among them. With `--tiles`, which a run that was trained on tiles has by itself,
+each image is seen in overlapping windows. The results of a killed run are kept beside the output,
+and the same command resumes it.
 """
 
 import argparse
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from segtune.dataset.image_folder import split_of_folder
 from segtune.dataset.image_names import read_list
 from segtune.dataset.labels import write_labels
 from segtune.dataset.prompts import fields_of
+from segtune.dataset.tiles import tiles_option
 from segtune.dataset.trained_run import (
     TrainedClass,
     TrainedModel,
@@ -113,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=sorted(ARCHITECTURES), help="default: tiny")
     parser.add_argument("--weights", help="see config.yaml; or a merged sam3.pt")
     parser.add_argument("--image-size", type=int, help="side of the input, in pixels")
+    parser.add_argument(
+        "--tiles", help="tiles.json of segtune.tile, or the side of tiles in pixels: see images so"
+    )
     parser.add_argument("--settings", default="{}", help="the predict section, as JSON")
     parser.add_argument("--keep", type=int, default=0, help="earlier predictions to keep")
     return parser
@@ -148,6 +153,8 @@ def _model_and_classes(
         classes = read_classes_beside(Path(model.weights))
     if arguments.prompt:
         classes = [TrainedClass(text, text, LABEL_THRESHOLD) for text in arguments.prompt]
+    if arguments.tiles:
+        model = replace(model, tiles=tiles_option(arguments.tiles))
     return model, classes
 
 
@@ -234,6 +241,7 @@ def _predict_missing(
                 device=processes.device,
                 settings=task.settings,
                 advance=advance,
+                tiles=task.model.tiles,
             )
     processes.sum([0.0])  # wait until all have finished
 
@@ -250,6 +258,7 @@ def _fingerprint(task: _Task) -> dict[str, Any]:
     return {
         **common,
         "format": task.format,
+        "tiles": task.model.tiles and asdict(task.model.tiles),
         "thresholds": list(task.thresholds.values()),
         "code": code_fingerprints("predict"),
     }

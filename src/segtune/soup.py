@@ -118,6 +118,7 @@ def _new_recipe(recipes: Sequence[Recipe], weights: Sequence[float]) -> dict[str
         "model": first.model,
         "weights": first.weights,
         "weights_sha256": first.weights_sha256,
+        "tiles": first.tiles,
         "soup": [
             asdict(replace(one, weight=weight * one.weight))
             for recipe, weight in zip(recipes, weights, strict=True)

@@ -26,6 +26,7 @@ from segtune.core.publishing import finish_publishing
 from segtune.core.stop_signal import INTERRUPTED_STATUS, StopSignal
 from segtune.dataset.detections import to_record
 from segtune.dataset.gate import require_validated
+from segtune.dataset.tiles import tiles_beside
 from segtune.lora.adapter import save_adapter
 from segtune.lora.state import lora_state_dict
 from segtune.model.architecture import ARCHITECTURES
@@ -170,6 +171,7 @@ def _keep_results(run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> N
 def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[str, Any]) -> None:
     load_adapter_values(run.model, run.best_adapter)
     base_model = base_model_name(run.model, inputs.model)
+    tiles = tiles_beside(inputs.coco)
     save_adapter(
         folder,
         lora_state_dict(run.model),
@@ -179,6 +181,7 @@ def _write_adapter(folder: Path, run: Run, inputs: Inputs, fingerprint: Mapping[
             "segtune": __version__,
             "base_model": base_model,
             **fingerprint,
+            "tiles": tiles and asdict(tiles),
             # Of the hub's weights, the fingerprint has only the name.
             "weights_sha256": fingerprint["weights_sha256"]
             or weights_digest(inputs.model, inputs.weights),

@@ -266,6 +266,11 @@ def predicting_weights(wildcards):
     return rules.merge.output.weights if wildcards.model == "tuned" else WEIGHTS_INPUT
 
 
+def tiles_argument(wildcards, input):
+    """The option of predict for images that are seen in tiles."""
+    return f"--tiles {shlex.quote(str(input.tiles))}" if input.tiles else ""
+
+
 def ood_arguments(wildcards, input):
     """The options of evaluate for predictions of out-of-distribution prompts, if any."""
     return " ".join(

@@ -2,8 +2,8 @@
 # epochs. Only with `cache_features` in the train section.
 #
 # REQUIRED INPUTS
-#   <results>/coco/{train,valid}.json
-#   <results>/coco/manifest.json
+#   <results>/coco/{train,valid}.json, or those of <results>/tiles/ (see tile.smk)
+#   <results>/coco/manifest.json, too
 #   <results>/validate/report.json
 #   base weights                      config key `weights`
 #
@@ -17,10 +17,10 @@
 rule features:
     """Compute the features of frozen vision blocks, one process per GPU."""
     input:
-        rules.convert.output.train,
-        rules.convert.output.valid,
+        TRAINED.train,
+        TRAINED.valid,
         WEIGHTS_INPUT,
-        manifest=rules.convert.output.manifest,
+        manifest=TRAINED.manifest,
         report=rules.validate.output,
     output:
         index="<results>/features/finished/index.json",
@@ -61,6 +61,4 @@ rule features:
 # Of the rules that train; nothing where features are not cached.
 FEATURES = [rules.features.output.index] if CONFIG.train.cache_features else []
 
-forget_unless_whole(
-    [*rules.convert.output, *rules.validate.output], rules.features.output
-)
+forget_unless_whole([*TRAINED, *rules.validate.output], rules.features.output)

@@ -16,9 +16,9 @@ FRACTIONS = ["0.25", "0.5"]
 rule learning_curve_subset:
     """Take a fraction of the training split."""
     input:
-        rules.convert.output.train,
-        rules.convert.output.valid,
-        manifest=rules.convert.output.manifest,
+        TRAINED.train,
+        TRAINED.valid,
+        manifest=TRAINED.manifest,
     output:
         train="<results>/learning_curve/{fraction}/coco/train.json",
         valid="<results>/learning_curve/{fraction}/coco/valid.json",
@@ -81,7 +81,7 @@ use rule train_page as train_fraction_page with:
 rule learning_curve:
     """Extrapolate to more data."""
     input:
-        coco=rules.convert.output.train,
+        coco=TRAINED.train,
         recipe=rules.train.output.recipe,
         fraction_coco=expand(
             rules.learning_curve_subset.output.train, fraction=FRACTIONS
@@ -148,7 +148,7 @@ for fraction in FRACTIONS:
     subset = expand(rules.learning_curve_subset.output, fraction=fraction)
     trained = expand(rules.train_fraction.output, fraction=fraction)
     page = expand(rules.train_fraction_page.output, fraction=fraction)
-    forget_unless_whole(rules.convert.output, subset)
+    forget_unless_whole(TRAINED, subset)
     forget_unless_whole([*subset, *rules.validate.output], trained)
     forget_unless_whole(trained, page)
 

@@ -4,7 +4,7 @@
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors,
 #                                     recipe.json
 #   base weights                      config key `weights`
-#   <results>/coco/valid.json         two of its images
+#   <results>/coco/valid.json         two of its images; or those of <results>/tiles/
 #   <results>/strength/strength.json  with `strength: auto`
 #
 # OUTPUTS, of which Snakemake sees links in <results>/merge/finished/ (see common.smk)
@@ -20,7 +20,7 @@ rule merge:
         rules.train.output.tensors,
         rules.train.output.recipe,
         WEIGHTS_INPUT,
-        valid=rules.convert.output.valid,
+        valid=TRAINED.valid,
         config=rules.train.output.config,
         strengths=STRENGTHS,
     output:

@@ -6,6 +6,7 @@
 #   <results>/coco/manifest.json
 #   base weights                              config key `weights`, for {model} = base
 #   <results>/merge/sam3.pt                   for {model} = tuned
+#   <results>/tiles/tiles.json                if images are seen in tiles
 #
 # Undeclared: <results>/predict/kept/, the earlier predictions.
 #
@@ -21,6 +22,7 @@ rule predict_model:
         manifest=rules.convert.output.manifest,
         coco=rules.convert.output.test,
         weights=predicting_weights,
+        tiles=TILES,
     output:
         "<results>/predict/finished/{model}.json",
     log:
@@ -48,6 +50,7 @@ rule predict_model:
             "" if wildcards.model == "tuned" else WEIGHTS_DIGEST
         ),
         image_size=IMAGE_SIZE,
+        tiles=tiles_argument,
         prompts="",
         settings=settings("predict"),
         code=code("predict"),
@@ -62,7 +65,7 @@ rule predict_model:
         python3 -m segtune.launch --devices {resources.gpu} --torchrun -- \
             -m segtune.predict --coco {input.coco:q} {params.prompts} \
             --out {params.folder:q}/{params.name:q} --model {params.model:q} --weights {params.weights:q} \
-            {params.image_size} --settings {params.settings:q} --keep {params.keep} \
+            {params.image_size} {params.tiles} --settings {params.settings:q} --keep {params.keep} \
             2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
@@ -73,6 +76,7 @@ use rule predict_model as predict_valid with:
         manifest=rules.convert.output.manifest,
         coco=rules.convert.output.valid,
         weights=predicting_weights,
+        tiles=TILES,
     output:
         "<results>/predict/finished/{model}_valid.json",
     log:
@@ -105,6 +109,6 @@ rule predict:
 for model, weights in {"base": [], "tuned": rules.merge.output}.items():
     for name in ("predict_model", "predict_valid", "predict_ood"):
         forget_unless_whole(
-            [*rules.convert.output, *weights],
+            [*rules.convert.output, *TILES, *weights],
             expand(getattr(rules, name).output, model=model),
         )

@@ -3,7 +3,7 @@
 #
 # REQUIRED INPUTS
 #   <results>/train/adapter/
-#   <results>/coco/valid.json
+#   <results>/coco/valid.json, or that of <results>/tiles/
 #   base weights                      config key `weights`
 #   generic images                    config key `merge: retain_images`, if it is set
 #
@@ -20,8 +20,8 @@ rule strength:
         rules.train.output.recipe,
         WEIGHTS_INPUT,
         config=rules.train.output.config,
-        manifest=rules.convert.output.manifest,
-        coco=rules.convert.output.valid,
+        manifest=TRAINED.manifest,
+        coco=TRAINED.valid,
     output:
         "<results>/strength/finished/strength.json",
     log:
@@ -67,4 +67,4 @@ rule strength:
 # What merge chooses from; nothing where the strength is a number.
 STRENGTHS = rules.strength.output if CONFIG.merge.strength == "auto" else []
 
-forget_unless_whole([*rules.convert.output, *rules.train.output], rules.strength.output)
+forget_unless_whole([*TRAINED, *rules.train.output], rules.strength.output)

@@ -1,8 +1,8 @@
 # Train: fit LoRA adapters on the training split; choose the best epoch on the validation split.
 #
 # REQUIRED INPUTS
-#   <results>/coco/{train,valid}.json
-#   <results>/coco/manifest.json
+#   <results>/coco/{train,valid}.json, or those of <results>/tiles/ (see tile.smk)
+#   <results>/coco/manifest.json, too
 #   <results>/validate/report.json
 #   base weights                      config key `weights`
 #   <results>/features/index.json     with `cache_features`
@@ -24,11 +24,12 @@
 rule train:
     """Train LoRA adapters, one process per GPU (or as many on the CPU)."""
     input:
-        rules.convert.output.train,
-        rules.convert.output.valid,
+        TRAINED.train,
+        TRAINED.valid,
         WEIGHTS_INPUT,
         FEATURES,
-        manifest=rules.convert.output.manifest,
+        TILES,
+        manifest=TRAINED.manifest,
         # The gate. Not ancient(): with it, Snakemake 9.27 overlooks changed params whenever
         # the job that makes this file runs as well.
         report=rules.validate.output,
@@ -94,7 +95,7 @@ rule train_page:
         rules.train.output.recipe,
         rules.train.output.base,
         rules.train.output.best,
-        valid=rules.convert.output.valid,
+        valid=TRAINED.valid,
         history=rules.train.output.history,
     output:
         report(
@@ -121,5 +122,5 @@ rule train_page:
         """
 
 
-forget_unless_whole([*rules.convert.output, *rules.validate.output], rules.train.output)
+forget_unless_whole([*TRAINED, *rules.validate.output], rules.train.output)
 forget_unless_whole(rules.train.output, rules.train_page.output)

@@ -28,6 +28,7 @@ from segtune.core.probe_settings import ProbeSettings
 from segtune.core.recipes import with_recipe, with_train_recipe
 from segtune.core.section import Section
 from segtune.core.setting_problems import problem_of
+from segtune.core.tiles_settings import TilesSettings
 from segtune.core.validate_settings import ValidateSettings
 
 # Of the attention in each model; checked here, too, because it needs no torch.
@@ -267,6 +268,7 @@ class Config(Section):
     )
     convert: ConvertSettings = ConvertSettings()
     validate_: ValidateSettings = Field(ValidateSettings(), alias="validate")
+    tiles: TilesSettings = TilesSettings()
     probe: ProbeSettings = ProbeSettings()
     train: TrainSettings
     merge: MergeSettings = MergeSettings()

@@ -101,9 +101,13 @@ def load_image(path: Path, image_size: int) -> tuple[Tensor, Size]:
         DatasetError: when the image cannot be read.
     """
     # The EXIF orientation matters for folders of photographs; converted images are upright.
-    pixels = _pixels(upright_rgb(path))
-    height, width = pixels.shape[-2:]
-    return transforms.resize(pixels, [image_size, image_size], antialias=True), (height, width)
+    image = upright_rgb(path)
+    return resized_pixels(image, image_size), (image.height, image.width)
+
+
+def resized_pixels(image: PilImage.Image, image_size: int) -> Tensor:
+    """An image in RGB as (3, image_size, image_size) uint8."""
+    return transforms.resize(_pixels(image), [image_size, image_size], antialias=True)
 
 
 def normalized(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from segtune.core.errors import DatasetError
 from segtune.core.typed_json import read_typed
+from segtune.dataset.tiles import Tiles
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
 
@@ -29,12 +30,14 @@ class TrainedModel:
     weights: str  # see `load_base_model`
     name: str
     image_size: int | None  # side of the input in pixels, if it is not the model's own
+    tiles: Tiles | None = None  # in which images are seen; None for whole images
 
 
 @dataclass(frozen=True)
 class _Recipe:
     model: str
     image_size: int | None
+    tiles: Tiles | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ def read_run(results: Path) -> tuple[TrainedModel, list[TrainedClass]]:
     prompts = {category.name: category.prompt for category in split.categories}
     chosen = {name: at.threshold for name, at in metrics.tuned.calibration.thresholds.items()}
     return (
-        TrainedModel(str(results / "merge" / "sam3.pt"), recipe.model, recipe.image_size),
+        TrainedModel(
+            str(results / "merge" / "sam3.pt"), recipe.model, recipe.image_size, recipe.tiles
+        ),
         _classes(prompts, chosen, file=results / "evaluate" / "metrics.json", fix=fix),
     )
 

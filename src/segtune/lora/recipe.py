@@ -48,6 +48,7 @@ class Recipe:
     weights_sha256: str | None = None
     adapted: dict[str, Any]
     soup: tuple[Ingredient, ...]
+    tiles: dict[str, Any] | None = None  # that it was trained on
 
     @property
     def is_soup(self) -> bool:

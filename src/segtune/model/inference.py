@@ -309,11 +309,16 @@ def with_full_masks(
     """Each image's id and its detections, with masks of the original image's size."""
     with closing(predictions):
         for image, in_image in predictions:
-            found: list[Detection] = []
-            for prompt, mask_logits in in_image:
-                masks = (mask_to_rle(_mask(logits, image.size)) for logits in mask_logits)
-                found += detections_of(prompt, image.id, masks)
-            yield image.id, found
+            yield image.id, full_detections(image, in_image)
+
+
+def full_detections(image: PreparedImage, in_image: Iterable[FoundForPrompt]) -> list[Detection]:
+    """The detections of all prompts, with masks of the original image's size."""
+    found: list[Detection] = []
+    for prompt, mask_logits in in_image:
+        masks = (mask_to_rle(_mask(logits, image.size)) for logits in mask_logits)
+        found += detections_of(prompt, image.id, masks)
+    return found
 
 
 def detections_of(

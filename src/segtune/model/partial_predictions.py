@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from segtune.core.processes import Processes
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import to_record
 from segtune.dataset.identity import split_digests
+from segtune.dataset.tiles import Tiles
 from segtune.model.inference import predict_images
 from segtune.model.sam3_package import Sam3Image
+from segtune.model.tiled_inference import predict_in_tiles
 from segtune.model.weight_files import weights_file
 
 
@@ -81,6 +84,7 @@ def predict_into(
     device: torch.device,
     settings: PredictSettings,
     advance: Advance,
+    tiles: Tiles | None = None,
 ) -> None:
     """Predict on some images of a split, each of which is written once it is finished.
 
@@ -93,10 +97,10 @@ def predict_into(
         device: of the model.
         settings: see `predict_images`.
         advance: called once for each image.
+        tiles: in which each image is seen; None for whole images.
     """
-    found = predict_images(
-        model, split, images, image_size=image_size, device=device, settings=settings
-    )
+    predicted = partial(predict_in_tiles, tiles=tiles) if tiles and tiles.side else predict_images
+    found = predicted(model, split, images, image_size=image_size, device=device, settings=settings)
     with closing(found), new_part(folder) as part:
         for image_id, detections in found:
             add_image(part, image_id, [to_record(detection) for detection in detections])

@@ -1,0 +1,201 @@
+"""Detections in the windows of an image, stitched to detections in the image.
+
+By falling confidence, a detection joins the detections of its class with which it agrees, at most
+one of each window. Two agree if their masks are alike where both windows look (an IoU of at least
+0.5), or if one is cut by an edge of its window and at least half of it is in the other. What has
+joined is one object. Its mask is that of the most confident detection in a window that has all of
+it, or, without such a window, all masks together; its score is the highest.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from segtune.dataset.coco import Image
+from segtune.dataset.detections import Detection
+from segtune.dataset.mask_windows import area_within, placed
+from segtune.dataset.masks import BoxXywh, rle_area, rle_bbox_xywh, segmentation_to_rle
+from segtune.dataset.tiles import Window
+
+MIN_AGREEMENT = 0.5  # IoU where both windows look, or the fraction of a piece that is covered
+DUPLICATE_IOU = 0.7  # of objects that no window has both of; the less confident one is removed
+# Of a window: a mask that ends so close to an inner edge may be cut by it. The model's masks are
+# coarser than the image: one of their pixels is a 288th of the side of the input.
+EDGE = 1 / 50
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A detection in one window, in pixels of the image."""
+
+    found: Detection
+    window: Window
+    area: float
+    box: BoxXywh  # around the mask
+    is_cut: bool
+
+
+@dataclass(frozen=True)
+class _Object:
+    """Pieces of one object, by their places among all of the class: the most confident first."""
+
+    pieces: dict[int, _Piece]
+    windows: frozenset[Window]
+
+
+def stitched(
+    in_windows: Iterable[tuple[Window, Sequence[Detection]]], image: Image
+) -> list[Detection]:
+    """The detections in an image, class by class, those with the highest score first.
+
+    Args:
+        in_windows: windows of the image and the detections in each, in pixels of the window.
+            Detections of one window are never joined, nor taken for duplicates.
+        image: that the windows are of.
+    """
+    by_class: dict[int, list[_Piece]] = defaultdict(list)
+    for window, detections in in_windows:
+        for found in detections:
+            by_class[found.category_id].append(_piece(found, window, image))
+    return [found for pieces in by_class.values() for found in _stitched_class(pieces, image)]
+
+
+def _piece(found: Detection, window: Window, image: Image) -> _Piece:
+    rle = placed(found.rle, window, height=image.height, width=image.width)
+    x, y, w, h = found.bbox_xywh
+    moved = replace(found, rle=rle, bbox_xywh=(x + window.left, y + window.top, w, h))
+    area, box = rle_area(rle), rle_bbox_xywh(rle)
+    return _Piece(moved, window, area, box, bool(area) and not _is_inside(box, window, image))
+
+
+def _is_inside(box: BoxXywh, window: Window, image: Image) -> bool:
+    """Whether a box is in a window, and away from those of its edges that are in the image."""
+    margin = EDGE * max(window.width, window.height)
+    x, y, w, h = box
+    return (
+        (window.left == 0 or x >= window.left + margin)
+        and (window.top == 0 or y >= window.top + margin)
+        and (window.right == image.width or x + w <= window.right - margin)
+        and (window.bottom == image.height or y + h <= window.bottom - margin)
+    )
+
+
+def _stitched_class(pieces: Sequence[_Piece], image: Image) -> list[Detection]:
+    ranked = sorted(pieces, key=lambda piece: -piece.found.score)
+    objects = _joined(ranked, _agreements(ranked))
+    return list(_without_duplicates(objects, [_detection(one, image) for one in objects]))
+
+
+def _agreements(pieces: Sequence[_Piece]) -> dict[int, dict[int, float]]:
+    """For each piece the more confident ones with which it agrees, and how well."""
+    by_window: dict[Window, list[int]] = defaultdict(list)
+    for n, piece in enumerate(pieces):
+        by_window[piece.window].append(n)
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    for one, other, common in _overlaps(list(by_window)):
+        # pycocotools compares boxes first, so that only masks that meet take time.
+        first, second = by_window[one], by_window[other]
+        ious = mask_utils.iou(
+            [pieces[n].found.rle for n in first],
+            [pieces[n].found.rle for n in second],
+            [0] * len(second),
+        )
+        for row, column in zip(*ious.nonzero(), strict=True):
+            a, b = first[row], second[column]
+            agreement = _agreement(pieces[a], pieces[b], common, float(ious[row, column]))
+            if agreement >= MIN_AGREEMENT:
+                found[max(a, b)][min(a, b)] = agreement
+    return found
+
+
+def _overlaps(windows: Sequence[Window]) -> Iterator[tuple[Window, Window, Window]]:
+    """Pairs of windows that overlap, with the part of the image that is in both."""
+    starts = np.array([(w.left, w.top) for w in windows])
+    ends = np.array([(w.right, w.bottom) for w in windows])
+    for n, one in enumerate(windows):
+        start, end = np.maximum(starts[n], starts[n + 1 :]), np.minimum(ends[n], ends[n + 1 :])
+        for m in np.flatnonzero((end > start).all(1)).tolist():
+            (left, top), (width, height) = start[m].tolist(), (end[m] - start[m]).tolist()
+            yield one, windows[n + 1 + m], Window(left, top, width, height)
+
+
+def _agreement(one: _Piece, other: _Piece, common: Window, iou: float) -> float:
+    """How alike two masks are that meet, 0 to 1.
+
+    Args:
+        one: a piece.
+        other: a piece of another window.
+        common: the part of the image that both windows look at.
+        iou: of the whole masks.
+    """
+    # All of the intersection is where both windows look.
+    intersection = round(iou / (1 + iou) * (one.area + other.area))
+    seen = (area_within(one.found.rle, common), area_within(other.found.rle, common))
+    covered = [intersection / piece.area for piece in (one, other) if piece.is_cut]
+    return max([intersection / (sum(seen) - intersection), *covered])
+
+
+def _joined(
+    pieces: Sequence[_Piece], agreements: Mapping[int, Mapping[int, float]]
+) -> list[_Object]:
+    """The objects that pieces are of, the most confident first; so are the pieces."""
+    object_of: dict[int, _Object] = {}
+    for n, piece in enumerate(pieces):
+        joined, windows = {n: piece}, frozenset([piece.window])
+        known = agreements.get(n, {})
+        for other in sorted(known, key=lambda other: (-known[other], other)):
+            one = object_of[other]
+            if other not in joined and windows.isdisjoint(one.windows):
+                joined, windows = joined | one.pieces, windows | one.windows
+        together = _Object(dict(sorted(joined.items())), windows)
+        object_of |= dict.fromkeys(joined, together)
+    # In the order of the most confident piece of each.
+    return list({id(one): one for one in object_of.values()}.values())
+
+
+def _detection(one: _Object, image: Image) -> Detection:
+    """An object as one detection in the image."""
+    best, *others = (piece.found for piece in one.pieces.values())
+    if not others:
+        return best
+    union = mask_utils.merge([best.rle, *(found.rle for found in others)])
+    box = rle_bbox_xywh(union)
+    for piece in one.pieces.values():
+        if _is_inside(box, piece.window, image):
+            return replace(piece.found, score=best.score)
+    rle = segmentation_to_rle(union, image.height, image.width)
+    hull = _hull([best.bbox_xywh, *(found.bbox_xywh for found in others)])
+    return replace(best, rle=rle, bbox_xywh=hull)
+
+
+def _hull(boxes: Sequence[BoxXywh]) -> BoxXywh:
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right, bottom = max(x + w for x, _, w, _ in boxes), max(y + h for _, y, _, h in boxes)
+    return left, top, right - left, bottom - top
+
+
+def _without_duplicates(
+    objects: Sequence[_Object], detections: Sequence[Detection]
+) -> Iterator[Detection]:
+    """The detections, without those that repeat a more confident one of other windows."""
+    areas = np.array([rle_area(found.rle) for found in detections])
+    starts = np.array([rle_bbox_xywh(found.rle) for found in detections])
+    ends = starts[:, :2] + starts[:, 2:]
+    removed = np.zeros(len(objects), bool)
+    for n, (one, found) in enumerate(zip(objects, detections, strict=True)):
+        if removed[n]:
+            continue
+        yield found
+        # An IoU is at most the ratio of the areas.
+        near = (areas[n] > 0) & (areas >= DUPLICATE_IOU * areas[n])
+        near &= areas * DUPLICATE_IOU <= areas[n]
+        near &= ((starts[:, :2] < ends[n]) & (ends > starts[n, :2])).all(1)
+        near[: n + 1] = False
+        places = [m for m in np.flatnonzero(near) if one.windows.isdisjoint(objects[m].windows)]
+        if places:
+            masks = [detections[m].rle for m in places]
+            ious = mask_utils.iou([found.rle], masks, [0] * len(masks))[0]
+            removed[np.array(places)[ious >= DUPLICATE_IOU]] = True

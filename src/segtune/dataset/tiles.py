@@ -1,0 +1,98 @@
+"""Tiles: a grid of overlapping windows that covers an image."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from segtune.core.errors import ConfigError
+from segtune.core.tiles_settings import MIN_SIDE, TilesSettings
+from segtune.core.typed_json import read_typed
+
+TILES = "tiles.json"  # beside the splits of a dataset of tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        """The first column after it."""
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> int:
+        """The first row after it."""
+        return self.top + self.height
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Which windows there are of every image."""
+
+    side: Annotated[int, Field(ge=MIN_SIDE)] | None  # pixels; None: one window, the whole image
+    overlap: Annotated[float, Field(gt=0, lt=1)]  # of neighbors, at least; fraction of the side
+
+    def windows(self, width: int, height: int) -> list[Window]:
+        """The windows of an image, row by row.
+
+        They are evenly spaced. An image that is narrower or lower than a tile has windows of its
+        own width or height.
+
+        Args:
+            width: of the image, in pixels.
+            height: of the image, in pixels.
+        """
+        columns, rows = (self._starts(length) for length in (width, height))
+        side = self.side or max(width, height)
+        return [
+            Window(left, top, min(side, width), min(side, height))
+            for top in rows
+            for left in columns
+        ]
+
+    def _starts(self, length: int) -> list[int]:
+        """The first pixels of windows along one axis of an image."""
+        if not self.side or length <= self.side:
+            return [0]
+        # Pixels to move on by, at most. At least one is common to neighbors, whatever is rounded.
+        step = self.side - max(1, math.ceil(self.overlap * self.side))
+        steps = math.ceil((length - self.side) / step)
+        return [number * (length - self.side) // steps for number in range(steps + 1)]
+
+
+def read_tiles(path: Path) -> Tiles:
+    """Read the side and the overlap that `segtune.tile` has written.
+
+    Raises:
+        DatasetError: when the file is missing or has another format.
+    """
+    return read_typed(path, Tiles, "Give tiles.json of segtune.tile")
+
+
+def tiles_beside(coco: Path) -> Tiles | None:
+    """The tiles that a converted dataset consists of; None where it has whole images."""
+    path = coco / TILES
+    return read_tiles(path) if path.exists() else None
+
+
+def tiles_option(value: str) -> Tiles:
+    """Tiles as an option names them: by a file of `segtune.tile`, or by their side in pixels.
+
+    Raises:
+        DatasetError: when the file is missing or has another format.
+        ConfigError: when the side is too small.
+    """
+    if not value.isdecimal():
+        return read_tiles(Path(value))
+    if int(value) < MIN_SIDE:
+        raise ConfigError(f"{value} is less than {MIN_SIDE} pixels", file="--tiles")
+    return Tiles(int(value), TilesSettings().overlap)

@@ -1,0 +1,200 @@
+"""Stitching: what a perfect model finds in windows is the ground truth, and seams leave no trace."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pycocotools import mask as mask_utils
+from scipy import ndimage
+
+from segtune.dataset.coco import Image
+from segtune.dataset.detections import Detection
+from segtune.dataset.mask_windows import cut
+from segtune.dataset.masks import (
+    Rle,
+    mask_to_rle,
+    rle_area,
+    rle_bbox_xywh,
+    segmentation_to_mask,
+)
+from segtune.dataset.stitching import stitched
+from segtune.dataset.tiles import Tiles, Window
+
+Mask = npt.NDArray[np.uint8]
+InWindows = list[tuple[Window, list[Detection]]]
+
+
+def detection(rle: Rle, category: int = 1, score: float = 0.9) -> Detection:
+    return Detection(1, category, score, rle_bbox_xywh(rle), rle)
+
+
+def seen(objects: Sequence[Detection], image: Image, tiles: Tiles) -> InWindows:
+    """What a perfect model finds in each window: every object, as far as the window shows it."""
+    found: InWindows = []
+    for window in tiles.windows(image.width, image.height):
+        pieces = [(one, cut(one.rle, window)) for one in objects]
+        own = [
+            replace(one, rle=piece, bbox_xywh=rle_bbox_xywh(piece))
+            for one, piece in pieces
+            if rle_area(piece)
+        ]
+        found.append((window, own))
+    return found
+
+
+def sorted_masks(found: Sequence[Detection]) -> list[tuple[int, float, str, tuple[float, ...]]]:
+    return sorted((d.category_id, d.score, d.rle["counts"], d.bbox_xywh) for d in found)
+
+
+def regions(rng: np.random.Generator, height: int, width: int) -> list[Mask]:
+    """Connected regions of any form and size that do not overlap; many of them touch."""
+    coarse = rng.random((rng.integers(2, 24), rng.integers(2, 24)))
+    zoom = (height / coarse.shape[0], width / coarse.shape[1])
+    levels = (ndimage.zoom(coarse, zoom, order=int(rng.integers(2))) * 4).astype(int)
+    levels = np.pad(levels, ((0, height), (0, width)), mode="edge")[:height, :width]
+    found = []
+    for level in range(5):
+        # Diagonal neighbors are connected, too.
+        labels, count = ndimage.label(levels == level, np.ones((3, 3)))
+        found += [(labels == n + 1).astype(np.uint8) for n in range(count)]
+    return [found[n] for n in rng.permutation(len(found))[:60]]
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_a_perfect_model_gives_the_ground_truth_exactly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = (int(value) for value in rng.integers(20, 300, 2))
+    tiles = Tiles(int(rng.integers(32, 160)), float(rng.uniform(0.05, 0.5)))
+    # Of two classes and a few scores, so that there are ties.
+    truth = [
+        detection(mask_to_rle(m), int(rng.integers(1, 3)), float(rng.choice([0.3, 0.9])))
+        for m in regions(rng, height, width)
+    ]
+    image = Image(1, "any.png", width, height)
+    in_windows = [
+        (window, [found[n] for n in rng.permutation(len(found))])
+        for window, found in seen(truth, image, tiles)
+    ]
+    found = stitched([in_windows[n] for n in rng.permutation(len(in_windows))], image)
+    assert sorted_masks(found) == sorted_masks(truth)
+
+
+def test_an_object_in_several_parts_is_one_where_a_window_shows_two_of_them() -> None:
+    image, tiles = Image(1, "any.png", 150, 100), Tiles(100, 0.5)
+    pixels = np.zeros((100, 150), np.uint8)
+    pixels[40:44, 60:64] = pixels[50:53, 90:93] = pixels[50:53, 120:123] = 1
+    truth = [detection(mask_to_rle(pixels))]
+    assert sorted_masks(stitched(seen(truth, image, tiles), image)) == sorted_masks(truth)
+    # The stated exception: nothing where the windows overlap, from 50 to 100.
+    pixels[:, 50:100] = 0
+    pixels[10:20, 10:20] = 1
+    assert len(stitched(seen([detection(mask_to_rle(pixels))], image, tiles), image)) == 2
+
+
+@dataclass(frozen=True)
+class Straddling:
+    """Objects that lie across edges of windows, and what a model makes of them."""
+
+    truth: list[Mask]
+    found: list[Detection]
+
+
+def straddling(seed: int, *, count: int) -> Straddling:
+    """Ellipses on seams, each detected in every window with an outline of its own."""
+    rng = np.random.default_rng(seed)
+    image, tiles = Image(1, "any.png", 640, 640), Tiles(128, 0.25)
+    windows = tiles.windows(640, 640)
+    edges = sorted({w.left for w in windows if w.left} | {w.right for w in windows if w.right < 640})
+    rows, columns = np.mgrid[:640, :640]
+    taken = np.zeros((640, 640), bool)
+    truth: list[Mask] = []
+    while len(truth) < count:
+        a, b = rng.uniform(4, 40, 2)
+        center = rng.uniform(0, 640, 2)
+        center[rng.integers(2)] = rng.choice(edges) + rng.uniform(-0.9, 0.9) * min(a, b)
+        mask = ((rows - center[0]) / a) ** 2 + ((columns - center[1]) / b) ** 2 <= 1
+        if mask.any() and not (ndimage.binary_dilation(mask, iterations=3) & taken).any():
+            taken |= mask
+            truth.append(mask.astype(np.uint8))
+    in_windows: InWindows = []
+    for window in windows:
+        own = []
+        for mask in truth:
+            part = mask[window.top : window.bottom, window.left : window.right]
+            if part.sum() < 6:  # a model misses slivers
+                continue
+            # One pixel more or less all around, or a shift of one.
+            changed = [
+                part,
+                ndimage.binary_dilation(part),
+                ndimage.binary_erosion(part, border_value=1),
+                ndimage.shift(part, rng.integers(-1, 2, 2), order=0),
+            ][rng.integers(4)]
+            if changed.any():
+                rle = mask_to_rle(changed)
+                own.append(detection(rle, score=float(rng.uniform(0.2, 1))))
+        in_windows.append((window, own))
+    return Straddling(truth, stitched(in_windows, image))
+
+
+def test_on_500_objects_across_seams_none_is_double_and_none_is_missing() -> None:
+    number = 0
+    for seed in range(20):
+        case = straddling(seed, count=25)
+        number += len(case.truth)
+        labeled = [mask_to_rle(mask) for mask in case.truth]
+        found = [one.rle for one in case.found]
+        ious = mask_utils.iou(found, labeled, [0] * len(labeled))
+        assert ious.shape == (25, 25)
+        assert (ious.max(0) > 0.7).all()  # each object once, and as a whole
+        assert ((ious > 0.1).sum(0) == 1).all()
+    assert number == 500
+
+
+def test_the_most_confident_mask_of_those_that_are_whole_is_taken() -> None:
+    image, tiles = Image(1, "any.png", 150, 100), Tiles(100, 0.5)
+    left, right = tiles.windows(150, 100)
+
+    def square(window: Window, x: int, side: int) -> Rle:
+        pixels = np.zeros((100, 150), np.uint8)
+        pixels[20 : 20 + side, x : x + side] = 1
+        return cut(mask_to_rle(pixels), window)
+
+    whole = [
+        (left, [detection(square(left, 60, 20), score=0.4)]),
+        (right, [detection(square(right, 60, 22), score=0.8)]),
+    ]
+    (found,) = stitched(whole, image)
+    assert (found.score, found.bbox_xywh) == (0.8, (60, 20, 22, 22))
+    # With an edge of the window through it, a more confident one is only a part.
+    cut_one = [
+        (left, [detection(square(left, 90, 20), score=0.8)]),
+        (right, [detection(square(right, 90, 20), score=0.4)]),
+    ]
+    (found,) = stitched(cut_one, image)
+    assert (found.score, found.bbox_xywh) == (0.8, (90, 20, 20, 20))
+
+
+def test_what_one_window_finds_twice_stays_two_and_what_two_windows_find_does_not() -> None:
+    image, tiles = Image(1, "any.png", 150, 100), Tiles(100, 0.5)
+    left, right = tiles.windows(150, 100)
+    pixels = np.zeros((100, 100), np.uint8)
+    pixels[20:40, 60:80] = 1
+    twice = [detection(mask_to_rle(pixels), score=score) for score in (0.9, 0.3)]
+    moved = detection(mask_to_rle(np.roll(pixels, -50, axis=1)), score=0.5)
+    assert [d.score for d in stitched([(left, twice)], image)] == [0.9, 0.3]
+    assert [d.score for d in stitched([(left, twice), (right, [moved])], image)] == [0.9, 0.3]
+    assert [d.score for d in stitched([(left, twice[:1]), (right, [moved])], image)] == [0.9]
+    other = replace(moved, category_id=2)
+    assert len(stitched([(left, twice[:1]), (right, [other])], image)) == 2
+
+
+def test_the_masks_of_a_stitched_image_have_its_size() -> None:
+    image, tiles = Image(1, "any.png", 90, 70), Tiles(40, 0.25)
+    pixels = np.zeros((70, 90), np.uint8)
+    pixels[5:60, 5:85] = 1
+    (found,) = stitched(seen([detection(mask_to_rle(pixels))], image, tiles), image)
+    assert (segmentation_to_mask(found.rle, 70, 90) == pixels).all()
+    assert stitched([], image) == []
