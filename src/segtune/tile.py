@@ -15,7 +15,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from segtune.core.atomic import atomic_path
 from segtune.core.config import INPUT_PIXELS, parse_section
 from segtune.core.console import log_line, progress
 from segtune.core.errors import DatasetError, exit_on_error
@@ -110,7 +109,7 @@ def _write(
     for split in written:
         write_split(folder / f"{split.name}.json", split)
     write_manifest(folder / MANIFEST, manifest, place)
-    counts = {split.name: _counts(split, used[split.name]) for split in splits}
+    counts = {split.name: _counts(split, used[split.name]) for split in splits if choice.side}
     summary = _Summary(**asdict(choice), splits=counts)
     write_typed(folder / TILES, summary)
     for name, count in counts.items():
@@ -149,8 +148,9 @@ def _cut_image(folder: Path, root: Path, tiles: Sequence[Tile]) -> list[Manifest
         content = io.BytesIO()
         crop = pixels.crop((window.left, window.top, window.right, window.bottom))
         crop.save(content, "PNG", compress_level=COMPRESSION)
-        with atomic_path(folder / tile.image.file_name) as temporary:
-            temporary.write_bytes(content.getvalue())
+        place = folder / tile.image.file_name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content.getvalue())
         digest = hashlib.sha256(content.getbuffer()).hexdigest()
         entries.append(ManifestEntry(tile.image.file_name, content.tell(), digest))
     return entries

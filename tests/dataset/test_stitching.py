@@ -1,4 +1,4 @@
-"""Stitching: what a perfect model finds in windows is the ground truth, and seams leave no trace."""
+"""Stitching: what a perfect model finds in windows is the ground truth; seams leave no trace."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +44,10 @@ def seen(objects: Sequence[Detection], image: Image, tiles: Tiles) -> InWindows:
     return found
 
 
+def stitch(in_windows: InWindows, image: Image, tiles: Tiles) -> list[Detection]:
+    return stitched(in_windows, image, overlap=tiles.overlap_pixels)
+
+
 def sorted_masks(found: Sequence[Detection]) -> list[tuple[int, float, str, tuple[float, ...]]]:
     return sorted((d.category_id, d.score, d.rle["counts"], d.bbox_xywh) for d in found)
 
@@ -77,7 +81,7 @@ def test_a_perfect_model_gives_the_ground_truth_exactly(seed: int) -> None:
         (window, [found[n] for n in rng.permutation(len(found))])
         for window, found in seen(truth, image, tiles)
     ]
-    found = stitched([in_windows[n] for n in rng.permutation(len(in_windows))], image)
+    found = stitch([in_windows[n] for n in rng.permutation(len(in_windows))], image, tiles)
     assert sorted_masks(found) == sorted_masks(truth)
 
 
@@ -86,11 +90,11 @@ def test_an_object_in_several_parts_is_one_where_a_window_shows_two_of_them() ->
     pixels = np.zeros((100, 150), np.uint8)
     pixels[40:44, 60:64] = pixels[50:53, 90:93] = pixels[50:53, 120:123] = 1
     truth = [detection(mask_to_rle(pixels))]
-    assert sorted_masks(stitched(seen(truth, image, tiles), image)) == sorted_masks(truth)
+    assert sorted_masks(stitch(seen(truth, image, tiles), image, tiles)) == sorted_masks(truth)
     # The stated exception: nothing where the windows overlap, from 50 to 100.
     pixels[:, 50:100] = 0
     pixels[10:20, 10:20] = 1
-    assert len(stitched(seen([detection(mask_to_rle(pixels))], image, tiles), image)) == 2
+    assert len(stitch(seen([detection(mask_to_rle(pixels))], image, tiles), image, tiles)) == 2
 
 
 @dataclass(frozen=True)
@@ -101,22 +105,32 @@ class Straddling:
     found: list[Detection]
 
 
+def ellipse(
+    center: npt.NDArray[np.float64], radii: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    rows, columns = np.ogrid[:640, :640]
+    y, x = center
+    inside: npt.NDArray[np.bool_] = ((rows - y) / radii[0]) ** 2 + (
+        (columns - x) / radii[1]
+    ) ** 2 <= 1
+    return inside
+
+
 def straddling(seed: int, *, count: int) -> Straddling:
     """Ellipses on seams, each detected in every window with an outline of its own."""
     rng = np.random.default_rng(seed)
     image, tiles = Image(1, "any.png", 640, 640), Tiles(128, 0.25)
     windows = tiles.windows(640, 640)
-    edges = sorted({w.left for w in windows if w.left} | {w.right for w in windows if w.right < 640})
-    rows, columns = np.mgrid[:640, :640]
+    edges = sorted({e for w in windows for e in (w.left, w.right)} - {0, 640})
     taken = np.zeros((640, 640), bool)
     truth: list[Mask] = []
     while len(truth) < count:
-        a, b = rng.uniform(4, 40, 2)
-        center = rng.uniform(0, 640, 2)
-        center[rng.integers(2)] = rng.choice(edges) + rng.uniform(-0.9, 0.9) * min(a, b)
-        mask = ((rows - center[0]) / a) ** 2 + ((columns - center[1]) / b) ** 2 <= 1
-        if mask.any() and not (ndimage.binary_dilation(mask, iterations=3) & taken).any():
-            taken |= mask
+        radii, center = rng.uniform(5, 40, 2), rng.uniform(0, 640, 2)
+        center[rng.integers(2)] = rng.choice(edges) + rng.uniform(-0.9, 0.9) * radii.min()
+        mask = ellipse(center, radii)
+        if mask.any() and not (mask & taken).any():
+            # Three pixels apart: outlines that vary must not make two objects one.
+            taken |= ellipse(center, radii + 3)
             truth.append(mask.astype(np.uint8))
     in_windows: InWindows = []
     for window in windows:
@@ -136,7 +150,7 @@ def straddling(seed: int, *, count: int) -> Straddling:
                 rle = mask_to_rle(changed)
                 own.append(detection(rle, score=float(rng.uniform(0.2, 1))))
         in_windows.append((window, own))
-    return Straddling(truth, stitched(in_windows, image))
+    return Straddling(truth, stitch(in_windows, image, tiles))
 
 
 def test_on_500_objects_across_seams_none_is_double_and_none_is_missing() -> None:
@@ -148,7 +162,7 @@ def test_on_500_objects_across_seams_none_is_double_and_none_is_missing() -> Non
         found = [one.rle for one in case.found]
         ious = mask_utils.iou(found, labeled, [0] * len(labeled))
         assert ious.shape == (25, 25)
-        assert (ious.max(0) > 0.7).all()  # each object once, and as a whole
+        assert (ious.max(0) > 0.6).all()  # each object once, and as a whole
         assert ((ious > 0.1).sum(0) == 1).all()
     assert number == 500
 
@@ -166,15 +180,15 @@ def test_the_most_confident_mask_of_those_that_are_whole_is_taken() -> None:
         (left, [detection(square(left, 60, 20), score=0.4)]),
         (right, [detection(square(right, 60, 22), score=0.8)]),
     ]
-    (found,) = stitched(whole, image)
+    (found,) = stitch(whole, image, tiles)
     assert (found.score, found.bbox_xywh) == (0.8, (60, 20, 22, 22))
     # With an edge of the window through it, a more confident one is only a part.
     cut_one = [
-        (left, [detection(square(left, 90, 20), score=0.8)]),
-        (right, [detection(square(right, 90, 20), score=0.4)]),
+        (left, [detection(square(left, 70, 40), score=0.8)]),
+        (right, [detection(square(right, 70, 40), score=0.4)]),
     ]
-    (found,) = stitched(cut_one, image)
-    assert (found.score, found.bbox_xywh) == (0.8, (90, 20, 20, 20))
+    (found,) = stitch(cut_one, image, tiles)
+    assert (found.score, found.bbox_xywh) == (0.8, (70, 20, 40, 40))
 
 
 def test_what_one_window_finds_twice_stays_two_and_what_two_windows_find_does_not() -> None:
@@ -184,17 +198,17 @@ def test_what_one_window_finds_twice_stays_two_and_what_two_windows_find_does_no
     pixels[20:40, 60:80] = 1
     twice = [detection(mask_to_rle(pixels), score=score) for score in (0.9, 0.3)]
     moved = detection(mask_to_rle(np.roll(pixels, -50, axis=1)), score=0.5)
-    assert [d.score for d in stitched([(left, twice)], image)] == [0.9, 0.3]
-    assert [d.score for d in stitched([(left, twice), (right, [moved])], image)] == [0.9, 0.3]
-    assert [d.score for d in stitched([(left, twice[:1]), (right, [moved])], image)] == [0.9]
+    assert [d.score for d in stitch([(left, twice)], image, tiles)] == [0.9, 0.3]
+    assert [d.score for d in stitch([(left, twice), (right, [moved])], image, tiles)] == [0.9, 0.3]
+    assert [d.score for d in stitch([(left, twice[:1]), (right, [moved])], image, tiles)] == [0.9]
     other = replace(moved, category_id=2)
-    assert len(stitched([(left, twice[:1]), (right, [other])], image)) == 2
+    assert len(stitch([(left, twice[:1]), (right, [other])], image, tiles)) == 2
 
 
 def test_the_masks_of_a_stitched_image_have_its_size() -> None:
     image, tiles = Image(1, "any.png", 90, 70), Tiles(40, 0.25)
     pixels = np.zeros((70, 90), np.uint8)
     pixels[5:60, 5:85] = 1
-    (found,) = stitched(seen([detection(mask_to_rle(pixels))], image, tiles), image)
+    (found,) = stitch(seen([detection(mask_to_rle(pixels))], image, tiles), image, tiles)
     assert (segmentation_to_mask(found.rle, 70, 90) == pixels).all()
-    assert stitched([], image) == []
+    assert stitch([], image, tiles) == []

@@ -1,6 +1,7 @@
 """The grid of windows, and masks cut by them."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_windows_cover_an_image_and_overlap_enough(seed: int) -> None:
     ):
         assert spans[0][0] == 0 and spans[-1][1] == length
         assert all(end - start == min(tiles.side, length) for start, end in spans)
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             assert end - start >= tiles.overlap * tiles.side
         steps = np.diff([start for start, _ in spans])
         assert len(steps) == 0 or steps.max() - steps.min() <= 1

@@ -1,10 +1,12 @@
 """Detections in the windows of an image, stitched to detections in the image.
 
-By falling confidence, a detection joins the detections of its class with which it agrees, at most
-one of each window. Two agree if their masks are alike where both windows look (an IoU of at least
-0.5), or if one is cut by an edge of its window and at least half of it is in the other. What has
-joined is one object. Its mask is that of the most confident detection in a window that has all of
-it, or, without such a window, all masks together; its score is the highest.
+A detection that is cut by an inner edge of its window, and lies within half of the overlap from
+that edge, is left out: another window shows more of the object. By falling confidence, each of the
+others joins those of its class with which it agrees, at most one of each window. Two agree if
+their masks are alike where both windows look (an IoU of at least 0.5), or if one is cut and at
+least half of it is in the other. What has joined is one object. Its mask is that of the most
+confident detection in a window that has all of it, or, without such a window, all masks together;
+its score is the highest.
 """
 
 from collections import defaultdict
@@ -22,9 +24,9 @@ from segtune.dataset.tiles import Window
 
 MIN_AGREEMENT = 0.5  # IoU where both windows look, or the fraction of a piece that is covered
 DUPLICATE_IOU = 0.7  # of objects that no window has both of; the less confident one is removed
-# Of a window: a mask that ends so close to an inner edge may be cut by it. The model's masks are
-# coarser than the image: one of their pixels is a 288th of the side of the input.
-EDGE = 1 / 50
+# Of a window's side: a mask that ends so close to an inner edge may be cut by it, because the
+# model's masks are coarser than the image.
+EDGE = 1 / 32
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class _Piece:
     window: Window
     area: float
     box: BoxXywh  # around the mask
-    is_cut: bool
+    is_cut: bool  # perhaps
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Object:
 
 
 def stitched(
-    in_windows: Iterable[tuple[Window, Sequence[Detection]]], image: Image
+    in_windows: Iterable[tuple[Window, Sequence[Detection]]], image: Image, *, overlap: int
 ) -> list[Detection]:
     """The detections in an image, class by class, those with the highest score first.
 
@@ -55,11 +57,14 @@ def stitched(
         in_windows: windows of the image and the detections in each, in pixels of the window.
             Detections of one window are never joined, nor taken for duplicates.
         image: that the windows are of.
+        overlap: of neighboring windows, at least; pixels.
     """
     by_class: dict[int, list[_Piece]] = defaultdict(list)
     for window, detections in in_windows:
         for found in detections:
-            by_class[found.category_id].append(_piece(found, window, image))
+            piece = _piece(found, window, image)
+            if not (piece.is_cut and _is_rim(piece, image, (overlap - 1) // 2)):
+                by_class[found.category_id].append(piece)
     return [found for pieces in by_class.values() for found in _stitched_class(pieces, image)]
 
 
@@ -80,6 +85,17 @@ def _is_inside(box: BoxXywh, window: Window, image: Image) -> bool:
         and (window.top == 0 or y >= window.top + margin)
         and (window.right == image.width or x + w <= window.right - margin)
         and (window.bottom == image.height or y + h <= window.bottom - margin)
+    )
+
+
+def _is_rim(piece: _Piece, image: Image, rim: int) -> bool:
+    """Whether a piece is all within `rim` pixels of an edge of its window that is in the image."""
+    (x, y, w, h), window = piece.box, piece.window
+    return (
+        (window.left > 0 and x + w <= window.left + rim)
+        or (window.top > 0 and y + h <= window.top + rim)
+        or (window.right < image.width and x >= window.right - rim)
+        or (window.bottom < image.height and y >= window.bottom - rim)
     )
 
 

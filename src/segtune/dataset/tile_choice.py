@@ -48,7 +48,8 @@ def choose_tiles(
         image_size: side of the model's input in pixels, if it is not the model's own.
     """
     if settings.side != "auto":
-        return TileChoice(settings.side, settings.overlap, "set in the configuration")
+        reason = f"tiles of {settings.side} px" if settings.side else "whole images"
+        return TileChoice(settings.side, settings.overlap, f"{reason}, set in the configuration")
     sides = [(a.bbox_xywh[2:], i) for i in train.images for a in train.annotations[i.id]]
     boxes = np.array([box for box, _ in sides if min(box) > 0]).reshape(-1, 2)
     if not len(boxes):

@@ -41,6 +41,11 @@ class Tiles:
     side: Annotated[int, Field(ge=MIN_SIDE)] | None  # pixels; None: one window, the whole image
     overlap: Annotated[float, Field(gt=0, lt=1)]  # of neighbors, at least; fraction of the side
 
+    @property
+    def overlap_pixels(self) -> int:
+        """Pixels that are common to neighbors, at least; one, whatever is rounded."""
+        return max(1, math.ceil(self.overlap * (self.side or 0)))
+
     def windows(self, width: int, height: int) -> list[Window]:
         """The windows of an image, row by row.
 
@@ -63,8 +68,7 @@ class Tiles:
         """The first pixels of windows along one axis of an image."""
         if not self.side or length <= self.side:
             return [0]
-        # Pixels to move on by, at most. At least one is common to neighbors, whatever is rounded.
-        step = self.side - max(1, math.ceil(self.overlap * self.side))
+        step = self.side - self.overlap_pixels  # at most
         steps = math.ceil((length - self.side) / step)
         return [number * (length - self.side) // steps for number in range(steps + 1)]
 

@@ -51,7 +51,8 @@ def predict_in_tiles(
     with closing(found):
         # One at a time: what is found in a window must be taken before the next one.
         for image, in_windows in groupby(_full(found), key=lambda item: item[0].image):
-            yield image.id, stitched(((w.window, own) for w, own in in_windows), image)
+            pieces = ((w.window, own) for w, own in in_windows)
+            yield image.id, stitched(pieces, image, overlap=tiles.overlap_pixels)
 
 
 def _windows(
