@@ -1,0 +1,184 @@
+"""Small objects in large images: AP of the tiny model with tiles and without.
+
+`python -m benchmarks.tiles` writes an export of 4,096 px images with objects of 12 px: the shapes
+that the tiny model knows, reduced, on mottled backgrounds; the classes are their colors. It trains
+on tiles and on whole images for the same number of optimizer steps, merges the whole update,
+predicts the test images, and prints the mask AP in whole images of both, and of the base model.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PilImage
+
+from segtune import convert, merge, predict, tile, train, validate
+from segtune.dataset.coco import read_split
+from segtune.dataset.detections import read_detections
+from segtune.dataset.drawn_shapes import SIDE as SCENE_SIDE
+from segtune.dataset.drawn_shapes import draw_scene
+from segtune.dataset.masks import mask_to_rle, rle_area, rle_bbox_xywh
+from segtune.dataset.polygons import mask_polygons
+from segtune.evaluation.average_precision import score_detections
+
+CLASSES = ("red", "green", "blue", "yellow")
+MARGIN = 4  # pixels between two objects, at least
+BATCH = 4
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the AP of each way of seeing the images."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image-side", type=int, default=4096, help="of the images, in pixels")
+    parser.add_argument("--object-side", type=int, default=12, help="of objects, in pixels")
+    parser.add_argument("--tile-side", type=int, default=128, help="of tiles, in pixels")
+    parser.add_argument("--objects", type=int, default=160, help="in each image")
+    parser.add_argument("--steps", type=int, default=120, help="of each training")
+    parser.add_argument("--folder", type=Path, help="for the files; by default they are removed")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(arguments.folder or Path(temporary), arguments)
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> None:
+    """Make the data, train twice, and print what the models find."""
+    start = time.perf_counter()
+    write_export(folder / "export", arguments)
+    coco, tiles = folder / "coco", folder / "tiles"
+    convert.main(["--export", str(folder / "export"), "--out", str(coco)])
+    validate.main(["--coco", str(coco), "--out", str(folder / "validate")])
+    side = json.dumps({"side": arguments.tile_side})
+    tile.main(["--coco", str(coco), "--out", str(tiles), "--settings", side])
+    for name, data, seen in (("whole images", coco, []), ("tiles", tiles, [tiles / "tiles.json"])):
+        in_tiles = ["--tiles", str(seen[0])] if seen else []
+        report(folder, f"base model, {name}", "default", in_tiles)
+        out = folder / name.replace(" ", "_")
+        train_steps(folder, data, out, arguments.steps)
+        adapter = str(out / "adapter")
+        merge.main(["--adapter", adapter, "--out", str(out), "--settings", '{"strength": 1}'])
+        report(folder, f"trained on {name}", str(out / "sam3.pt"), in_tiles)
+    print(f"in all: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def train_steps(folder: Path, data: Path, out: Path, steps: int) -> None:
+    """Train the tiny model with its recipe for about this many optimizer steps."""
+    per_epoch = -(-len(read_split(data / "train.json").images) // BATCH)
+    epochs = max(1, round(steps / per_epoch))
+    settings = {"epochs": epochs, "validate_every": epochs}
+    files = ["--report", str(folder / "validate" / "report.json"), "--validated"]
+    files += [str(folder / "coco"), "--coco", str(data), "--out", str(out)]
+    start = time.perf_counter()
+    train.main([*files, "--settings", json.dumps(settings)])
+    print(f"{epochs * per_epoch} steps: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def report(folder: Path, name: str, weights: str, in_tiles: Sequence[str]) -> None:
+    """Predict on the test images and print the mask AP."""
+    path, out = folder / "coco" / "test.json", folder / f"{name}.json"
+    start = time.perf_counter()
+    predict.main(["--coco", str(path), "--out", str(out), "--weights", weights, *in_tiles])
+    seconds = time.perf_counter() - start
+    split = read_split(path)
+    found = read_detections(out, split)
+    scores = score_detections(split, found, "mask").summary
+    number = sum(one.score >= 0.5 for one in found)
+    print(
+        f"{name}: AP {scores.AP:.3f}, AP50 {scores.AP50:.3f}; {number} detections with a score of "
+        f"at least 0.5, {len(split.objects)} objects; {seconds:.0f} s for {len(split.images)} "
+        "images",
+        flush=True,
+    )
+
+
+def write_export(folder: Path, arguments: argparse.Namespace) -> None:
+    """A Roboflow export in COCO's format: 4 images for training, 1 for validation, 2 to test."""
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 4, "valid": 1, "test": 2}.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        side = arguments.image_side
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image_id in range(1, count + 1):
+            pixels, objects = draw_image(rng, arguments)
+            name = f"{image_id}.jpg"
+            PilImage.fromarray(pixels).save(folder / split / name, quality=95)
+            images.append({"id": image_id, "file_name": name, "width": side, "height": side})
+            for category_id, mask in objects:
+                rle = mask_to_rle(mask)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": category_id,
+                        "segmentation": mask_polygons(rle),
+                        "bbox": rle_bbox_xywh(rle),
+                        "area": rle_area(rle),
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
+        values = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(values))
+
+
+def draw_image(
+    rng: np.random.Generator, arguments: argparse.Namespace
+) -> tuple[Pixels, list[tuple[int, Pixels]]]:
+    """An image, and the class and mask of each object."""
+    side = arguments.image_side
+    coarse = rng.integers(60, 190, (side // 64, side // 64, 3), dtype=np.uint8)
+    ground = PilImage.fromarray(coarse).resize((side, side), PilImage.Resampling.BICUBIC)
+    pixels = np.array(ground)
+    taken = np.zeros((side, side), bool)
+    objects: list[tuple[int, Pixels]] = []
+    while len(objects) < arguments.objects:
+        category_id, skin, stencil = small_shape(rng, arguments.object_side)
+        height, width = stencil.shape
+        top, left = (int(rng.integers(MARGIN, side - MARGIN - n)) for n in (height, width))
+        around = np.s_[top - MARGIN : top + height + MARGIN, left - MARGIN : left + width + MARGIN]
+        if taken[around].any():
+            continue
+        taken[around] = True
+        place = np.s_[top : top + height, left : left + width]
+        pixels[place][stencil] = skin[stencil]
+        mask = np.zeros((side, side), np.uint8)
+        mask[place] = stencil
+        objects.append((category_id, mask))
+    return pixels, objects
+
+
+def small_shape(rng: np.random.Generator, side: int) -> tuple[int, Pixels, npt.NDArray[np.bool_]]:
+    """A shape, reduced so that its longer side has `side` pixels: class, pixels and mask."""
+    while True:
+        scene = draw_scene(rng)
+        for shape in scene.shapes:
+            if shape.color in CLASSES:
+                rows, columns = (np.flatnonzero(shape.mask.any(axis)) for axis in (1, 0))
+                crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                skin, stencil = reduced(scene.pixels, shape.mask, crop, side)
+                return CLASSES.index(shape.color) + 1, skin, stencil
+
+
+def reduced(
+    pixels: Pixels, mask: npt.NDArray[np.bool_], crop: Any, side: int
+) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """A part of a scene of 96 px with its mask, at another scale."""
+    height, width = mask[crop].shape
+    scale = side / max(height, width)
+    assert max(height, width) <= SCENE_SIDE
+    size = (max(2, round(width * scale)), max(2, round(height * scale)))
+    small = PilImage.fromarray(pixels[crop]).resize(size, PilImage.Resampling.BOX)
+    stencil = PilImage.fromarray(mask[crop].astype(np.uint8) * 255)
+    return np.asarray(small), np.asarray(stencil.resize(size, PilImage.Resampling.BOX)) >= 128
+
+
+if __name__ == "__main__":
+    main()
