@@ -14,11 +14,14 @@ from segtune.core.config import INPUT_PIXELS, QUERIES, parse_section
 from segtune.core.console import log_line
 from segtune.core.cores import usable_cores
 from segtune.core.errors import DatasetError, exit_on_error
+from segtune.core.tiles_settings import TilesSettings
 from segtune.core.typed_json import write_typed
 from segtune.core.validate_settings import ValidateSettings
 from segtune.dataset.coco import SPLITS, Split, read_manifest, read_unchecked_split
 from segtune.dataset.findings import DatasetReport, Finding
 from segtune.dataset.gate import dataset_fingerprint
+from segtune.dataset.tile_choice import choose_tiles
+from segtune.dataset.tiles import Tiles
 from segtune.reports.validation_page import write_validation_page
 
 MAX_ERRORS = 5  # kinds on the terminal; the page has all
@@ -41,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             target=Target(
                 queries=QUERIES[arguments.model],
                 input_pixels=arguments.image_size or INPUT_PIXELS[arguments.model],
+                tiles=_tiles(arguments, splits[0]),
             ),
             fingerprint=fingerprint,
             workers=max(1, arguments.workers),
@@ -57,9 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--model", choices=sorted(QUERIES), default="tiny", help="to be trained")
     parser.add_argument("--image-size", type=int, help="side of its input, in pixels")
+    parser.add_argument("--tiles", default="{}", help="the tiles section, as JSON")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="threads")
     parser.add_argument("--settings", default="{}", help="the validate section, as JSON")
     return parser
+
+
+def _tiles(arguments: argparse.Namespace, train: Split) -> Tiles:
+    """In which images will be seen: objects have the size that they have there."""
+    settings = parse_section(TilesSettings, arguments.tiles)
+    return choose_tiles(
+        train, settings, model=arguments.model, image_size=arguments.image_size
+    ).tiles
 
 
 def _log(report: DatasetReport) -> None:

@@ -9,6 +9,7 @@ import pytest
 from segtune.checks.objects import duplicates, object_findings
 from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Annotation, Category, Image, Split
+from segtune.dataset.tiles import Tiles
 from tests.scenes import box_only
 
 IMAGE = Image(1, "1.jpg", 400, 300)
@@ -49,10 +50,12 @@ def test_buckets_find_what_all_pairs_find(min_iou: float) -> None:
     assert len(found) > 20
 
 
-def found(*objects: Annotation, queries: int = 9, **limits: float) -> list[tuple[str, str]]:
+def found(
+    *objects: Annotation, queries: int = 9, tiles: Tiles | None = None, **limits: float
+) -> list[tuple[str, str]]:
     split = Split("train", Path(), (Category(1, "disc", "disc"),), (IMAGE,), {1: objects})
     checked = ValidateLimits.model_validate(limits)
-    findings = object_findings([split], checked, queries=queries, input_pixels=200)
+    findings = object_findings([split], checked, queries=queries, input_pixels=200, tiles=tiles)
     return [(rule, place.text.partition(", ")[2]) for rule, place in findings]
 
 
@@ -63,6 +66,17 @@ def test_as_many_objects_as_queries_can_be_detected() -> None:
     assert found(*objects, queries=3) == [("object-crowded", text)]
     # A crowd is not one of the objects that are to be detected.
     assert found(*objects[1:], replace(objects[0], iscrowd=1), queries=3) == []
+
+
+def test_with_tiles_objects_count_as_they_are_there() -> None:
+    objects = [box_only(n, 1, 1, (60 * n - 50, 5, 15, 15)) for n in range(1, 5)]
+    # Of 400 x 300 pixels, 100 x 100 are the input of 200 x 200.
+    tiles = Tiles(100, 0.25)
+    assert found(*objects, queries=2, tiles=tiles, min_object_pixels=30) == []
+    crowded = "2 of disc, but the model has 1 queries"
+    assert found(*objects, queries=1, tiles=tiles) == [("object-crowded", crowded)]
+    tiny = [rule for rule, _ in found(*objects, tiles=tiles, min_object_pixels=30.01)]
+    assert tiny == ["object-tiny"] * 4
 
 
 def test_sizes_are_of_the_area_in_the_square_input() -> None:

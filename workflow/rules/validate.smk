@@ -40,6 +40,7 @@ rule validate:
         model=CONFIG.model,
         image_size=IMAGE_SIZE,
         settings=gate_settings,
+        tiles=settings("tiles"),
         code=code("validate"),
         link_script=link_script,
     message:
@@ -48,7 +49,7 @@ rule validate:
         """
         python3 -m segtune.validate --coco {params.coco:q} --out {params.out:q} \
             --model {params.model:q} {params.image_size} --settings {params.settings:q} \
-            --workers {threads} 2>&1 | tee -i {log:q}
+            --tiles {params.tiles:q} --workers {threads} 2>&1 | tee -i {log:q}
         sh {params.link_script:q} {output:q}
         """
 

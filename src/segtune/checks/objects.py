@@ -11,6 +11,7 @@ from segtune.core.validate_settings import ValidateLimits
 from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.findings import Found, image_place, is_finite, object_place
 from segtune.dataset.masks import BoxXywh, require_usable, segmentation_to_rle
+from segtune.dataset.tiles import Tiles, Window
 
 MIN_SIDE = 1e-3  # pixels of a box that is compared with others; what is smaller is tiny anyway
 
@@ -18,7 +19,12 @@ Cell = tuple[int, int, int, int]  # size and place of a box, both coarse
 
 
 def object_findings(
-    splits: Sequence[Split], limits: ValidateLimits, *, queries: int, input_pixels: int
+    splits: Sequence[Split],
+    limits: ValidateLimits,
+    *,
+    queries: int,
+    input_pixels: int,
+    tiles: Tiles | None = None,
 ) -> Iterator[Found]:
     """Objects that the model can't tell apart, detect or see.
 
@@ -26,7 +32,8 @@ def object_findings(
         splits: as they were read.
         limits: of the settings.
         queries: of the model, each of which detects one object of a prompt.
-        input_pixels: side of the square that each image is resized to.
+        input_pixels: side of the square that each image, or each tile, is resized to.
+        tiles: in which images are seen; None for whole images.
     """
     for split in splits:
         for image in split.images:
@@ -34,10 +41,10 @@ def object_findings(
             if not objects:
                 yield "object-none", image_place(split, image)
                 continue
-            yield from _crowded(split, image, queries)
+            yield from _crowded(split, image, queries, tiles)
             usable = [a for a in objects if is_finite(a.bbox_xywh) and min(a.bbox_xywh[2:]) > 0]
             for a in usable:
-                side = resized_side(a.bbox_xywh, image, input_pixels)
+                side = resized_side(a.bbox_xywh, image, input_pixels, tiles)
                 if side < limits.min_object_pixels:
                     text = f"about {side:.1f} x {side:.1f} pixels of {input_pixels}"
                     yield "object-tiny", object_place(split, image, a, text)
@@ -46,13 +53,17 @@ def object_findings(
                 yield "object-duplicate", object_place(split, image, other, text, [one])
 
 
-def resized_side(bbox_xywh: BoxXywh, image: Image, input_pixels: int) -> float:
+def resized_side(
+    bbox_xywh: BoxXywh, image: Image, input_pixels: int, tiles: Tiles | None = None
+) -> float:
     """The side of a square as large as a box is in the model's input, in pixels.
 
-    The input is a square, to which an image is stretched.
+    The input is a square, to which an image or each of its tiles is stretched.
     """
     _, _, w, h = bbox_xywh
-    return input_pixels * math.sqrt(w * h / (image.width * image.height))
+    largest = (tiles and tiles.side) or math.inf
+    seen = min(image.width, largest) * min(image.height, largest)
+    return input_pixels * math.sqrt(w * h / seen)
 
 
 def duplicates(
@@ -82,15 +93,31 @@ def duplicates(
             cells[_cell(a.bbox_xywh)].append(a)
 
 
-def _crowded(split: Split, image: Image, queries: int) -> Iterator[Found]:
+def _crowded(split: Split, image: Image, queries: int, tiles: Tiles | None) -> Iterator[Found]:
     objects = split.annotations[image.id]
     counts = Counter(a.category_id for a in objects if not a.iscrowd)
+    if counts and tiles and max(counts.values()) > queries:
+        counts = _largest_counts(image, objects, tiles)
     names = {category.id: category.name for category in split.categories}
     for number, count in counts.items():
         if count > queries:
             text = f"{count} of {names.get(number, number)}, but the model has {queries} queries"
             same = (a for a in objects if a.category_id == number)
             yield "object-crowded", image_place(split, image, text, same)
+
+
+def _largest_counts(image: Image, objects: Sequence[Annotation], tiles: Tiles) -> Counter[int]:
+    """How many objects of each class have their centers in one tile, at most."""
+    largest: Counter[int] = Counter()
+    for window in tiles.windows(image.width, image.height):
+        largest |= Counter(a.category_id for a in objects if _has_center(window, a))
+    return largest
+
+
+def _has_center(window: Window, a: Annotation) -> bool:
+    x, y, w, h = a.bbox_xywh
+    inside = window.left <= x + w / 2 < window.right and window.top <= y + h / 2 < window.bottom
+    return inside and not a.iscrowd
 
 
 def _cell(box: BoxXywh) -> Cell:

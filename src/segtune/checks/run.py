@@ -18,6 +18,7 @@ from segtune.dataset.coco import Manifest, Split
 from segtune.dataset.findings import DatasetReport, Finding, Found, Override, Place
 from segtune.dataset.image_copies import compared_splits
 from segtune.dataset.image_scan import scan_images
+from segtune.dataset.tiles import Tiles
 
 MAX_EXAMPLES = 1000  # in a report, per rule
 ORDER: tuple[Severity, ...] = ("error", "warning", "info")
@@ -28,7 +29,8 @@ class Target:
     """What of the model to be trained matters to the checks."""
 
     queries: int  # each of which detects one object of a prompt
-    input_pixels: int  # side of the square that each image is resized to
+    input_pixels: int  # side of the square that each image, or each tile, is resized to
+    tiles: Tiles | None = None  # in which images are seen; None for whole images
 
 
 def check_dataset(
@@ -65,7 +67,7 @@ def check_dataset(
             if severity != RULES[rule].severity
         ),
         splits={split.name: summary(split) for split in splits},
-        histograms=histograms(splits, target.input_pixels),
+        histograms=histograms(splits, target.input_pixels, target.tiles),
     )
 
 
@@ -83,7 +85,11 @@ def _found(
     yield from prompt_findings(splits)
     yield from class_findings(splits, limits)
     yield from object_findings(
-        splits, limits, queries=target.queries, input_pixels=target.input_pixels
+        splits,
+        limits,
+        queries=target.queries,
+        input_pixels=target.input_pixels,
+        tiles=target.tiles,
     )
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from segtune.checks.objects import resized_side
 from segtune.dataset.coco import Annotation, Image, Split
 from segtune.dataset.findings import Histogram, SplitSummary, is_finite, with_images
+from segtune.dataset.tiles import Tiles
 
 # Each value begins a range; what is smaller than all is in one more.
 SIDES = (4, 8, 16, 32, 64, 128, 256, 512)  # pixels
@@ -29,16 +30,19 @@ def summary(split: Split) -> SplitSummary:
     )
 
 
-def histograms(splits: Sequence[Split], input_pixels: int) -> tuple[Histogram, ...]:
+def histograms(
+    splits: Sequence[Split], input_pixels: int, tiles: Tiles | None = None
+) -> tuple[Histogram, ...]:
     """Sizes and aspect ratios of objects, and objects per image.
 
     Args:
         splits: as they were read.
-        input_pixels: side of the square that each image is resized to.
+        input_pixels: side of the square that each image, or each tile, is resized to.
+        tiles: in which images are seen; None for whole images.
     """
 
     def side(image: Image, a: Annotation) -> float:
-        return resized_side(a.bbox_xywh, image, input_pixels)
+        return resized_side(a.bbox_xywh, image, input_pixels, tiles)
 
     def aspect(image: Image, a: Annotation) -> float:
         return a.bbox_xywh[2] / a.bbox_xywh[3]

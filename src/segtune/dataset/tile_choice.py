@@ -50,8 +50,9 @@ def choose_tiles(
     if settings.side != "auto":
         reason = f"tiles of {settings.side} px" if settings.side else "whole images"
         return TileChoice(settings.side, settings.overlap, f"{reason}, set in the configuration")
-    sides = [(a.bbox_xywh[2:], i) for i in train.images for a in train.annotations[i.id]]
-    boxes = np.array([box for box, _ in sides if min(box) > 0]).reshape(-1, 2)
+    boxes = np.array([a.bbox_xywh[2:] for a in train.objects if not a.iscrowd]).reshape(-1, 2)
+    # Also of a dataset that has not been validated yet.
+    boxes = boxes[np.isfinite(boxes).all(1) & (boxes > 0).all(1)]
     if not len(boxes):
         return TileChoice(None, settings.overlap, "whole images: train has no objects")
     return _chosen(boxes, train.images, settings.overlap, _Input(model, image_size))
