@@ -135,7 +135,7 @@ def test_a_module_accepts_its_arguments(command: str, capsys: pytest.CaptureFixt
         if stage == "train":
             parse_train(found.model, settings, found.execution)
         else:
-            parse_section(SECTIONS[stage], settings)
+            parse_section(SECTIONS[{"tile": "tiles"}.get(stage, stage)], settings)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "src/segtune").glob("[a-z]*.py")), ids=by_name)
