@@ -220,6 +220,7 @@ def test_an_edited_augmentation_is_not_a_reason_to_merge(finished: Path) -> None
         ("predict={max_detections: 1}", {"strength": 1, "merge": 1, **PREDICT, **EVALUATE}),
         ("evaluate={resamples: 10}", EVALUATE),
         ("image_size=144", FROM_VALIDATE),
+        ("tiles=48", {"tile": 1, **FROM_VALIDATE}),
         ("weights=random:1", TRAIN_AND_PREDICT),
         ("model=full", FROM_VALIDATE),
     ],

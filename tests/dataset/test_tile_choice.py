@@ -93,6 +93,8 @@ def test_patches_are_those_of_the_models() -> None:
     [
         (None, None),
         (False, None),
+        ("null", None),
+        ({"side": "null"}, None),
         ("auto", "auto"),
         (1024, 1024),
         ({"side": "640"}, 640),

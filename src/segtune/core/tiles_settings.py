@@ -21,13 +21,15 @@ class TilesSettings(Section):
     @classmethod
     def _side_is_enough(cls, values: Any) -> Any:
         """`tiles: auto` and `tiles: 1024` are short for a table with this side."""
-        # In YAML, `off` without quotes is false.
-        return values if isinstance(values, dict) else {"side": None if values is False else values}
+        return values if isinstance(values, dict) else {"side": values}
 
     @field_validator("side", mode="before")
     @classmethod
     def _is_auto_or_pixels(cls, value: Any) -> Any:
-        if value in (None, "auto"):
+        # In YAML, `off` without quotes is false; on the command line, values are text.
+        if value is None or value is False or value in ("null", "off"):
+            return None
+        if value == "auto":
             return value
         try:
             pixels = 0 if isinstance(value, bool) else int(value)
