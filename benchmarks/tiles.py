@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image-side", type=int, default=4096, help="of the images, in pixels")
     parser.add_argument("--object-side", type=int, default=12, help="of objects, in pixels")
-    parser.add_argument("--tile-side", type=int, default=128, help="of tiles, in pixels")
-    parser.add_argument("--objects", type=int, default=160, help="in each image")
-    parser.add_argument("--steps", type=int, default=120, help="of each training")
+    parser.add_argument("--tile-side", type=int, default=96, help="of tiles, in pixels")
+    parser.add_argument("--objects", type=int, default=60, help="in each image")
+    parser.add_argument("--steps", type=int, default=180, help="of each training")
     parser.add_argument("--folder", type=Path, help="for the files; by default they are removed")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,18 +57,20 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     validate.main(["--coco", str(coco), "--out", str(folder / "validate")])
     side = json.dumps({"side": arguments.tile_side})
     tile.main(["--coco", str(coco), "--out", str(tiles), "--settings", side])
-    for name, data, seen in (("whole images", coco, []), ("tiles", tiles, [tiles / "tiles.json"])):
+    steps = arguments.steps
+    for name, data, seen in (("tiles", tiles, [tiles / "tiles.json"]), ("whole images", coco, [])):
         in_tiles = ["--tiles", str(seen[0])] if seen else []
         report(folder, f"base model, {name}", "default", in_tiles)
         out = folder / name.replace(" ", "_")
-        train_steps(folder, data, out, arguments.steps)
+        # As many with whole images as with tiles, which make full epochs.
+        steps = train_steps(folder, data, out, steps)
         adapter = str(out / "adapter")
         merge.main(["--adapter", adapter, "--out", str(out), "--settings", '{"strength": 1}'])
         report(folder, f"trained on {name}", str(out / "sam3.pt"), in_tiles)
     print(f"in all: {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def train_steps(folder: Path, data: Path, out: Path, steps: int) -> None:
+def train_steps(folder: Path, data: Path, out: Path, steps: int) -> int:
     """Train the tiny model with its recipe for about this many optimizer steps."""
     per_epoch = -(-len(read_split(data / "train.json").images) // BATCH)
     epochs = max(1, round(steps / per_epoch))
@@ -78,6 +80,7 @@ def train_steps(folder: Path, data: Path, out: Path, steps: int) -> None:
     start = time.perf_counter()
     train.main([*files, "--settings", json.dumps(settings)])
     print(f"{epochs * per_epoch} steps: {time.perf_counter() - start:.0f} s", flush=True)
+    return epochs * per_epoch
 
 
 def report(folder: Path, name: str, weights: str, in_tiles: Sequence[str]) -> None:
