@@ -191,6 +191,7 @@ def test_the_license_accompanies_the_weights(tmp_path: Path) -> None:
     card = (merge(tmp_path) / "MODEL_CARD.md").read_text()
     assert "SAM License" in card
     assert "0.5000 after epoch 2" in card
+    assert "- Sees images\n" in card
     assert len(card) > 5000  # the full license
 
 

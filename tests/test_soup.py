@@ -143,6 +143,16 @@ def test_bases_are_compared_by_content(
     assert (recipe["weights"], recipe["weights_sha256"]) == ("a.pt", "1" * 16)
 
 
+def test_a_soup_of_models_that_see_tiles_sees_tiles(tmp_path: Path, adapters: list[str]) -> None:
+    assert json.loads((soup(tmp_path, adapters) / "recipe.json").read_text())["tiles"] is None
+    for adapter in adapters:
+        edit(adapter, {"tiles": {"side": 640, "overlap": 0.3}})
+    recipe = json.loads((soup(tmp_path, adapters) / "recipe.json").read_text())
+    assert recipe["tiles"] == {"side": 640, "overlap": 0.3}
+    edit(adapters[1], {"tiles": None})
+    assert json.loads((soup(tmp_path, adapters) / "recipe.json").read_text())["tiles"] is None
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

@@ -197,8 +197,8 @@ def _history_of(recipe: Recipe | None) -> str:
         return "- LoRA adapters trained with PEFT, merged\n"
     trainings = "".join(_training(one, of_soup=recipe.is_soup) for one in recipe.soup)
     return (
-        f"{trainings}- LoRA on {len(recipe.adapted)} modules, merged; "
-        f"segtune {printable(recipe.segtune)}\n"
+        f"{trainings}- Sees {recipe.what_is_seen}\n"
+        f"- LoRA on {len(recipe.adapted)} modules, merged; segtune {printable(recipe.segtune)}\n"
     )
 
 

@@ -112,13 +112,14 @@ def _parts(model: Sam3Image, adapters: Sequence[Path], weights: Sequence[float])
 
 def _new_recipe(recipes: Sequence[Recipe], weights: Sequence[float]) -> dict[str, Any]:
     first = recipes[0]
+    tiles = {recipe.tiles for recipe in recipes}
     return {
         "segtune": __version__,
         "base_model": first.base_model,
         "model": first.model,
         "weights": first.weights,
         "weights_sha256": first.weights_sha256,
-        "tiles": first.tiles,
+        "tiles": first.tiles.model_dump() if first.tiles and len(tiles) == 1 else None,
         "soup": [
             asdict(replace(one, weight=weight * one.weight))
             for recipe, weight in zip(recipes, weights, strict=True)

@@ -201,12 +201,12 @@ RULES: Mapping[str, Rule] = {
     "object-crowded": Rule(
         "warning",
         "image with more objects of a prompt than the model can detect",
-        "cut it into tiles",
+        "use tiles (`tiles: auto`)",
     ),
     "object-tiny": Rule(
         "warning",
         "object that is tiny once the image is resized for the model",
-        "cut images into tiles, set a larger image_size, or remove what nobody could recognize",
+        "use tiles (`tiles: auto`), set a larger image_size, or remove what nobody could recognize",
     ),
     "object-duplicate": Rule("warning", "object that is labeled twice", "remove one of them"),
     "object-mask-is-box": Rule(

@@ -84,11 +84,13 @@ def _to_rle(spans: Spans, height: int, width: int) -> Rle:
     columns, first, after = spans
     starts, ends = columns * height + first, columns * height + after
     # Runs that touch are one, as in what pycocotools encodes.
-    touching = starts[1:] == ends[:-1]
-    starts = starts[np.r_[True, ~touching][: len(starts)]]
-    ends = ends[np.r_[~touching, True][-len(ends) :]] if len(ends) else ends
-    bounds = np.stack([starts, ends], axis=1).reshape(-1)
-    counts = np.diff(np.r_[0, bounds, height * width])
+    apart = starts[1:] != ends[:-1]
+    bounds = np.zeros(2 * int(apart.sum()) + 4, np.int64)
+    if len(starts):
+        bounds[1], bounds[-2] = starts[0], ends[-1]
+        bounds[2:-2:2], bounds[3:-2:2] = ends[:-1][apart], starts[1:][apart]
+    bounds[-1] = height * width
+    counts = (bounds[1:] - bounds[:-1]).tolist() if len(starts) else [height * width]
     if len(counts) > 1 and not counts[-1]:
-        counts = counts[:-1]
-    return segmentation_to_rle({"size": [height, width], "counts": counts.tolist()}, height, width)
+        counts.pop()
+    return segmentation_to_rle({"size": [height, width], "counts": counts}, height, width)

@@ -24,9 +24,15 @@ from segtune.dataset.tiles import Window
 
 MIN_AGREEMENT = 0.5  # IoU where both windows look, or the fraction of a piece that is covered
 DUPLICATE_IOU = 0.7  # of objects that no window has both of; the less confident one is removed
+# Of a class in all windows of an image, with the highest scores: what a model hardly believes is
+# found in every window, and an object is found in four of them, at most, as tiles mostly overlap.
+MAX_DETECTIONS = 10_000
 # Of a window's side: a mask that ends so close to an inner edge may be cut by it, because the
 # model's masks are coarser than the image.
 EDGE = 1 / 32
+
+
+_InWindow = tuple[Window, Detection]
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,20 @@ def stitched(
         image: that the windows are of.
         overlap: of neighboring windows, at least; pixels.
     """
-    by_class: dict[int, list[_Piece]] = defaultdict(list)
+    by_class: dict[int, list[_InWindow]] = defaultdict(list)
     for window, detections in in_windows:
         for found in detections:
-            piece = _piece(found, window, image)
-            if not (piece.is_cut and _is_rim(piece, image, (overlap - 1) // 2)):
-                by_class[found.category_id].append(piece)
-    return [found for pieces in by_class.values() for found in _stitched_class(pieces, image)]
+            own = by_class[found.category_id]
+            own.append((window, found))
+            if len(own) >= 2 * MAX_DETECTIONS:
+                own[:] = _most_confident(own)
+    rim = (overlap - 1) // 2
+    stitched_classes = (_stitched_class(own, image, rim) for own in by_class.values())
+    return [found for in_class in stitched_classes for found in in_class]
+
+
+def _most_confident(own: Sequence[_InWindow]) -> list[_InWindow]:
+    return sorted(own, key=lambda item: -item[1].score)[:MAX_DETECTIONS]
 
 
 def _piece(found: Detection, window: Window, image: Image) -> _Piece:
@@ -99,8 +112,9 @@ def _is_rim(piece: _Piece, image: Image, rim: int) -> bool:
     )
 
 
-def _stitched_class(pieces: Sequence[_Piece], image: Image) -> list[Detection]:
-    ranked = sorted(pieces, key=lambda piece: -piece.found.score)
+def _stitched_class(own: Sequence[_InWindow], image: Image, rim: int) -> list[Detection]:
+    pieces = (_piece(found, window, image) for window, found in _most_confident(own))
+    ranked = [piece for piece in pieces if not (piece.is_cut and _is_rim(piece, image, rim))]
     objects = _joined(ranked, _agreements(ranked))
     return list(_without_duplicates(objects, [_detection(one, image) for one in objects]))
 

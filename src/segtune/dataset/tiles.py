@@ -85,7 +85,8 @@ def read_tiles(path: Path) -> Tiles:
 def tiles_beside(coco: Path) -> Tiles | None:
     """The tiles that a converted dataset consists of; None where it has whole images."""
     path = coco / TILES
-    return read_tiles(path) if path.exists() else None
+    tiles = read_tiles(path) if path.exists() else None
+    return tiles if tiles and tiles.side else None
 
 
 def tiles_option(value: str) -> Tiles:

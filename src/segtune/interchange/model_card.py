@@ -296,7 +296,8 @@ def _limits(facts: Facts) -> list[str]:
         "than by the base model.",
         "Fine-tuned and evaluated with text prompts. Prompts with boxes or points, and video, "
         "were not.",
-        f"Evaluated on images resized to a square of {facts.image_size} pixels.",
+        f"Evaluated on {facts.recipe.what_is_seen if facts.recipe else 'images'} resized to a "
+        f"square of {facts.image_size} pixels.",
     ]
     if not metrics.held_out:
         found.append("The test split was not held out: scores are optimistically biased.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from segtune.core.errors import AdapterError, shown
+from segtune.core.tiles_settings import TilesSettings
 from segtune.lora.adapter import FIX, RECIPE, read_recipe
 
 
@@ -48,12 +49,19 @@ class Recipe:
     weights_sha256: str | None = None
     adapted: dict[str, Any]
     soup: tuple[Ingredient, ...]
-    tiles: dict[str, Any] | None = None  # that it was trained on
+    tiles: TilesSettings | None = None  # in which it sees images; None for whole ones
 
     @property
     def is_soup(self) -> bool:
         """Whether this is more than one training, with its whole update."""
         return [one.weight for one in self.soup] != [1]
+
+    @property
+    def what_is_seen(self) -> str:
+        """What the model gets resized: images, or tiles of which size."""
+        if not self.tiles or not self.tiles.side:
+            return "images"
+        return f"tiles of {self.tiles.side} pixels that overlap by {self.tiles.overlap:g} of that"
 
 
 def read_base_recipe(adapter: Path) -> Recipe | None:
