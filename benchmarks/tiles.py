@@ -27,12 +27,13 @@ from segtune.dataset.masks import mask_to_rle, rle_area, rle_bbox_xywh
 from segtune.dataset.polygons import mask_polygons
 from segtune.evaluation.average_precision import score_detections
 
-CLASSES = ("red", "green", "blue", "yellow")
+CLASSES = ("red", "blue")
 MARGIN = 4  # pixels between two objects, at least
 BATCH = 4
 MIN_SCORE = 0.02  # of detections
 
 Pixels = npt.NDArray[np.uint8]
+Stencil = npt.NDArray[np.bool_]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-side", type=int, default=4096, help="of the images, in pixels")
     parser.add_argument("--object-side", type=int, default=12, help="of objects, in pixels")
     parser.add_argument("--tile-side", type=int, nargs="+", default=[96], help="of tiles, pixels")
-    parser.add_argument("--objects", type=int, default=50, help="in each image")
+    parser.add_argument("--objects", type=int, default=30, help="in each image")
     parser.add_argument("--steps", type=int, default=90, help="of each training")
     parser.add_argument("--folder", type=Path, help="for the files; by default they are removed")
     arguments = parser.parse_args(argv)
@@ -123,34 +124,41 @@ def write_export(folder: Path, arguments: argparse.Namespace) -> None:
             name = f"{image_id}.jpg"
             PilImage.fromarray(pixels).save(folder / split / name, quality=95)
             images.append({"id": image_id, "file_name": name, "width": side, "height": side})
-            for category_id, mask in objects:
-                rle = mask_to_rle(mask)
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": category_id,
-                        "segmentation": mask_polygons(rle),
-                        "bbox": rle_bbox_xywh(rle),
-                        "area": rle_area(rle),
-                        "iscrowd": 0,
-                    }
-                )
+            for category_id, (left, top), stencil in objects:
+                record = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
+                annotations.append({**record, **placed_object(category_id, left, top, stencil)})
         categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
         values = {"images": images, "annotations": annotations, "categories": categories}
         (folder / split / "_annotations.coco.json").write_text(json.dumps(values))
 
 
+def placed_object(category_id: int, left: int, top: int, stencil: Stencil) -> dict[str, Any]:
+    """The annotation of a shape whose stencil begins at this pixel."""
+    rle = mask_to_rle(stencil)
+    x, y, w, h = rle_bbox_xywh(rle)
+    outlines = [
+        [value + (top if place % 2 else left) for place, value in enumerate(outline)]
+        for outline in mask_polygons(rle)
+    ]
+    box = [left + x, top + y, w, h]
+    return {
+        "category_id": category_id,
+        "segmentation": outlines,
+        "bbox": box,
+        "area": rle_area(rle),
+    }
+
+
 def draw_image(
     rng: np.random.Generator, arguments: argparse.Namespace
-) -> tuple[Pixels, list[tuple[int, Pixels]]]:
-    """An image, and the class and mask of each object."""
+) -> tuple[Pixels, list[tuple[int, tuple[int, int], Stencil]]]:
+    """An image, and of each object the class, the place of its stencil, and that."""
     side = arguments.image_side
     coarse = rng.integers(60, 190, (side // 64, side // 64, 3), dtype=np.uint8)
     ground = PilImage.fromarray(coarse).resize((side, side), PilImage.Resampling.BICUBIC)
     pixels = np.array(ground)
     taken = np.zeros((side, side), bool)
-    objects: list[tuple[int, Pixels]] = []
+    objects: list[tuple[int, tuple[int, int], Stencil]] = []
     while len(objects) < arguments.objects:
         category_id, skin, stencil = small_shape(rng, arguments.object_side)
         height, width = stencil.shape
@@ -161,13 +169,11 @@ def draw_image(
         taken[around] = True
         place = np.s_[top : top + height, left : left + width]
         pixels[place][stencil] = skin[stencil]
-        mask = np.zeros((side, side), np.uint8)
-        mask[place] = stencil
-        objects.append((category_id, mask))
+        objects.append((category_id, (left, top), stencil))
     return pixels, objects
 
 
-def small_shape(rng: np.random.Generator, side: int) -> tuple[int, Pixels, npt.NDArray[np.bool_]]:
+def small_shape(rng: np.random.Generator, side: int) -> tuple[int, Pixels, Stencil]:
     """A shape, reduced so that its longer side has `side` pixels: class, pixels and mask."""
     while True:
         scene = draw_scene(rng)
@@ -179,9 +185,7 @@ def small_shape(rng: np.random.Generator, side: int) -> tuple[int, Pixels, npt.N
                 return CLASSES.index(shape.color) + 1, skin, stencil
 
 
-def reduced(
-    pixels: Pixels, mask: npt.NDArray[np.bool_], crop: Any, side: int
-) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+def reduced(pixels: Pixels, mask: Stencil, crop: Any, side: int) -> tuple[Pixels, Stencil]:
     """A part of a scene of 96 px with its mask, at another scale."""
     height, width = mask[crop].shape
     scale = side / max(height, width)
