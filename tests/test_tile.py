@@ -32,6 +32,7 @@ from segtune.predict import main as predict
 from segtune.tile import main as tile
 from tests.converted import SIDE, write_converted
 from tests.scenes import ellipse
+from tests.test_predict import kill_prediction
 from tests.train_runs import arguments as train_arguments
 from tests.trained_runs import run_files, write_run
 
@@ -172,9 +173,9 @@ def test_the_recipe_of_a_training_has_its_tiles(tmp_path: Path) -> None:
 # --- predictions ---------------------------------------------------------------------------------
 
 
-def in_tiles(coco: Path, out: Path, *more: str) -> list[dict[str, Any]]:
+def in_tiles(coco: Path, out: Path) -> list[dict[str, Any]]:
     source = ["--coco", str(coco / "test.json"), "--weights", "random:0", "--out", str(out)]
-    predict([*source, "--tiles", "32", *more])
+    predict([*source, "--tiles", "32"])
     results: list[dict[str, Any]] = json.loads(out.read_text())
     return results
 
@@ -263,6 +264,23 @@ def test_one_tile_is_the_whole_image(coco: Path, tmp_path: Path) -> None:
     predict([*whole, "--out", str(tmp_path / "whole.json")])
     predict([*whole, "--tiles", "64", "--out", str(tmp_path / "tile.json")])
     assert (tmp_path / "whole.json").read_text() == (tmp_path / "tile.json").read_text()
+
+
+def test_a_killed_prediction_in_tiles_resumes(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = in_tiles(coco, tmp_path / "fresh.json")
+    out = tmp_path / "out.json"
+    source = ["--coco", str(coco / "test.json"), "--weights", "random:0", "--out", str(out)]
+    kill_prediction([*source, "--tiles", "32"])
+    capsys.readouterr()
+    assert in_tiles(coco, out) == fresh
+    assert "resuming: 2 of 4 images are finished" in capsys.readouterr().out
+    kill_prediction([*source, "--tiles", "32", "--out", str(tmp_path / "other.json")])
+    capsys.readouterr()
+    # In other tiles, nothing of it can be used.
+    predict([*source, "--tiles", "64", "--out", str(tmp_path / "other.json")])
+    assert "resuming" not in capsys.readouterr().out
 
 
 def test_a_run_on_tiles_predicts_in_tiles(

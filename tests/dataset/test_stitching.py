@@ -21,13 +21,10 @@ from segtune.dataset.masks import (
 )
 from segtune.dataset.stitching import stitched
 from segtune.dataset.tiles import Tiles, Window
+from tests.regions import detection, regions
 
 Mask = npt.NDArray[np.uint8]
 InWindows = list[tuple[Window, list[Detection]]]
-
-
-def detection(rle: Rle, category: int = 1, score: float = 0.9) -> Detection:
-    return Detection(1, category, score, rle_bbox_xywh(rle), rle)
 
 
 def seen(objects: Sequence[Detection], image: Image, tiles: Tiles) -> InWindows:
@@ -50,20 +47,6 @@ def stitch(in_windows: InWindows, image: Image, tiles: Tiles) -> list[Detection]
 
 def sorted_masks(found: Sequence[Detection]) -> list[tuple[int, float, str, tuple[float, ...]]]:
     return sorted((d.category_id, d.score, d.rle["counts"], d.bbox_xywh) for d in found)
-
-
-def regions(rng: np.random.Generator, height: int, width: int) -> list[Mask]:
-    """Connected regions of any form and size that do not overlap; many of them touch."""
-    coarse = rng.random((rng.integers(2, 24), rng.integers(2, 24)))
-    zoom = (height / coarse.shape[0], width / coarse.shape[1])
-    levels = (ndimage.zoom(coarse, zoom, order=int(rng.integers(2))) * 4).astype(int)
-    levels = np.pad(levels, ((0, height), (0, width)), mode="edge")[:height, :width]
-    found = []
-    for level in range(5):
-        # Diagonal neighbors are connected, too.
-        labels, count = ndimage.label(levels == level, np.ones((3, 3)))
-        found += [(labels == n + 1).astype(np.uint8) for n in range(count)]
-    return [found[n] for n in rng.permutation(len(found))[:60]]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -17,7 +17,7 @@ from segtune.dataset.masks import (
 from segtune.dataset.stitching import stitched
 from segtune.dataset.tiled_split import Tile, split_of_tiles, tiled_split
 from segtune.dataset.tiles import Tiles
-from tests.dataset.test_stitching import detection, regions
+from tests.regions import detection, regions
 from tests.scenes import random_shapes
 
 TILES = Tiles(40, 0.25)  # of an image of 100 x 40: from 0, 30 and 60 on
