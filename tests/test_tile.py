@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image as PilImage
 
 from segtune import train as train_command
+from segtune.core.partial_results import add_image
 from segtune.dataset.batch import load_image
 from segtune.dataset.coco import Split, read_manifest, read_split
 from segtune.dataset.mask_windows import cut
@@ -32,7 +34,6 @@ from segtune.predict import main as predict
 from segtune.tile import main as tile
 from tests.converted import SIDE, write_converted
 from tests.scenes import ellipse
-from tests.test_predict import kill_prediction
 from tests.train_runs import arguments as train_arguments
 from tests.trained_runs import run_files, write_run
 
@@ -173,13 +174,6 @@ def test_the_recipe_of_a_training_has_its_tiles(tmp_path: Path) -> None:
 # --- predictions ---------------------------------------------------------------------------------
 
 
-def in_tiles(coco: Path, out: Path) -> list[dict[str, Any]]:
-    source = ["--coco", str(coco / "test.json"), "--weights", "random:0", "--out", str(out)]
-    predict([*source, "--tiles", "32"])
-    results: list[dict[str, Any]] = json.loads(out.read_text())
-    return results
-
-
 def test_the_model_sees_the_tiles_that_it_was_trained_on(
     coco: Path, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,20 +260,34 @@ def test_one_tile_is_the_whole_image(coco: Path, tmp_path: Path) -> None:
     assert (tmp_path / "whole.json").read_text() == (tmp_path / "tile.json").read_text()
 
 
-def test_a_killed_prediction_in_tiles_resumes(
-    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_prediction_in_tiles_resumes_with_the_next_image(
+    coco: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fresh = in_tiles(coco, tmp_path / "fresh.json")
-    out = tmp_path / "out.json"
-    source = ["--coco", str(coco / "test.json"), "--weights", "random:0", "--out", str(out)]
-    kill_prediction([*source, "--tiles", "32"])
+    fresh, out = tmp_path / "fresh.json", tmp_path / "out.json"
+    source = ["--coco", str(coco / "test.json"), "--weights", "random:0", "--out"]
+    predict([*source, str(fresh), "--tiles", "48"])
+
+    class Killed(Exception):
+        pass
+
+    def third_fails(part: Any, image_id: int, records: list[Any]) -> None:
+        if image_id == 3:
+            raise Killed
+        add_image(part, image_id, records)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("segtune.model.partial_predictions.add_image", third_fails)
+        predict([*source, str(out), "--tiles", "48"])
+    shutil.copytree(tmp_path / ".out.json.partial", tmp_path / ".other.json.partial")
     capsys.readouterr()
-    assert in_tiles(coco, out) == fresh
+    predict([*source, str(out), "--tiles", "48"])
     assert "resuming: 2 of 4 images are finished" in capsys.readouterr().out
-    kill_prediction([*source, "--tiles", "32", "--out", str(tmp_path / "other.json")])
-    capsys.readouterr()
+    assert out.read_bytes() == fresh.read_bytes()
     # In other tiles, nothing of it can be used.
-    predict([*source, "--tiles", "64", "--out", str(tmp_path / "other.json")])
+    predict([*source, str(tmp_path / "other.json"), "--tiles", "64"])
     assert "resuming" not in capsys.readouterr().out
 
 
