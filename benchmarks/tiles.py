@@ -27,7 +27,7 @@ from segtune.dataset.masks import mask_to_rle, rle_area, rle_bbox_xywh
 from segtune.dataset.polygons import mask_polygons
 from segtune.evaluation.average_precision import score_detections
 
-CLASSES = ("red", "blue")
+COLORS = ("red", "green", "blue", "yellow")  # the first ones are the classes
 MARGIN = 4  # pixels between two objects, at least
 BATCH = 4
 MIN_SCORE = 0.02  # of detections
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--object-side", type=int, default=12, help="of objects, in pixels")
     parser.add_argument("--tile-side", type=int, nargs="+", default=[96], help="of tiles, pixels")
     parser.add_argument("--objects", type=int, default=30, help="in each image")
+    parser.add_argument("--classes", type=int, choices=range(1, 5), default=2, help="colors")
+    parser.add_argument("--test-images", type=int, default=1)
     parser.add_argument("--steps", type=int, default=90, help="of each training")
     parser.add_argument("--folder", type=Path, help="for the files; by default they are removed")
     arguments = parser.parse_args(argv)
@@ -112,9 +114,9 @@ def report(folder: Path, name: str, weights: str, in_tiles: Sequence[str]) -> No
 
 
 def write_export(folder: Path, arguments: argparse.Namespace) -> None:
-    """A Roboflow export in COCO's format: 4 images for training, 1 for validation, 1 to test."""
-    rng = np.random.default_rng(0)
-    for split, count in {"train": 4, "valid": 1, "test": 1}.items():
+    """A Roboflow export in COCO's format: 4 images for training, 1 for validation."""
+    rng, colors = np.random.default_rng(0), COLORS[: arguments.classes]
+    for split, count in {"train": 4, "valid": 1, "test": arguments.test_images}.items():
         (folder / split).mkdir(parents=True, exist_ok=True)
         side = arguments.image_side
         images: list[dict[str, Any]] = []
@@ -127,7 +129,7 @@ def write_export(folder: Path, arguments: argparse.Namespace) -> None:
             for category_id, (left, top), stencil in objects:
                 record = {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0}
                 annotations.append({**record, **placed_object(category_id, left, top, stencil)})
-        categories = [{"id": n, "name": name} for n, name in enumerate(CLASSES, start=1)]
+        categories = [{"id": n, "name": name} for n, name in enumerate(colors, start=1)]
         values = {"images": images, "annotations": annotations, "categories": categories}
         (folder / split / "_annotations.coco.json").write_text(json.dumps(values))
 
@@ -157,10 +159,13 @@ def draw_image(
     coarse = rng.integers(60, 190, (side // 64, side // 64, 3), dtype=np.uint8)
     ground = PilImage.fromarray(coarse).resize((side, side), PilImage.Resampling.BICUBIC)
     pixels = np.array(ground)
+    colors = COLORS[: arguments.classes]
     taken = np.zeros((side, side), bool)
     objects: list[tuple[int, tuple[int, int], Stencil]] = []
     while len(objects) < arguments.objects:
-        category_id, skin, stencil = small_shape(rng, arguments.object_side)
+        category_id, skin, stencil = small_shape(
+            rng, arguments.object_side, COLORS[: arguments.classes]
+        )
         height, width = stencil.shape
         top, left = (int(rng.integers(MARGIN, side - MARGIN - n)) for n in (height, width))
         around = np.s_[top - MARGIN : top + height + MARGIN, left - MARGIN : left + width + MARGIN]
@@ -173,16 +178,18 @@ def draw_image(
     return pixels, objects
 
 
-def small_shape(rng: np.random.Generator, side: int) -> tuple[int, Pixels, Stencil]:
+def small_shape(
+    rng: np.random.Generator, side: int, colors: Sequence[str]
+) -> tuple[int, Pixels, Stencil]:
     """A shape, reduced so that its longer side has `side` pixels: class, pixels and mask."""
     while True:
         scene = draw_scene(rng)
         for shape in scene.shapes:
-            if shape.color in CLASSES:
+            if shape.color in colors:
                 rows, columns = (np.flatnonzero(shape.mask.any(axis)) for axis in (1, 0))
                 crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
                 skin, stencil = reduced(scene.pixels, shape.mask, crop, side)
-                return CLASSES.index(shape.color) + 1, skin, stencil
+                return colors.index(shape.color) + 1, skin, stencil
 
 
 def reduced(pixels: Pixels, mask: Stencil, crop: Any, side: int) -> tuple[Pixels, Stencil]:
