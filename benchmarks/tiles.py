@@ -163,9 +163,7 @@ def draw_image(
     taken = np.zeros((side, side), bool)
     objects: list[tuple[int, tuple[int, int], Stencil]] = []
     while len(objects) < arguments.objects:
-        category_id, skin, stencil = small_shape(
-            rng, arguments.object_side, COLORS[: arguments.classes]
-        )
+        category_id, skin, stencil = small_shape(rng, arguments.object_side, colors)
         height, width = stencil.shape
         top, left = (int(rng.integers(MARGIN, side - MARGIN - n)) for n in (height, width))
         around = np.s_[top - MARGIN : top + height + MARGIN, left - MARGIN : left + width + MARGIN]
