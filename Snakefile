@@ -24,6 +24,7 @@ include: "workflow/rules/export_safetensors.smk"
 include: "workflow/rules/export_onnx.smk"
 include: "workflow/rules/learning_curve.smk"
 include: "workflow/rules/label.smk"
+include: "workflow/rules/label_issues.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -40,6 +41,7 @@ localrules:
     evaluate_page,
     train_fraction_page,
     learning_curve_page,
+    label_issues_page,
 
 
 rule all:

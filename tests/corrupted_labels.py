@@ -24,16 +24,16 @@ class Corrupted:
         """How many of the label errors are among the issues."""
         listed = {issue.annotation_id for issue in issues}
         return len(listed & self.wrong) + sum(
-            any(_is_missing(a, issue) for issue in issues) for a in self.removed
+            any(is_missing(a, issue) for issue in issues) for a in self.removed
         )
 
 
-def corrupt(split: Split, seed: int) -> Corrupted:
-    """Corrupt fifteen labels at random."""
+def corrupt(split: Split, seed: int, per_kind: int = ERRORS_PER_KIND) -> Corrupted:
+    """Corrupt labels at random, fifteen by default."""
     rng = np.random.default_rng(seed)
     labels = [a for a in split.objects if a.segmentation]
     order = [labels[place] for place in rng.permutation(len(labels))]
-    removed, renamed = order[:ERRORS_PER_KIND], order[ERRORS_PER_KIND : 2 * ERRORS_PER_KIND]
+    removed, renamed = order[:per_kind], order[per_kind : 2 * per_kind]
     annotations = {image: list(found) for image, found in split.annotations.items()}
     classes = [category.id for category in split.categories]
     for a in [*removed, *renamed]:
@@ -41,7 +41,7 @@ def corrupt(split: Split, seed: int) -> Corrupted:
     for a in renamed:
         other = int(rng.choice([c for c in classes if c != a.category_id]))
         annotations[a.image_id].append(replace(a, category_id=other))
-    phantoms = _phantoms(split, labels, rng)
+    phantoms = _phantoms(split, labels, rng, count=per_kind)
     for a in phantoms:
         annotations[a.image_id].append(a)
     wrong = frozenset(a.id for a in [*renamed, *phantoms])
@@ -50,11 +50,11 @@ def corrupt(split: Split, seed: int) -> Corrupted:
 
 
 def _phantoms(
-    split: Split, labels: Sequence[Annotation], rng: np.random.Generator
+    split: Split, labels: Sequence[Annotation], rng: np.random.Generator, *, count: int
 ) -> list[Annotation]:
     """Copies of labels in other images, where there is no object."""
     phantoms: list[Annotation] = []
-    while len(phantoms) < ERRORS_PER_KIND:
+    while len(phantoms) < count:
         image = split.images[int(rng.integers(len(split.images)))]
         a = labels[int(rng.integers(len(labels)))]
         boxes = [list(b.bbox_xywh) for b in split.annotations[image.id]]
@@ -64,7 +64,8 @@ def _phantoms(
     return phantoms
 
 
-def _is_missing(a: Annotation, issue: LabelIssue) -> bool:
+def is_missing(a: Annotation, issue: LabelIssue) -> bool:
+    """Whether an issue is about the label that was removed."""
     if issue.image_id != a.image_id or issue.reason != "missing label":
         return False
     return bool(mask_utils.iou([list(issue.bbox_xywh)], [list(a.bbox_xywh)], [0])[0, 0] > 0.5)

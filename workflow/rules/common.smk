@@ -89,15 +89,29 @@ RETAIN_IMAGES = f"--retain-images {shlex.quote(RETAIN_FOLDER)}" if RETAIN_FOLDER
 EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
 RETAIN_INPUT = [RETAIN_FOLDER] if RETAIN_FOLDER else []
 LABEL_INPUT = [CONFIG.label.images] if CONFIG.label.images else []
+EXCLUDED_INPUT = [CONFIG.train.exclude_issues] if CONFIG.train.exclude_issues else []
 for setting, paths in {
     "export": EXPORT_INPUT,
     "weights": WEIGHTS_INPUT,
     "merge.retain_images": RETAIN_INPUT,
     "label.images": LABEL_INPUT,
+    "train.exclude_issues": EXCLUDED_INPUT,
 }.items():
     for path in paths:
         if not Path(path).exists():
             raise WorkflowError(f"config: {setting}: {path} does not exist")
+
+# What these results say about labels would decide the training that they come from.
+for path in EXCLUDED_INPUT:
+    if Path(path).resolve().is_relative_to(Path(CONFIG.results).resolve()):
+        raise WorkflowError(
+            f"config: train.exclude_issues: {path} is among the results of this run; copy it, "
+            "or choose another `results` folder"
+        )
+# By content, as a param: a copy of the same file repeats nothing.
+EXCLUDED_DIGEST = "".join(
+    file_digest(Path(path), SegtuneError, "") for path in EXCLUDED_INPUT
+)
 
 RETAIN_FINGERPRINT = export_fingerprint(Path(RETAIN_FOLDER)) if RETAIN_FOLDER else ""
 

@@ -6,6 +6,7 @@
 #   <results>/validate/report.json
 #   base weights                      config key `weights`
 #   <results>/features/index.json     with `cache_features`
+#   suspected label errors            config key `train: exclude_issues`, if it is set
 #
 # OUTPUTS
 #   <results>/train/adapter/          adapter_config.json, adapter_model.safetensors (PEFT's
@@ -62,6 +63,7 @@ rule train:
         weights_digest=WEIGHTS_DIGEST,
         image_size=IMAGE_SIZE,
         settings=settings("train"),
+        issues=EXCLUDED_DIGEST,
         code=code("train"),
         execution=execution,
         features=features_folder,

@@ -22,6 +22,7 @@ from pydantic import (
 
 from segtune.core.errors import ConfigError, shown
 from segtune.core.foreign import reason
+from segtune.core.label_issues_settings import LabelIssuesSettings
 from segtune.core.label_settings import LabelSettings
 from segtune.core.merge_settings import MergeSettings
 from segtune.core.probe_settings import ProbeSettings
@@ -142,6 +143,7 @@ class TrainSettings(Section):
     min_negatives: int = Field(
         1, ge=0, description="with fewer others, an image gets out-of-distribution ones, too"
     )
+    exclude_issues: str | None = Field(None, description="an issues.json; its pairs are left out")
     horizontal_flip: bool = Field(
         True, description="mirror half of the images; off where left and right differ"
     )
@@ -275,6 +277,7 @@ class Config(Section):
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     label: LabelSettings = LabelSettings()
+    label_issues: LabelIssuesSettings = LabelIssuesSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -29,6 +29,8 @@ WITHOUT_EFFECT = {"dataset.gate"} | {
         *("config", "console", "errors", "fingerprints", "gpu_memory", "kept", "label_settings"),
         *("leases", "merge_settings", "probe_settings", "publishing", "recipes", "section"),
         *("setting_problems", "tiles_settings", "validate_settings"),
+        *("setting_problems", "validate_settings"),
+        *("label_issues_settings",),
     )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none

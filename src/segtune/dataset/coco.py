@@ -209,7 +209,7 @@ def write_split(path: Path, split: Split) -> None:
         path,
         {
             "images": map(image_record, split.images),
-            "annotations": map(_annotation_record, split.objects),
+            "annotations": map(annotation_record, split.objects),
             "categories": map(asdict, split.categories),
         },
     )
@@ -298,7 +298,8 @@ def image_record(image: Image) -> dict[str, Any]:
     return record
 
 
-def _annotation_record(a: Annotation) -> dict[str, Any]:
+def annotation_record(a: Annotation) -> dict[str, Any]:
+    """An object as a record of COCO's table of annotations."""
     record = {
         "id": a.id,
         "image_id": a.image_id,

@@ -49,26 +49,45 @@ def find_label_issues(
 ) -> list[LabelIssue]:
     """The suspected label errors of a split, the likeliest first.
 
-    The issue score of a detection is the precision at its score; that of a label without any
-    overlapping detection is the recall of its class.
-
     Args:
         split: with the labels.
         records: the fine-tuned model's detections by error type, including low scores.
         classes: per class, its matches on the split.
         limit: maximum number of issues.
     """
+    found = issues_with_records(split, records, classes, min_score=MIN_ISSUE_SCORE)
+    return [issue for issue, _ in found[:limit]]
+
+
+def issues_with_records(
+    split: Split,
+    records: Sequence[ErrorRecord],
+    classes: Sequence[ClassMatches],
+    *,
+    min_score: float,
+) -> list[tuple[LabelIssue, ErrorRecord]]:
+    """All suspected label errors of a split, the likeliest first, each with what shows it.
+
+    The issue score of a detection is the precision at its score; that of a label without any
+    overlapping detection is the recall of its class.
+
+    Args:
+        split: with the labels.
+        records: the fine-tuned model's detections by error type, including low scores.
+        classes: per class, the matches from which precision and recall are known.
+        min_score: issue score of an issue, at least.
+    """
     matches = {
         category.id: found for category, found in zip(split.categories, classes, strict=True)
     }
     scored = [(r, _issue_score(r, matches[r.category_id])) for r in _disagreements(records)]
-    listed = [(r, score) for r, score in scored if score >= MIN_ISSUE_SCORE]
+    listed = [(r, score) for r, score in scored if score >= min_score]
     listed.sort(key=lambda found: (-found[1], -(found[0].score or 0.0)))
     names = {category.id: category.name for category in split.categories}
     files = {image.id: image.file_name for image in split.images}
     return [
-        _issue(r, split=split.name, file_name=files[r.image_id], names=names, issue_score=score)
-        for r, score in listed[:limit]
+        (_issue(r, split=split.name, file_name=files[r.image_id], names=names, issue_score=s), r)
+        for r, s in listed
     ]
 
 

@@ -88,7 +88,7 @@ def _drawn(canvas: PilImage.Image, image: Image, objects: Sequence[Annotation]) 
     scale = canvas.width / image.width  # of a large JPEG, less than 1
     boxes = [_scaled(a.bbox_xywh, scale) for a in objects if is_finite(a.bbox_xywh)]
     # A box may lie elsewhere than its mask.
-    view = _view([*boxes, *(_scaled(rle_bbox_xywh(rle), scale) for rle in masks)], canvas)
+    view = surroundings([*boxes, *(_scaled(rle_bbox_xywh(rle), scale) for rle in masks)], canvas)
     zoom = THUMBNAIL / max(view[2] - view[0], view[3] - view[1])
     size = [max(1, round(zoom * (end - start))) for start, end in zip(view, view[2:], strict=False)]
     drawn = canvas.crop(view).resize((size[0], size[1]))
@@ -118,7 +118,7 @@ def _scaled(box: BoxXywh, scale: float) -> BoxXywh:
     return x * scale, y * scale, w * scale, h * scale
 
 
-def _view(boxes: Sequence[BoxXywh], canvas: PilImage.Image) -> tuple[int, int, int, int]:
+def surroundings(boxes: Sequence[BoxXywh], canvas: PilImage.Image) -> tuple[int, int, int, int]:
     """Which part of an image shows its boxes with enough around them to recognize the place."""
     view = [0, 0, 0, 0]
     for axis, length in enumerate(canvas.size):

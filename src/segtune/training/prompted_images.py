@@ -4,7 +4,7 @@ One row of a batch is one prompt on one image. The content of an item depends on
 epoch, item), and not on the number of workers or processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -41,6 +41,8 @@ class PromptedImages(Dataset[Sample]):
             dilute the loss, and those that resemble the classes teach more.
         min_negatives: with fewer absent classes and extra negatives than this, an image gets
             out-of-distribution prompts in their place.
+        excluded: file name -> ids of classes that the image is not prompted with, although it
+            may be labeled with them.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class PromptedImages(Dataset[Sample]):
         seed: int,
         ood_negatives: Sequence[str] = (),
         min_negatives: int = 0,
+        excluded: Mapping[str, frozenset[int]] | None = None,
     ) -> None:
         self.split, self.image_size, self.seed = split, image_size, seed
         self.max_negatives = max_negatives
         self.ood_negatives, self.min_negatives = tuple(ood_negatives), min_negatives
+        self.excluded = excluded or {}
         known = {
             prompt.strip().casefold()
             for image in split.images
@@ -141,11 +145,15 @@ class PromptedImages(Dataset[Sample]):
 
     def present(self, image: Image) -> frozenset[int]:
         """The classes in an image, including those that occur only as a crowd."""
-        return frozenset(a.category_id for a in self.split.annotations[image.id])
+        return frozenset(a.category_id for a in self._labels(image))
+
+    def _labels(self, image: Image) -> list[Annotation]:
+        excluded = self.excluded.get(image.file_name, frozenset())
+        return [a for a in self.split.annotations[image.id] if a.category_id not in excluded]
 
     def _objects(self, image: Image) -> list[Annotation]:
         # A crowd region is not a single object, so it cannot be a target.
-        return [a for a in self.split.annotations[image.id] if not a.iscrowd]
+        return [a for a in self._labels(image) if not a.iscrowd]
 
     def negatives(self, image: Image) -> list[int | str]:
         """Everything that an image can be prompted with without showing it.
@@ -163,8 +171,8 @@ class PromptedImages(Dataset[Sample]):
         return absent, min(max(missing, 0), len(self.ood_negatives))
 
     def _absent(self, image: Image) -> list[int | str]:
-        # A class that occurs only as a crowd is neither a target nor absent.
-        present = self.present(image)
+        # A class that occurs only as a crowd, or is excluded, is neither a target nor absent.
+        present = self.present(image) | self.excluded.get(image.file_name, frozenset())
         return [*(i for i in self.classes if i not in present), *self.extra_negatives]
 
     def _offers_a_prompt(self, image: Image) -> bool:

@@ -32,6 +32,7 @@ from segtune.model.weight_files import weights_file
 from segtune.model.weights import load_base_model
 from segtune.training.augment import Augmentation
 from segtune.training.checkpoint import load_state, remove_damaged
+from segtune.training.excluded_issues import excluded_classes, issues_fingerprint
 from segtune.training.feature_store import FeatureStore, Records, store_folder
 from segtune.training.features import Prefix, complete_features, feature_key, wanted_views
 from segtune.training.history import History
@@ -63,7 +64,7 @@ def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
     number of processes.
 
     Raises:
-        DatasetError: when a file of the dataset cannot be read.
+        DatasetError: when a file of the dataset, or of its issues, cannot be read.
         WeightsError: when the weights cannot be read.
     """
     names = ("train.json", "valid.json", "manifest.json")
@@ -79,6 +80,7 @@ def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
             for name in names
         },
         "code": dict(item.split("@") for item in code_fingerprints("train")),
+        **issues_fingerprint(settings.exclude_issues),
     }
 
 
@@ -140,6 +142,7 @@ def _new_run(
     stop_wanted: Callable[[], bool],
 ) -> Run:
     train, valid = (read_split(inputs.coco / f"{name}.json") for name in ("train", "valid"))
+    excluded = excluded_classes(settings.exclude_issues, train)
     nouns = ood_negatives(
         settings.ood_negatives, {*names_of((train, valid)), *settings.extra_negatives}
     )
@@ -151,7 +154,11 @@ def _new_run(
     store_frozen_in(model, autocast_dtype(processes.device))
     # After the adapters were drawn: on a GPU, a seed gives other values.
     model.to(processes.device)
-    dataset = _dataset(train, image_size, settings, nouns)
+    dataset = _dataset(
+        train, settings, image_size=image_size, nouns=nouns, excluded=excluded.by_image
+    )
+    if processes.is_main:
+        excluded.describe(dataset)
     if settings.cache_features:
         blocks = frozen_vision_blocks(settings, inputs.model)
         prefix = Prefix(model, blocks, image_size, processes.device)
@@ -236,7 +243,12 @@ def _trainable_components(
 
 
 def _dataset(
-    train: Split, image_size: int, settings: TrainSettings, nouns: OodNegatives
+    train: Split,
+    settings: TrainSettings,
+    *,
+    image_size: int,
+    nouns: OodNegatives,
+    excluded: Mapping[str, frozenset[int]],
 ) -> PromptedImages:
     return PromptedImages(
         train,
@@ -253,6 +265,7 @@ def _dataset(
         seed=settings.seed,
         ood_negatives=nouns.trained,
         min_negatives=settings.min_negatives,
+        excluded=excluded,
     )
 
 

@@ -1,0 +1,90 @@
+"""Suspected label errors of `train` that are not trained on: neither as positives nor as negatives.
+
+An issue excludes the classes it is about from the prompts of its image, and nothing else.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segtune.core.console import log_line
+from segtune.core.errors import DatasetError
+from segtune.core.fingerprints import file_digest
+from segtune.dataset.coco import Split
+from segtune.evaluation.label_repair import FIX, read_repairs
+from segtune.training.prompted_images import PromptedImages
+
+
+@dataclass(frozen=True)
+class ExcludedClasses:
+    """What images are not prompted with."""
+
+    by_image: dict[str, frozenset[int]]  # file name -> ids of classes
+    issues: int  # of train, that exclude something
+    unknown: int  # of train, whose image or class is not in this dataset
+
+    def describe(self, dataset: PromptedImages) -> None:
+        """Print what is excluded from a dataset, if anything was to be."""
+        if not self.issues and not self.unknown:
+            return
+        pairs = sum(map(len, self.by_image.values()))
+        skipped = len(dataset.split.images) - len(dataset.images)
+        log_line(
+            f"excluded because of {self.issues} issues: {pairs} pairs of image and class in "
+            f"{len(self.by_image)} images; {skipped} images without any prompt are skipped"
+        )
+        if self.unknown:
+            log_line(
+                f"WARNING: {self.unknown} issues are of images or classes that train does not have"
+            )
+
+
+def excluded_classes(path: str | None, train: Split) -> ExcludedClasses:
+    """The classes that the issues of `train` are about, by image.
+
+    Args:
+        path: of an `issues.json`; None excludes nothing.
+        train: the training split.
+
+    Raises:
+        DatasetError: when it cannot be read, or excludes every label of the split.
+    """
+    categories = {category.name: category.id for category in train.categories}
+    images = {image.file_name for image in train.images}
+    found: dict[str, frozenset[int]] = {}
+    known = unknown = 0
+    for issue in read_repairs(Path(path)).issues if path else []:
+        if issue.split != "train":
+            continue
+        classes = {categories.get(name) for name in (issue.labeled, issue.predicted) if name}
+        ids = frozenset(number for number in classes if number is not None)
+        if issue.file_name not in images or len(ids) < len(classes):
+            unknown += 1
+            continue
+        known += 1
+        found[issue.file_name] = found.get(issue.file_name, frozenset()) | ids
+    _require_labels(path, train, found)
+    return ExcludedClasses(found, known, unknown)
+
+
+def issues_fingerprint(path: str | None) -> dict[str, str]:
+    """The content of an `issues.json` as a part of a run's fingerprint; nothing without one.
+
+    Raises:
+        DatasetError: when it cannot be read.
+    """
+    return {"issues_sha256": file_digest(Path(path), DatasetError, FIX)} if path else {}
+
+
+def _require_labels(path: str | None, train: Split, found: dict[str, frozenset[int]]) -> None:
+    left = (
+        a
+        for image in train.images
+        for a in train.annotations[image.id]
+        if a.category_id not in found.get(image.file_name, frozenset())
+    )
+    if found and next(left, None) is None:
+        raise DatasetError(
+            "these issues exclude every label of the train split",
+            file=path,
+            fix="Raise label_issues.min_score, or remove issues from the file",
+        )
