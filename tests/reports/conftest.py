@@ -1,4 +1,4 @@
-"""The four pages, made by their commands, and a browser to look at them."""
+"""The pages, made by their commands, and a browser to look at them."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ import pytest
 from segtune import (
     evaluate,
     evaluate_page,
+    label_issues_page,
     learning_curve,
     learning_curve_page,
     runs,
@@ -25,6 +26,7 @@ from segtune.dataset.coco import read_split
 from segtune.evaluation.strength_curve import Estimate, StrengthCurve, StrengthPoint
 from tests.clean_dataset import edit, edit_all, write_clean_dataset, write_manifest
 from tests.converted import write_converted
+from tests.label_issue_runs import find_issues, write_dataset_with_errors
 from tests.predictions import perfect, prompted_text, results_text, shifted
 from tests.reports.runs import write_training_run
 from tests.results_folders import copy_data, finish, move, write_data
@@ -50,6 +52,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train": _training(folder / "train"),
         "learning_curve": _learning_curve(folder / "learning_curve"),
         "runs": _runs(folder / "runs"),
+        "label_issues": _label_issues(folder / "label_issues"),
     }
 
 
@@ -155,6 +158,14 @@ def _runs(folder: Path) -> Path:
     runs.main([*map(str, folders), "--out", str(folder)])
     page = folder / "runs.html"
     runs_page.main([f"--runs={folder / 'runs.json'}", f"--out={page}"])
+def _label_issues(folder: Path) -> Path:
+    """One issue of each kind in train."""
+    coco = write_dataset_with_errors(folder)
+    for split in ("train", "valid", "test"):
+        _rename_first_class(coco / f"{split}.json")
+    find_issues(coco, folder / "out")
+    issues, page = folder / "out" / "issues.json", folder / "out" / "report.html"
+    label_issues_page.main([f"--issues={issues}", f"--coco={coco}", f"--out={page}"])
     return page
 
 

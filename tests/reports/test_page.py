@@ -12,6 +12,7 @@ from jinja2 import UndefinedError
 from segtune.reports.page import write_page
 
 COMMANDS = ("evaluate", "validate", "train", "learning_curve", "runs")
+COMMANDS = ("evaluate", "validate", "train", "learning_curve", "label_issues")
 VOID = {"meta", "img", "br"}
 LEARNING_CURVE = "learning_curve_page.html.j2"
 
