@@ -21,7 +21,9 @@ import pytest
 
 from segtune import download
 from segtune.core.errors import ExportError
-from segtune.download import Version, is_remote, main, parse_address, redacted
+from segtune.core.roboflow import KEY as KEY_VARIABLE
+from segtune.core.roboflow import redacted
+from segtune.download import Version, is_remote, main, parse_address
 from segtune.exports.archive import unpack
 
 KEY = "s3cr3tKeyOfOurs"
@@ -109,7 +111,7 @@ def client(
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     client = pytest.importorskip("roboflow.adapters.rfapi")
     monkeypatch.setattr(client, "API_URL", vendor.url)
-    monkeypatch.setenv(download.KEY, KEY)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
     monkeypatch.setattr(download, "POLL_INTERVAL", 0.0)
     return client
 
@@ -216,14 +218,14 @@ def test_redaction_leaves_the_rest() -> None:
 def test_a_missing_key_is_named(
     value: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv(download.KEY, raising=False)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
     if value is not None:
-        monkeypatch.setenv(download.KEY, value)
+        monkeypatch.setenv(KEY_VARIABLE, value)
     assert "Set the environment variable ROBOFLOW_API_KEY" in error_of(tmp_path)
 
 
 def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(download.KEY, KEY)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
     monkeypatch.setitem(sys.modules, "roboflow.adapters.rfapi", None)
     assert "pip install 'roboflow>=1.7.3,<2'" in error_of(tmp_path)
 
@@ -266,7 +268,7 @@ def test_the_wait_for_an_export_ends(
 
 @pytest.mark.usefixtures("client")
 def test_a_wrong_key_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(download.KEY, "s3cr3t-but-wrong")
+    monkeypatch.setenv(KEY_VARIABLE, "s3cr3t-but-wrong")
     assert "rejects the API key (status 401)" in error_of(tmp_path)
 
 
@@ -356,7 +358,7 @@ def test_the_command_uses_the_host_of_the_environment(
     out = tmp_path / "export.zip"
     key = "s3cr3t-but-wrong" if refused else KEY
     command = [sys.executable, "-m", "segtune.download", "--export", EXPORT, "--out", str(out)]
-    environment = {**os.environ, "API_URL": vendor.url, download.KEY: key}
+    environment = {**os.environ, "API_URL": vendor.url, KEY_VARIABLE: key}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "s3cr3t" not in done.stdout + done.stderr
     assert done.returncode == refused, done.stderr

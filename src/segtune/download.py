@@ -8,35 +8,30 @@ the client requests, so the text of an exception is always redacted before it is
 
 import argparse
 import logging
-import os
 import re
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote
 
 import requests
 
 from segtune.core.atomic import atomic_path
 from segtune.core.console import log_line
 from segtune.core.errors import ExportError, exit_on_error
+from segtune.core.roboflow import KEY, NAME, api_key, redacted, vendor_client
 
 SCHEME = "roboflow://"
-KEY = "ROBOFLOW_API_KEY"
 FORMAT = "coco-segmentation"  # as Roboflow calls it
 MAX_WAIT = 1800.0  # seconds that Roboflow may take to pack an export
 POLL_INTERVAL = 2.0  # seconds between two requests for its state
 TIMEOUT = (30.0, 120.0)  # seconds to connect, and between two bytes
 CHUNK = 2**20  # bytes
 MAX_QUOTE = 300  # characters of Roboflow's own message in an error
-# The names become part of a URL as they are: no characters with a meaning there.
-NAME = r"([\w-][\w.-]*)"
 ADDRESS = re.compile(rf"{SCHEME}{NAME}/{NAME}/([1-9][0-9]*)", re.ASCII)
 
 
@@ -89,8 +84,8 @@ def download(version: Version, path: Path) -> None:
         ExportError: when the key or the client is missing, Roboflow refuses the request, has no
             such version or has not finished it, or the zip file is incomplete.
     """
-    key = _key()
-    client = _client()
+    key = api_key()
+    client = vendor_client()
     # At its debug level it logs every URL, with the key in it.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     log_line(
@@ -102,39 +97,11 @@ def download(version: Version, path: Path) -> None:
         _save(link, partial, version)
 
 
-def redacted(text: str, key: str = "") -> str:
-    """The text without the key, in any encoding, and without the value of any `key=`."""
-    for secret in {key, quote(key), quote(key, safe="")} - {""}:
-        text = text.replace(secret, "***")
-    return re.sub(r"(key=)[^&\s\"'<>]*", r"\1***", text, flags=re.IGNORECASE)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="segtune.download", description=__doc__)
     parser.add_argument("--export", required=True, help=f"{SCHEME}workspace/project/version")
     parser.add_argument("--out", type=Path, required=True, help="zip file to write")
     return parser
-
-
-def _key() -> str:
-    key = os.environ.get(KEY, "").strip()
-    if not key:
-        raise ExportError(
-            "no API key for Roboflow",
-            fix=f"Set the environment variable {KEY} to the private API key of your workspace",
-        )
-    return key
-
-
-def _client() -> ModuleType:
-    # By its name, so that type checks pass whether or not the package is installed.
-    try:
-        return import_module("roboflow.adapters.rfapi")
-    except ImportError as error:
-        raise ExportError(
-            f"Roboflow's client cannot be imported ({error})",
-            fix="Install it in this environment: pip install 'roboflow>=1.7.3,<2'",
-        ) from None
 
 
 def _link(client: ModuleType, version: Version, key: str) -> str:

@@ -1,0 +1,276 @@
+"""Upload images with their predicted labels to a Roboflow project, as a batch of predictions.
+
+Nothing is sent but what `--labels` lists below `--images`, and only to the project that is named.
+The labels are marked as predictions, the batch and a tag say that they are segtune's, and none of
+the images joins the dataset before a person has looked at it. What has been uploaded is noted in a
+journal beside the labels: the same command continues after an interruption.
+"""
+
+import argparse
+import hashlib
+import json
+import mimetypes
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from http.client import CONFLICT, NOT_FOUND, OK
+from pathlib import Path, PurePosixPath
+
+from segtune.core.console import log_line, progress
+from segtune.core.errors import DatasetError, ExportError, exit_on_error, listed
+from segtune.core.foreign import file_problem, read_bytes
+from segtune.core.publishing import exclusive
+from segtune.core.roboflow import KEY, NAME, api_address, api_key, redacted
+from segtune.core.roboflow_api import AGAIN, Api, Response, request, unexpected
+from segtune.core.upload_journal import Uploaded, add_to_journal, read_journal
+from segtune.dataset.coco import Image, Split, annotation_record, image_record
+from segtune.dataset.labels import read_labels
+from segtune.exports.archive import path_danger
+
+PREDICTIONS = "segtune predictions"  # in the name of every batch
+TAG = "segtune-predictions"
+ANNOTATION_NAME = "annotation.coco.json"  # by which Roboflow recognizes the format
+MAX_LISTED = 5  # refused images
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where images go."""
+
+    api: Api
+    workspace: str
+    project: str
+    batch: str
+
+    @property
+    def place(self) -> str:
+        """For the journal and messages."""
+        return f"{self.workspace}/{self.project}, batch {self.batch}"
+
+
+class Refused(Exception):
+    """Roboflow does not accept this image or its labels; others may be fine."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Upload, and print what has become of the images."""
+    arguments = _parser().parse_args(argv)
+    with exit_on_error("upload"):
+        workspace, project = parse_project(arguments.project)
+        split, scores = read_labels(arguments.labels, arguments.images)
+        _require_images(split, arguments.labels)
+        destination = Destination(
+            api=Api(api_address(), api_key()),
+            workspace=workspace,
+            project=project,
+            batch=f"{arguments.batch} ({PREDICTIONS})",
+        )
+        journal = arguments.labels.with_name(f"{arguments.labels.name}.uploaded.jsonl")
+        with exclusive(journal):
+            upload(split, scores, destination, journal)
+
+
+def parse_project(text: str) -> tuple[str, str]:
+    """Workspace and project of `workspace/project`.
+
+    Raises:
+        ExportError: when it is neither.
+    """
+    found = re.fullmatch(rf"{NAME}/{NAME}", text, re.ASCII)
+    if not found:
+        raise ExportError(
+            f"--project {redacted(text)!r} is not a workspace and a project",
+            fix="Write workspace/project, as in my-team/reef-life",
+        )
+    return found[1], found[2]
+
+
+def upload(
+    split: Split, scores: Mapping[int, float], destination: Destination, journal: Path
+) -> None:
+    """Upload every image of a split with its labels, but for those that the journal lists.
+
+    Args:
+        split: images and labels.
+        scores: by annotation id, where there are any.
+        destination: where they go.
+        journal: the file of what was uploaded; it is continued.
+
+    Raises:
+        ExportError: when the key or the project is rejected, when Roboflow cannot be reached, or
+            in the end, when it has refused images.
+    """
+    _require_project(destination)
+    done = read_journal(journal, destination.place)
+    names, counts, refused = _names(split), Counter[str](), []
+    with progress("image", len(split.images)) as advance:
+        for image in split.images:
+            task = _task(split, image, scores, names[image.id])
+            before = done.get((image.file_name, task.digest))
+            try:
+                counts[_uploaded(task, destination, journal, before)] += 1
+            except Refused as error:
+                refused.append(f"{image.file_name} ({error})")
+            advance()
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items())
+    log_line(f"{destination.place}: {summary or 'nothing'}")
+    if refused:
+        raise ExportError(
+            f"{len(refused)} of {len(split.images)} images were refused: "
+            f"{listed(refused, MAX_LISTED)}",
+            file=destination.place,
+            fix=AGAIN,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="segtune.upload", description=__doc__)
+    parser.add_argument("--labels", type=Path, required=True, help="COCO file of predictions")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument("--project", required=True, help="workspace/project on Roboflow")
+    parser.add_argument("--batch", required=True, help="name of the batch; it is extended")
+    return parser
+
+
+def _require_images(split: Split, labels: Path) -> None:
+    """Everything is looked at before the first request; nothing outside the folder is sent."""
+    for image in split.images:
+        problem = path_danger(image.file_name) or file_problem(split.image_path(image))
+        if problem:
+            raise DatasetError(
+                f"cannot upload the image ({problem})",
+                file=labels,
+                record=f"image {image.file_name}",
+                fix="Give the folder that the file names are relative to as --images",
+            )
+
+
+def _names(split: Split) -> dict[int, str]:
+    """Image id -> its name there: without folders where that is unique."""
+    names = {image.id: PurePosixPath(image.file_name).name for image in split.images}
+    if len(set(names.values())) == len(names):
+        return names
+    return {image.id: image.file_name.replace("/", "_") for image in split.images}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An image to upload."""
+
+    file_name: str
+    name: str  # there
+    content: bytes
+    labels: str  # COCO of this image; empty where nothing was detected
+
+    @property
+    def digest(self) -> str:
+        """Of all that is sent."""
+        return hashlib.sha256(self.content + b"\n" + self.labels.encode()).hexdigest()[:32]
+
+
+def _task(split: Split, image: Image, scores: Mapping[int, float], name: str) -> _Task:
+    content = read_bytes(split.image_path(image), DatasetError, "Check the image", what="image")
+    return _Task(image.file_name, name, content, _labels(split, image, scores, name))
+
+
+def _labels(split: Split, image: Image, scores: Mapping[int, float], name: str) -> str:
+    annotations = [
+        {**annotation_record(replace(a, id=number)), **_score(scores.get(a.id))}
+        for number, a in enumerate(split.annotations[image.id], start=1)
+    ]
+    tables = {
+        "info": {"description": PREDICTIONS},
+        "licenses": [],
+        "categories": [
+            {"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in split.categories
+        ],
+        "images": [{**image_record(image), "file_name": name}],
+        "annotations": annotations,
+    }
+    return json.dumps(tables, allow_nan=False) if annotations else ""
+
+
+def _score(score: float | None) -> dict[str, float]:
+    return {} if score is None else {"score": score}
+
+
+def _uploaded(task: _Task, destination: Destination, journal: Path, before: Uploaded | None) -> str:
+    """Upload an image and its labels; in a word, what has become of them.
+
+    Raises:
+        Refused: when Roboflow does not accept one of them.
+        ExportError: when nothing else would be accepted either.
+    """
+    if before and before.is_complete:
+        return "uploaded before"
+    image_id, is_new = (before.id, False) if before else _send_image(task, destination)
+    one = Uploaded(destination.place, task.file_name, task.digest, image_id, is_complete=False)
+    if not before:
+        add_to_journal(journal, one)
+    outcome = _send_labels(task, destination, image_id) if task.labels else "without predictions"
+    add_to_journal(journal, replace(one, is_complete=True))
+    return outcome if is_new or before else f"{outcome} (the image was there)"
+
+
+def _send_image(task: _Task, destination: Destination) -> tuple[str, bool]:
+    """The id of an image there, and whether it is new."""
+    kind = mimetypes.guess_type(task.name)[0] or "application/octet-stream"
+    response = request(
+        destination.api,
+        "POST",
+        f"/dataset/{destination.project}/upload",
+        place=destination.place,
+        params={"batch": destination.batch, "tag": TAG},
+        data={"name": task.name, "split": "train"},
+        files={"file": (task.name, task.content, kind)},
+    )
+    _require_found(response, destination)
+    is_there = response.values.get("success") or response.values.get("duplicate")
+    if response.status != OK or not is_there:
+        raise Refused(response.message)
+    number = response.values.get("id")
+    if not isinstance(number, str) or not re.fullmatch(r"[\w-]+", number):
+        raise unexpected(destination.place)
+    return number, not response.values.get("duplicate")
+
+
+def _send_labels(task: _Task, destination: Destination, image_id: str) -> str:
+    response = request(
+        destination.api,
+        "POST",
+        f"/dataset/{destination.project}/annotate/{image_id}",
+        place=destination.place,
+        params={"name": ANNOTATION_NAME, "prediction": "true"},
+        json={"annotationFile": task.labels, "labelmap": None},
+    )
+    if response.status == CONFLICT and "already annotated" in response.message:
+        return "already annotated and left so"
+    if response.status != OK or not response.values.get("success"):
+        raise Refused(f"its labels: {response.message}")
+    return "uploaded with predictions"
+
+
+def _require_project(destination: Destination) -> None:
+    path = f"/{destination.workspace}/{destination.project}"
+    response = request(destination.api, "GET", path, place=destination.place)
+    _require_found(response, destination)
+    if response.status != OK:
+        raise ExportError(
+            f"Roboflow refused the request: {response.message}",
+            file=destination.place,
+            fix="Check the names in the browser, then try again",
+        )
+
+
+def _require_found(response: Response, destination: Destination) -> None:
+    if response.status == NOT_FOUND:
+        raise ExportError(
+            "no such workspace or project, or the key has no access to it",
+            file=destination.place,
+            fix=f"Compare the names with the project's URL in the browser, and check {KEY}",
+        )
+
+
+if __name__ == "__main__":
+    main()
