@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -35,6 +36,7 @@ class Vendor:
     images: dict[str, bytes] = field(default_factory=dict)  # by id
     names: dict[str, str] = field(default_factory=dict)  # name -> id
     labels: dict[str, Any] = field(default_factory=dict)  # by id
+    forms: list[dict[str, bytes]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, list[str]]]] = field(default_factory=list)
     failures: dict[str, list[Answer | str]] = field(default_factory=dict)  # by the path's end
 
@@ -57,6 +59,7 @@ class Vendor:
         return self.add_labels(rest[0], json.loads(body), query)
 
     def add_image(self, parts: dict[str, bytes]) -> Answer:
+        self.forms.append(parts)
         name = parts["name"].decode()
         if name in self.names:
             return 200, {"duplicate": True, "id": self.names[name]}, {}
@@ -219,6 +222,33 @@ def test_they_are_marked_as_predictions(vendor: Vendor, tmp_path: Path) -> None:
     assert vendor.labels["Img0"]["info"] == {"description": PREDICTIONS}
 
 
+def test_the_vendors_own_client_sends_the_same(
+    vendor: Vendor,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On import it reads a login from the home folder, and replaces this function.
+    monkeypatch.setenv("ROBOFLOW_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "none.json"))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    client = pytest.importorskip("roboflow.adapters.rfapi")
+    monkeypatch.setattr(client, "API_URL", vendor.url)
+    main(options(write_predictions(tmp_path, ("a.png", "b.png"))))
+    ours, forms, labels = vendor.requests[1:3], vendor.forms[:1], vendor.labels.pop("Img0")
+    vendor.requests.clear()
+    vendor.names.clear()
+    vendor.images.clear()
+    batch = {"batch_name": f"October ({PREDICTIONS})", "tag_names": [TAG]}
+    image = str(tmp_path / "photos" / "a.png")
+    answer = client.upload_image(KEY, "reef-life", image, split="train", **batch)
+    name, text = "annotation.coco.json", json.dumps(labels)
+    marked = {"job_name": "", "is_prediction": True}
+    client.save_annotation(KEY, "reef-life", name, text, answer["id"], **marked)
+    assert vendor.requests == ours
+    assert vendor.forms[-1:] == forms
+    assert vendor.labels["Img0"] == labels
+
+
 def test_the_same_name_in_two_folders_stays_apart(vendor: Vendor, tmp_path: Path) -> None:
     main(options(write_predictions(tmp_path, ("one/a.png", "two/a.png"))))
     assert list(vendor.names) == ["one_a.png", "two_a.png"]
@@ -265,12 +295,12 @@ def test_what_may_pass_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("asked", "waited"), [("7", 7.0), ("0", 1.0), ("soon", 1.0), ("-5", 1.0), ("999999", 300.0)]
+    ("header", "waited"), [("7", 7.0), ("0", 1.0), ("soon", 1.0), ("-5", 1.0), ("999999", 300.0)]
 )
-def test_it_waits_as_long_as_it_is_asked_to(
-    vendor: Vendor, waits: list[float], tmp_path: Path, asked: str, waited: float
+def test_it_waits_as_long_as_roboflow_wants(
+    vendor: Vendor, waits: list[float], tmp_path: Path, header: str, waited: float
 ) -> None:
-    vendor.failures["upload"] = [(429, {}, {"Retry-After": asked})]
+    vendor.failures["upload"] = [(429, {}, {"Retry-After": header})]
     main(options(write_predictions(tmp_path)))
     assert waits == [waited]
 

@@ -71,16 +71,16 @@ def request(
                 **content,
             )
         except (requests.Timeout, requests.ConnectionError) as error:
-            problem, asked = type(error).__name__, 0
+            problem, demanded = type(error).__name__, 0
         except requests.RequestException as error:
             # The text would contain the URL, and with it the key.
             raise _unreachable(type(error).__name__, place) from None
         else:
             if response.status_code not in RETRIED:
                 return _accepted(response, api, place)
-            problem, asked = f"status {response.status_code}", _retry_after(response)
+            problem, demanded = f"status {response.status_code}", _retry_after(response)
         if wait is not None:
-            time.sleep(max(wait, asked))
+            time.sleep(max(wait, demanded))
     raise _unreachable(f"{problem}, {len(WAITS) + 1} times", place)
 
 
