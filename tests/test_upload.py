@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from PIL import Image
 
-from segtune.core import roboflow_api
 from segtune.core.roboflow import KEY as KEY_VARIABLE
 from segtune.upload import PREDICTIONS, TAG, main
 
@@ -125,7 +125,7 @@ def serve(vendor: Vendor) -> ThreadingHTTPServer:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited between requests; nothing waits."""
     found: list[float] = []
-    monkeypatch.setattr(roboflow_api.time, "sleep", found.append)
+    monkeypatch.setattr(time, "sleep", found.append)
     return found
 
 

@@ -717,3 +717,40 @@ def test_labels_in_shards_are_those_of_one_prediction(finished: Path, tmp_path: 
     with edited(results / "evaluate/metrics.json", "\n"):
         again = snakemake(copy, "--cores", "2", *images, "--", "label")
     assert again.stdout.count("not predicting again: found the predictions of") == 2
+
+
+def test_label_issues_are_looked_for_only_on_request(finished: Path) -> None:
+    jobs = plan(finished, "--", "label_issues_page")[0]
+    assert jobs == {"predict_train": 1, "label_issues": 1, "label_issues_page": 1}
+    assert plan(finished, "--config", "label_issues={min_score: 0.9}")[0] == NOTHING
+
+
+def test_training_without_label_issues_is_another_training(finished: Path) -> None:
+    setting = ("--config", "train={exclude_issues: issues.json}")
+    assert "train.exclude_issues: issues.json does not exist" in dry_run(finished, *setting).stdout
+    for place in (finished / "issues.json", finished / "results" / "issues.json"):
+        place.write_text("{}")
+    try:
+        assert plan(finished, *setting)[0] == FROM_TRAIN
+        own = ("--config", "train={exclude_issues: results/issues.json}")
+        answer = dry_run(finished, *own)
+        assert answer.returncode != 0
+        assert "results/issues.json is among the results of this run" in answer.stdout
+    finally:
+        for place in (finished / "issues.json", finished / "results" / "issues.json"):
+            place.unlink()
+
+
+@pytest.mark.slow
+def test_label_issues_are_made_and_then_up_to_date(finished: Path) -> None:
+    assert snakemake(finished, "--cores", "2", "--", "label_issues_page").returncode == 0
+    assert plan(finished, "--", "label_issues_page")[0] == NOTHING
+    folder = finished / "results/label_issues"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")} == {
+        *(f"{up}patch/{s}/_annotations.coco.json" for up in ("", "finished/") for s in IMAGES),
+        *("issues.json", "report.html", "finished/issues.json", "finished/report.html"),
+    }
+    (folder / "issues.json").unlink()
+    jobs = plan(finished, "--", "label_issues_page")[0]
+    assert jobs == {"label_issues": 1, "label_issues_page": 1}
+    assert plan(finished)[0] == NOTHING

@@ -9,9 +9,31 @@ from pathlib import Path
 from segtune.core.console import log_line
 from segtune.core.errors import DatasetError
 from segtune.core.fingerprints import file_digest
+from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Split
-from segtune.evaluation.label_repair import FIX, read_repairs
 from segtune.training.prompted_images import PromptedImages
+
+FIX = "Give an issues.json that segtune.label_issues wrote"
+
+
+# Not the types of the wing that finds issues: an edit there must not be a reason to train again.
+@dataclass(frozen=True)
+class _Issue:
+    """The part of an issue that training needs."""
+
+    split: str
+    file_name: str
+    labeled: str | None  # class
+    predicted: str | None  # class
+
+
+@dataclass(frozen=True)
+class _Issues:
+    """The part of `issues.json` that training needs."""
+
+    min_score: float
+    images: dict[str, int]
+    issues: list[_Issue]
 
 
 @dataclass(frozen=True)
@@ -52,7 +74,7 @@ def excluded_classes(path: str | None, train: Split) -> ExcludedClasses:
     images = {image.file_name for image in train.images}
     found: dict[str, frozenset[int]] = {}
     known = unknown = 0
-    for issue in read_repairs(Path(path)).issues if path else []:
+    for issue in read_typed(Path(path), _Issues, FIX).issues if path else []:
         if issue.split != "train":
             continue
         classes = {categories.get(name) for name in (issue.labeled, issue.predicted) if name}
