@@ -204,11 +204,19 @@ def test_a_higher_score_lists_fewer(tmp_path: Path) -> None:
 def test_one_missing_label_is_proposed_where_two_classes_are_detected(tmp_path: Path) -> None:
     coco = write_dataset_with_errors(tmp_path)
     records = json.loads((tmp_path / "train.json").read_text())
-    twice = {**square_of(coco, MISSING), "category_id": 2, "score": 0.8}
+    twice = {**square_of(coco, MISSING), "category_id": 2}
     (tmp_path / "train.json").write_text(json.dumps([*records, twice]))
     found = find_issues(coco, tmp_path / "out")["issues"]
     (proposed,) = [i["proposal"]["label"] for i in found if i["image_id"] == MISSING]
     assert proposed == "disc"
+
+
+def test_a_label_has_one_issue(tmp_path: Path) -> None:
+    coco = write_dataset_with_errors(tmp_path)
+    records = json.loads((tmp_path / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps([*records, square_of(coco, POOR)]))
+    found = find_issues(coco, tmp_path / "out")["issues"]
+    assert sum(issue["image_id"] == POOR for issue in found) == 1
 
 
 def test_valid_in_place_of_test_is_listed_once(tmp_path: Path) -> None:
