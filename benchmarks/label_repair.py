@@ -67,15 +67,14 @@ def of_seed(folder: Path, seed: int, *, per_kind: int, min_score: float) -> dict
     export = export_of(corrupted.split, folder / "export")
     coco = converted(export, folder / "errors")
     planted = placed(corrupted, read_split(coco / "train.json"))
-    scores = {"the labels with errors": trained(coco, seed)}
+    scores = {"the labels with errors": trained(coco, seed, splits=("train", "valid", "test"))}
     for score in MIN_SCORES:
         issues = find_issues(coco, score)
         describe(seed, score, issues, planted, original, total=3 * per_kind)
     find_issues(coco, min_score)
     issues_file = coco.parent / "label_issues" / "issues.json"
-    scores["the same without the label issues"] = trained(
-        coco, seed, "excluded", exclude_issues=str(issues_file)
-    )
+    excluded = {"exclude_issues": str(issues_file)}
+    scores["the same without the label issues"] = trained(coco, seed, "excluded", **excluded)
     patch = coco.parent / "label_issues" / "patch" / "train" / ANNOTATIONS
     imported = converted(with_patch(export, patch, folder / "patched"), folder / "repaired")
     scores["the same with the patch imported"] = trained(imported, seed)
@@ -129,14 +128,16 @@ def with_patch(export: Path, patch: Path, folder: Path) -> Path:
     return folder
 
 
-def trained(coco: Path, seed: int, name: str = "run", **settings: Any) -> float:
-    """Train, merge and predict; mask AP on test."""
+def trained(
+    coco: Path, seed: int, name: str = "run", *, splits: Sequence[str] = ("test",), **settings: Any
+) -> float:
+    """Train, merge and predict on some splits; mask AP on test."""
     out = coco.parent / name
     paths = ("--coco", coco, "--report", coco.parent / "report.json", "--out", out)
     stage("train", *paths, "--settings", json.dumps({"seed": seed, **settings}))
     stage("merge", "--adapter", out / "adapter", "--out", out, "--settings", WHOLE)
     weights = ("--weights", out / "sam3.pt")
-    for split in ("train", "valid", "test"):
+    for split in splits:
         predictions = out / f"{split}.json"
         stage("predict", "--coco", coco / f"{split}.json", "--out", predictions, *weights)
     test = with_rle_masks(read_split(coco / "test.json"))

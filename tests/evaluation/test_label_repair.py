@@ -57,8 +57,8 @@ def test_without_masks_boxes_are_proposed() -> None:
     (repair,) = repairs_of(with_labels(boxes, 3), boxes, everything(), "box")
     assert repair.reason == "missing label"
     assert repair.proposal and repair.proposal.segmentation is None
-    after, _ = corrected(with_labels(boxes, 3), [repair])
-    ((added,),) = after.values()
+    ((label,),) = corrected(with_labels(boxes, 3), [repair]).values()
+    added = label.annotation
     assert (added.segmentation, added.bbox_xywh, added.area) == (None, BOX, 1600.0)
     assert added.id == IMAGES + 1
 
@@ -77,9 +77,10 @@ def test_a_wrong_class_keeps_an_rle_bit_for_bit(tmp_path: Path) -> None:
 def test_new_labels_are_numbered_beyond_all_others() -> None:
     split = labeled()
     gaps = with_labels(with_labels(split, 2), 5)
-    after, changes = corrected(gaps, repairs_of(gaps, split, everything()))
-    assert sorted(changes) == [IMAGES + 1, IMAGES + 2]
-    assert {image: [a.id for a in found] for image, found in after.items()} == {2: [7], 5: [8]}
+    after = corrected(gaps, repairs_of(gaps, split, everything()))
+    ids = {image: [label.annotation.id for label in found] for image, found in after.items()}
+    assert ids == {2: [IMAGES + 1], 5: [IMAGES + 2]}
+    assert all(label.repair for found in after.values() for label in found)
 
 
 def test_crowds_stay_as_they_are() -> None:
@@ -87,8 +88,9 @@ def test_crowds_stay_as_they_are() -> None:
     crowd = replace(box_only(90, 3, 2, (60, 60, 30, 30)), iscrowd=1)
     gap = with_labels(split, 3, crowd)
     (repair,) = repairs_of(gap, split, everything())
-    after, _ = corrected(gap, [repair])
-    assert after[3][0] == crowd and len(after[3]) == 2
+    first, second = corrected(gap, [repair])[3]
+    assert (first.annotation, first.repair) == (crowd, None)
+    assert second.repair == repair
 
 
 def test_names_in_the_patch_are_as_labeling_tools_know_them(tmp_path: Path) -> None:

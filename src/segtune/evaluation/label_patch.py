@@ -2,14 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segtune.core.atomic import write_tables
-from segtune.dataset.coco import Annotation, Image, Split, annotation_record, image_record
-from segtune.evaluation.label_repair import Repair, corrected
+from segtune.dataset.coco import Image, Split, annotation_record, image_record
+from segtune.evaluation.label_repair import CorrectedLabel, Repair, corrected
 
 
 def write_patch(path: Path, split: Split, repairs: Sequence[Repair]) -> None:
@@ -24,7 +24,7 @@ def write_patch(path: Path, split: Split, repairs: Sequence[Repair]) -> None:
         split: with the labels.
         repairs: of this split, at most one for each label.
     """
-    after, changes = corrected(split, repairs)
+    after = corrected(split, repairs)
     names = _names(split.images)
     removed: dict[int, list[int]] = {}
     for repair in repairs:
@@ -36,7 +36,7 @@ def write_patch(path: Path, split: Split, repairs: Sequence[Repair]) -> None:
         {
             "images": (_image(i, names[i.id], sorted(removed.get(i.id, []))) for i in images),
             "categories": map(asdict, split.categories),
-            "annotations": (_annotation(a, changes) for i in images for a in after[i.id]),
+            "annotations": (_annotation(label) for i in images for label in after[i.id]),
         },
     )
 
@@ -48,12 +48,12 @@ def _image(image: Image, name: str, removed: Sequence[int]) -> dict[str, Any]:
     return {**record, "removed": removed} if removed else record
 
 
-def _annotation(a: Annotation, changes: Mapping[int, Repair]) -> dict[str, Any]:
-    repair = changes.get(a.id)
+def _annotation(label: CorrectedLabel) -> dict[str, Any]:
+    record, repair = annotation_record(label.annotation), label.repair
     if not repair:
-        return annotation_record(a)
+        return record
     scores = {"score": repair.score, "issue_score": repair.issue_score}
-    return {**annotation_record(a), "segtune": repair.reason, **scores}
+    return {**record, "segtune": repair.reason, **scores}
 
 
 def _names(images: Sequence[Image]) -> dict[int, str]:

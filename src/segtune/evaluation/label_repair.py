@@ -53,6 +53,14 @@ class LabelRepairs:
     issues: list[Repair]  # the likeliest first
 
 
+@dataclass(frozen=True)
+class CorrectedLabel:
+    """A label after correction."""
+
+    annotation: Annotation
+    repair: Repair | None  # that changed or added it; None where it is as it was
+
+
 def write_repairs(path: Path, repairs: LabelRepairs) -> None:
     """Write suspected label errors as JSON, atomically."""
     write_typed(path, repairs)
@@ -94,52 +102,62 @@ def propose_repairs(
     labels = {a.id: a for a in split.objects}
     names = {category.id: category.name for category in split.categories}
     return [
-        Repair(**vars(issue), proposal=_proposal(issue, record, labels, names, kind=kind))
+        Repair(
+            **vars(issue), proposal=_proposal(issue, record, labels=labels, names=names, kind=kind)
+        )
         for issue, record in _compatible(found)
     ]
 
 
-def corrected(
-    split: Split, repairs: Iterable[Repair]
-) -> tuple[dict[int, list[Annotation]], dict[int, Repair]]:
-    """The labels of the images with issues after all proposals; the others stay as they are.
+def corrected(split: Split, repairs: Iterable[Repair]) -> dict[int, list[CorrectedLabel]]:
+    """Image id -> its labels after all proposals, of the images with issues.
 
     Args:
         split: with the labels.
         repairs: of this split, at most one for each label.
-
-    Returns:
-        Image id -> its labels, and annotation id -> the repair that changed or added it.
     """
-    of_label: dict[int, Repair] = {}
-    added: dict[int, list[Repair]] = {}
+    by_image: dict[int, list[Repair]] = {}
     for repair in repairs:
-        added.setdefault(repair.image_id, [])
-        if repair.annotation_id is None:
-            added[repair.image_id].append(repair)
-        else:
-            of_label[repair.annotation_id] = repair
-    categories = {category.name: category.id for category in split.categories}
+        by_image.setdefault(repair.image_id, []).append(repair)
     images = {image.id: image for image in split.images}
+    categories = {category.name: category.id for category in split.categories}
     numbers = count(1 + max((a.id for a in split.objects), default=0))
-    after: dict[int, list[Annotation]] = {}
-    changes: dict[int, Repair] = {}
-    for image_id, missing in added.items():
-        kept = [a for a in split.annotations[image_id] if _stays(of_label.get(a.id))]
-        changes |= {a.id: of_label[a.id] for a in kept if a.id in of_label}
-        image = images[image_id]
-        after[image_id] = [
-            _after(a, of_label[a.id], image, categories) if a.id in of_label else a for a in kept
-        ]
-        for repair in missing:
-            number = next(numbers)
-            after[image_id].append(_new(number, repair, image, categories))
-            changes[number] = repair
-    return after, changes
+    return {
+        number: list(
+            _corrected(
+                images[number],
+                split.annotations[number],
+                found,
+                categories=categories,
+                numbers=numbers,
+            )
+        )
+        for number, found in by_image.items()
+    }
 
 
-def _stays(repair: Repair | None) -> bool:
-    return repair is None or repair.proposal is not None
+def _corrected(
+    image: Image,
+    labels: Iterable[Annotation],
+    repairs: Sequence[Repair],
+    *,
+    categories: Mapping[str, int],
+    numbers: Iterator[int],
+) -> Iterator[CorrectedLabel]:
+    of_label = {repair.annotation_id: repair for repair in repairs}
+    for a in labels:
+        repair = of_label.get(a.id)
+        if not repair:
+            yield CorrectedLabel(a, None)
+        elif repair.reason == "wrong class" and repair.proposal:
+            category = categories[repair.proposal.label]
+            yield CorrectedLabel(replace(a, category_id=category), repair)
+        elif repair.proposal:
+            yield CorrectedLabel(_new(a.id, repair.proposal, image, categories), repair)
+    for repair in repairs:
+        if repair.annotation_id is None and repair.proposal:
+            new = _new(next(numbers), repair.proposal, image, categories)
+            yield CorrectedLabel(new, repair)
 
 
 def _compatible(
@@ -168,9 +186,9 @@ def _overlaps(new: Detection, others: Sequence[Detection]) -> bool:
 def _proposal(
     issue: LabelIssue,
     record: ErrorRecord,
+    *,
     labels: Mapping[int, Annotation],
     names: Mapping[int, str],
-    *,
     kind: Kind,
 ) -> Proposal | None:
     if not record.detection:
@@ -187,24 +205,16 @@ def _proposal(
     return Proposal(name, rle_bbox_xywh(drawn), polygons)
 
 
-def _after(
-    a: Annotation, repair: Repair, image: Image, categories: Mapping[str, int]
+def _new(
+    number: int, proposal: Proposal, image: Image, categories: Mapping[str, int]
 ) -> Annotation:
-    if repair.reason == "wrong class":
-        assert repair.proposal
-        return replace(a, category_id=categories[repair.proposal.label])
-    return _new(a.id, repair, image, categories)
-
-
-def _new(number: int, repair: Repair, image: Image, categories: Mapping[str, int]) -> Annotation:
-    assert repair.proposal
-    shape = repair.proposal.segmentation or [box_to_polygon(repair.proposal.bbox_xywh)]
+    shape = proposal.segmentation or [box_to_polygon(proposal.bbox_xywh)]
     return Annotation(
         id=number,
         image_id=image.id,
-        category_id=categories[repair.proposal.label],
-        bbox_xywh=repair.proposal.bbox_xywh,
+        category_id=categories[proposal.label],
+        bbox_xywh=proposal.bbox_xywh,
         area=rle_area(segmentation_to_rle(shape, image.height, image.width)),
-        segmentation=repair.proposal.segmentation,
+        segmentation=proposal.segmentation,
         iscrowd=0,
     )

@@ -11,7 +11,7 @@ from segtune.evaluation.label_repair import LabelRepairs, Repair
 from segtune.reports.page import write_page
 from segtune.reports.repair_thumbnails import before_and_after
 
-MAX_SHOWN = 60  # issues with images, of each split
+MAX_SHOWN = 100  # issues with images, of each split
 CHANGES: dict[Reason, str] = {
     "missing label": "the detection becomes a label",
     "wrong class": "the label gets the class of the detection",

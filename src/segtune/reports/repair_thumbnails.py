@@ -34,9 +34,9 @@ def before_and_after(split: Split, issue: Repair) -> tuple[str, str]:
         DatasetError: when the image cannot be read.
     """
     image = next(image for image in split.images if image.id == issue.image_id)
-    labels, (after, changes) = split.annotations[image.id], corrected(split, [issue])
+    labels, after = split.annotations[image.id], corrected(split, [issue])[image.id]
     before = [a for a in labels if a.id == issue.annotation_id]
-    changed = [a for a in after[image.id] if a.id in changes]
+    changed = [label.annotation for label in after if label.repair]
     others = [a for a in labels if a.id != issue.annotation_id]
     boxes = [issue.bbox_xywh, *(a.bbox_xywh for a in changed)]
     canvas, view = _opened(split, image, boxes)
