@@ -15,7 +15,7 @@ from segtune.reports import label_issues_page as page_module
 from segtune.reports.drawing import CORRECT, ERROR
 from tests.label_issue_runs import MISSING, NOTHING, POOR, WRONG, find_issues
 
-FIGURE = re.compile(r'<figure class="pair">.*?</figure>', re.S)
+FIGURE = re.compile(r'<figure class="before-after">.*?</figure>', re.S)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,8 @@ def test_of_very_many_issues_the_likeliest_are_drawn(
 
 def test_the_images_of_an_issue_are_side_by_side(browser: Any, pages: dict[str, Path]) -> None:
     browser.get(pages["label_issues"].as_uri())
-    for figure in browser.find_elements("css selector", ".pair"):
+    for figure in browser.find_elements("css selector", ".before-after"):
         left, right = figure.find_elements("tag name", "img")
         assert left.rect["y"] == right.rect["y"]
+        assert left.rect["width"] + right.rect["width"] > 0.9 * figure.rect["width"]
         assert left.rect["x"] + left.rect["width"] <= right.rect["x"]
