@@ -254,6 +254,14 @@ def test_the_same_name_in_two_folders_stays_apart(vendor: Vendor, tmp_path: Path
     assert list(vendor.names) == ["one_a.png", "two_a.png"]
 
 
+def test_names_that_cannot_stay_apart_are_refused(
+    vendor: Vendor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = write_predictions(tmp_path, ("one/a.png", "a.png", "one_a.png"))
+    assert "image one_a.png: two images would have the same name" in refused(labels, capfd)
+    assert vendor.images == {}
+
+
 def test_an_image_that_is_there_gets_its_predictions(
     vendor: Vendor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

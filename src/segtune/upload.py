@@ -147,11 +147,22 @@ def _require_images(split: Split, labels: Path) -> None:
 
 
 def _names(split: Split) -> dict[int, str]:
-    """Image id -> its name there: without folders where that is unique."""
+    """Image id -> its name there: without folders where that is unique.
+
+    Raises:
+        DatasetError: when two images would have the same name.
+    """
     names = {image.id: PurePosixPath(image.file_name).name for image in split.images}
     if len(set(names.values())) == len(names):
         return names
-    return {image.id: image.file_name.replace("/", "_") for image in split.images}
+    names = {image.id: image.file_name.replace("/", "_") for image in split.images}
+    if len(set(names.values())) < len(names):
+        raise DatasetError(
+            "two images would have the same name on Roboflow",
+            record=f"image {Counter(names.values()).most_common(1)[0][0]}",
+            fix="Rename one of them, in its folder and in the labels",
+        )
+    return names
 
 
 @dataclass(frozen=True)

@@ -6,4 +6,4 @@ from segtune.core.section import Section
 
 
 class LabelIssuesSettings(Section):
-    min_score: float = Field(0.5, ge=0, le=1, description="issue score of an issue, at least")
+    min_score: float = Field(0.7, ge=0, le=1, description="issue score of an issue, at least")
