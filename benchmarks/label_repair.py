@@ -13,6 +13,7 @@ import json
 import shutil
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -63,8 +64,8 @@ def of_seed(folder: Path, seed: int, *, per_kind: int, min_score: float) -> dict
     coco = converted(export, folder / "errors")
     planted = placed(corrupted, read_split(coco / "train.json"))
     scores = {WITH_ERRORS: trained(coco, seed, splits=("train", "valid", "test"))}
-    print("| seed | issue score | issues in train | planted, of all | corrected as they were |")
-    print("|---|---|---|---|---|")
+    print("| seed | issue score | issues in train | planted | corrected as they were | by reason |")
+    print("|---|---|---|---|---|---|")
     for score in MIN_SCORES:
         issues = find_issues(coco, score)
         describe(seed, score, issues, planted, original, total=3 * per_kind)
@@ -194,8 +195,11 @@ def describe(
     """Print one line: how many of the planted errors are listed, and how many are corrected."""
     found = [issue for issue in issues if is_planted(issue, planted)]
     right = sum(is_right(issue, planted, original) for issue in found)
+    every, of_planted = (Counter(issue.reason for issue in listed) for listed in (issues, found))
+    reasons = ", ".join(f"{reason} {of_planted[reason]} of {n}" for reason, n in every.items())
     print(
-        f"| {seed} | {score} | {len(issues)} | {planted.found(issues)} of {total} | {right} |",
+        f"| {seed} | {score} | {len(issues)} | {planted.found(issues)} of {total} | {right} | "
+        f"{reasons} |",
         flush=True,
     )
 
