@@ -63,7 +63,7 @@ def test_without_masks_boxes_are_proposed() -> None:
     assert added.id == IMAGES + 1
 
 
-def test_a_wrong_class_keeps_an_rle_bit_for_bit(tmp_path: Path) -> None:
+def test_a_wrong_class_keeps_its_rle(tmp_path: Path) -> None:
     split = labeled()
     (label,) = split.annotations[3]
     wrong = with_labels(split, 3, replace(label, category_id=2))
