@@ -25,6 +25,7 @@ include: "workflow/rules/export_onnx.smk"
 include: "workflow/rules/learning_curve.smk"
 include: "workflow/rules/label.smk"
 include: "workflow/rules/label_issues.smk"
+include: "workflow/rules/suggest.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -36,6 +37,8 @@ localrules:
     predict,
     label,
     label_list,
+    suggest,
+    suggest_page,
     validate_page,
     train_page,
     evaluate_page,

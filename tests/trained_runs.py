@@ -7,9 +7,13 @@ from typing import Any
 
 
 def run_files(
-    prompts: Mapping[str, str], thresholds: Sequence[float], image_size: int | None = None
+    prompts: Mapping[str, str],
+    thresholds: Sequence[float],
+    image_size: int | None = None,
+    mask_ap: Sequence[float | None] = (),
 ) -> dict[str, Any]:
-    """Content of each file: of classes with their prompts and confidence thresholds."""
+    """Content of each file: of classes with their prompts, confidence thresholds and AP."""
+    scores = dict(zip(prompts, mask_ap, strict=False))
     categories = enumerate(prompts.items(), start=4)
     chosen = zip(prompts, thresholds, strict=True)
     return {
@@ -18,11 +22,14 @@ def run_files(
             "categories": [{"id": n, "name": name, "prompt": p} for n, (name, p) in categories]
         },
         "evaluate/metrics.json": {
+            "kind": "mask",
             "tuned": {
+                "box": {"per_class": dict.fromkeys(prompts, 0.5)},
+                "mask": {"per_class": dict.fromkeys(prompts) | scores},
                 "calibration": {
                     "thresholds": {name: {"threshold": t, "f1": None} for name, t in chosen}
-                }
-            }
+                },
+            },
         },
     }
 

@@ -45,13 +45,13 @@ from segtune.dataset.detections import write_prompted_detections
 from segtune.dataset.image_folder import split_of_folder
 from segtune.dataset.image_names import read_list
 from segtune.dataset.labels import write_labels
-from segtune.dataset.prompts import fields_of
 from segtune.dataset.tiles import tiles_option
 from segtune.dataset.trained_run import (
     TrainedClass,
     TrainedModel,
     read_classes_beside,
     read_run,
+    require_plain_prompts,
 )
 from segtune.model.architecture import ARCHITECTURES, set_image_size
 from segtune.model.partial_predictions import (
@@ -159,12 +159,7 @@ def _model_and_classes(
 
 
 def _label_categories(classes: Sequence[TrainedClass]) -> tuple[Category, ...]:
-    for prompt in (c.prompt for c in classes):
-        if fields_of(prompt):
-            raise ConfigError(
-                f"the prompt {prompt!r} has fields, for which a folder of images has no values",
-                fix="Give prompts without fields as --prompt",
-            )
+    require_plain_prompts(classes)
     return _categories(classes)
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from segtune.core.errors import DatasetError
-from segtune.dataset.trained_run import TrainedClass, TrainedModel, read_classes_beside, read_run
+from segtune.dataset.trained_run import (
+    TrainedClass,
+    TrainedModel,
+    read_class_scores,
+    read_classes_beside,
+    read_run,
+)
 from tests.trained_runs import run_files, write_run
 
 
@@ -57,3 +63,13 @@ def test_an_exported_model_has_its_classes_beside_it(tmp_path: Path) -> None:
     (tmp_path / "thresholds.json").write_text(json.dumps({"rbc": 0.25}))
     found = read_classes_beside(tmp_path / "sam3.safetensors")
     assert found == [TrainedClass("rbc", "red cell", 0.25)]
+
+
+def test_scores_are_those_of_what_was_compared(tmp_path: Path) -> None:
+    values = run_files({"rbc": "red cell", "wbc": "x"}, [0.3, 0.3], mask_ap=[0.25, None])
+    write_run(tmp_path, values)
+    assert read_class_scores(tmp_path) == {"rbc": 0.25, "wbc": None}
+    values["evaluate/metrics.json"]["kind"] = "box"
+    values["evaluate/metrics.json"]["tuned"]["mask"] = None
+    write_run(tmp_path, values)
+    assert read_class_scores(tmp_path) == {"rbc": 0.5, "wbc": 0.5}

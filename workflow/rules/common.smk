@@ -90,12 +90,14 @@ EXPORT_INPUT = [] if REMOTE else [CONFIG.export]
 RETAIN_INPUT = [RETAIN_FOLDER] if RETAIN_FOLDER else []
 LABEL_INPUT = [CONFIG.label.images] if CONFIG.label.images else []
 EXCLUDED_INPUT = [CONFIG.train.exclude_issues] if CONFIG.train.exclude_issues else []
+SUGGEST_INPUT = [CONFIG.suggest.images] if CONFIG.suggest.images else []
 for setting, paths in {
     "export": EXPORT_INPUT,
     "weights": WEIGHTS_INPUT,
     "merge.retain_images": RETAIN_INPUT,
     "label.images": LABEL_INPUT,
     "train.exclude_issues": EXCLUDED_INPUT,
+    "suggest.images": SUGGEST_INPUT,
 }.items():
     for path in paths:
         if not Path(path).exists():
@@ -340,3 +342,21 @@ def label_outputs(index):
     except SegtuneError:  # not listed yet
         shards = []
     return expand(rules.label_shard.output, shard=shards)
+
+
+def suggest_images(wildcards):
+    """The folder of the images among which to suggest."""
+    if not CONFIG.suggest.images:
+        raise WorkflowError(
+            "config: suggest.images: name the folder of the images without labels"
+        )
+    return CONFIG.suggest.images
+
+
+def suggest_fingerprint(wildcards):
+    """Of the names of the images; nothing is listed unless suggestions are a target."""
+    try:
+        folder = Path(suggest_images(wildcards))
+        return names_fingerprint(folder, setting="suggest.images")
+    except SegtuneError as error:
+        raise WorkflowError(str(error)) from None

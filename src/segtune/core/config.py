@@ -30,6 +30,7 @@ from segtune.core.recipes import with_recipe, with_train_recipe
 from segtune.core.section import Section
 from segtune.core.setting_problems import problem_of
 from segtune.core.tiles_settings import TilesSettings
+from segtune.core.suggest_settings import SuggestSettings
 from segtune.core.validate_settings import ValidateSettings
 
 # Of the attention in each model; checked here, too, because it needs no torch.
@@ -278,6 +279,7 @@ class Config(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     label: LabelSettings = LabelSettings()
     label_issues: LabelIssuesSettings = LabelIssuesSettings()
+    suggest: SuggestSettings = SuggestSettings()
 
     @model_validator(mode="before")
     @classmethod

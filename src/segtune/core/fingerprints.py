@@ -31,6 +31,7 @@ WITHOUT_EFFECT = {"dataset.gate"} | {
         *("setting_problems", "tiles_settings", "validate_settings"),
         *("setting_problems", "validate_settings"),
         *("label_issues_settings",),
+        *("setting_problems", "suggest_settings", "validate_settings"),
     )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none

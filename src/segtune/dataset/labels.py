@@ -72,7 +72,7 @@ def read_labels(path: Path, images: Path) -> tuple[Split, dict[int, float]]:
 
 def _annotations(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     number = 0
-    for record in _distinct(records):
+    for record in distinct_records(records):
         polygons = mask_polygons(record["segmentation"])
         if polygons:
             number += 1
@@ -90,8 +90,12 @@ def _annotations(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _distinct(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The most confident record of each object, per image and class."""
+def distinct_records(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The most confident record of each object, per image and class.
+
+    Args:
+        records: from `to_record`, those of an image and class in a row.
+    """
     for _, in_image in groupby(records, key=itemgetter("image_id", "category_id")):
         kept: list[dict[str, Any]] = []
         for record in sorted(in_image, key=itemgetter("score"), reverse=True):

@@ -1,17 +1,19 @@
 """How a finished run is used on new images: its model, prompts and confidence thresholds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from segtune.core.errors import DatasetError
+from segtune.core.errors import ConfigError, DatasetError
 from segtune.core.typed_json import read_typed
+from segtune.dataset.prompts import fields_of
 from segtune.dataset.tiles import Tiles
 
 Threshold = Annotated[float, Field(ge=0, le=1)]
+FINISHED = "Give the results folder of a workflow that has finished"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,23 @@ class _Metrics:
 
 
 @dataclass(frozen=True)
+class _PerClass:
+    per_class: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    box: _PerClass
+    mask: _PerClass | None
+
+
+@dataclass(frozen=True)
+class _ScoredMetrics:
+    kind: Literal["box", "mask"]
+    tuned: _Scored
+
+
+@dataclass(frozen=True)
 class _Category:
     name: str
     prompt: str
@@ -77,7 +96,7 @@ def read_run(results: Path) -> tuple[TrainedModel, list[TrainedClass]]:
     Raises:
         DatasetError: when the run has not finished, or was made by another version.
     """
-    fix = "Give the results folder of a workflow that has finished"
+    fix = FINISHED
     recipe = read_typed(results / "train" / "adapter" / "recipe.json", _Recipe, fix)
     metrics = read_typed(results / "evaluate" / "metrics.json", _Metrics, fix)
     split = read_typed(results / "coco" / "test.json", _Split, fix)
@@ -89,6 +108,31 @@ def read_run(results: Path) -> tuple[TrainedModel, list[TrainedClass]]:
         ),
         _classes(prompts, chosen, file=results / "evaluate" / "metrics.json", fix=fix),
     )
+
+
+def read_class_scores(results: Path) -> dict[str, float | None]:
+    """The fine-tuned model's AP per class on the test split: of masks, where there are some.
+
+    Raises:
+        DatasetError: when the run has not finished, or was made by another version.
+    """
+    found = read_typed(results / "evaluate" / "metrics.json", _ScoredMetrics, FINISHED)
+    scored = found.tuned.mask if found.kind == "mask" else None
+    return (scored or found.tuned.box).per_class
+
+
+def require_plain_prompts(classes: Sequence[TrainedClass]) -> None:
+    """Refuse prompts that need more than an image.
+
+    Raises:
+        ConfigError: for one with fields.
+    """
+    for prompt in (c.prompt for c in classes):
+        if fields_of(prompt):
+            raise ConfigError(
+                f"the prompt {prompt!r} has fields, for which a folder of images has no values",
+                fix="Give prompts without fields as --prompt",
+            )
 
 
 def read_classes_beside(weights: Path) -> list[TrainedClass]:

@@ -1,0 +1,236 @@
+"""What to label next: the command, and its page."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from PIL import Image as PilImage
+
+from segtune import suggest_page
+from segtune.dataset.batch import load_image
+from segtune.evaluation.suggestion import LOWEST_SCORE, image_uncertainty, read_suggestions
+from segtune.model import image_features, inference
+from segtune.model.official_format import write_official
+from segtune.model.weights import load_base_model
+from segtune.predict import main as predict
+from segtune.suggest import main
+from tests.converted import write_converted
+from tests.forked import Forked
+from tests.ranks import run_ranks
+from tests.trained_runs import run_files, write_run
+
+ROOT = Path(__file__).parents[1]
+CLASSES = {"round": "circle", "box": "square"}  # of the run, with their prompts
+THRESHOLDS = [0.4, 0.3]
+MASK_AP = [0.25, None]
+FILES = ("images.txt", "labels.json", "suggestions.json")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the tiny model as it is; its training images, and twelve others beside it."""
+    folder = tmp_path_factory.mktemp("run")
+    write_run(folder / "results", run_files(CLASSES, THRESHOLDS, mask_ap=MASK_AP))
+    (folder / "results/merge").mkdir()
+    model = load_base_model("tiny", "default")
+    write_official(folder / "results/merge/sam3.pt", model.state_dict(), {})
+    coco = write_converted(folder, {"train": 4, "test": 12})
+    for name in ("train.json", "manifest.json"):
+        shutil.copy(coco / name, folder / "results/coco")
+    return folder
+
+
+def arguments(run: Path, out: Path, *, images: Path | None = None, count: int = 5) -> list[str]:
+    places = ["--run", run / "results", "--images", images or run / "test", "--out", out]
+    return [*map(str, places), "--settings", json.dumps({"count": count})]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def out(run: Path) -> Path:
+    main(arguments(run, run / "out"))
+    return run / "out"
+
+
+def test_the_most_uncertain_image_is_first(out: Path) -> None:
+    found = read_suggestions(out / "suggestions.json")
+    assert (found.images, found.training_images) == (12, 4)
+    doubts = [one.uncertainty for one in found.suggestions]
+    assert doubts == sorted(doubts, reverse=True) and len(set(doubts)) == 5
+    assert [(c.name, c.threshold, c.ap) for c in found.classes] == [
+        ("round", 0.4, 0.25),
+        ("box", 0.3, None),
+    ]
+    names = [one.file_name for one in found.suggestions]
+    assert (out / "images.txt").read_text().splitlines() == names
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+
+
+def test_uncertainty_is_of_what_a_prediction_finds(run: Path, out: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "all.json"
+    places = ["--run", str(run / "results"), "--images", str(run / "test"), "--out", str(labels)]
+    predict([*places, "--settings", json.dumps({"confidence_threshold": LOWEST_SCORE})])
+    values = read(labels)
+    names = {image["id"]: image["file_name"] for image in values["images"]}
+    found = read_suggestions(out / "suggestions.json")
+    for suggestion in found.suggestions:
+        scores: dict[str, list[float]] = {name: [] for name in CLASSES}
+        for a in values["annotations"]:
+            if names[a["image_id"]] == suggestion.file_name:
+                scores[[*CLASSES][a["category_id"] - 1]].append(a["score"])
+        assert image_uncertainty(scores, found.classes) == pytest.approx(suggestion.uncertainty)
+        for one in suggestion.uncertain:
+            assert set(one.scores) <= set(scores[one.name])
+
+
+def test_pre_labels_are_those_of_a_prediction(run: Path, out: Path, tmp_path: Path) -> None:
+    names = ["--list", str(out / "images.txt")]
+    places = ["--run", str(run / "results"), "--images", str(run / "test")]
+    predict([*places, *names, "--out", str(tmp_path / "labels.json")])
+    assert (out / "labels.json").read_bytes() == (tmp_path / "labels.json").read_bytes()
+    labels = read(out / "labels.json")
+    assert len(labels["annotations"]) > 3
+    assert all(a["score"] >= THRESHOLDS[a["category_id"] - 1] for a in labels["annotations"])
+
+
+def test_copies_are_not_suggested(run: Path, tmp_path: Path) -> None:
+    """Of ten photographs there are a copy and a smaller JPEG; of training images, a copy."""
+    photos = tmp_path / "photos"
+    for name in ("new", "copied", "known"):
+        (photos / name).mkdir(parents=True)
+    for path in sorted((ROOT / "data/demo/test").glob("*.jpg"))[:10]:
+        shutil.copy(path, photos / "new")
+        shutil.copy(path, photos / "copied")
+        with PilImage.open(path) as image:
+            smaller = image.resize((image.width * 3 // 4, image.height * 3 // 4))
+        smaller.save(photos / path.name, quality=85)
+    for path in (run / "train").iterdir():
+        shutil.copy(path, photos / "known")
+    main(arguments(run, tmp_path / "out", images=photos, count=6))
+    found = read_suggestions(tmp_path / "out" / "suggestions.json")
+    assert found.images == 3 * 10 + 4
+    assert len({Path(one.file_name).name for one in found.suggestions}) == 6
+    assert not [one for one in found.suggestions if one.file_name.startswith("known/")]
+
+
+def test_the_nearest_training_image_is_named(run: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    with PilImage.open(run / "train" / "2.png") as image:
+        image.resize((80, 80)).save(photos / "like.png")
+    shutil.copy(run / "test" / "1.png", photos / "unlike.png")
+    main(arguments(run, tmp_path / "out", images=photos))
+    by_name = {
+        one.file_name: one
+        for one in read_suggestions(tmp_path / "out" / "suggestions.json").suggestions
+    }
+    like, unlike = by_name["like.png"], by_name["unlike.png"]
+    assert like.nearest == "train/2.png" and (like.unlike, unlike.unlike) == (0, 0.5)
+    assert like.distance is not None and unlike.distance is not None
+    assert like.distance < unlike.distance / 2
+
+
+def suggest_until_killed(arguments: list[str]) -> None:
+    """Suggest, until SIGKILL comes in the middle of the line of the third image."""
+    add_image = image_features.add_image
+
+    def killing(part: IO[str], image_id: int, records: list[dict[str, Any]]) -> None:
+        add_image(part, image_id, records)
+        if image_id == 2:
+            part.write('[3, [{"vector": [0.')
+            part.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    image_features.add_image = killing
+    main(arguments)
+
+
+def test_a_killed_run_resumes(
+    run: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    process = Forked(suggest_until_killed, arguments(run, tmp_path / "out"))
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert not set(FILES) & {path.name for path in (tmp_path / "out").iterdir()}
+    opened: list[str] = []
+
+    def counted(path: Path, side: int) -> Any:
+        opened.append(f"{path.parent.name}/{path.name}")
+        return load_image(path, side)
+
+    for module in (inference, image_features):
+        monkeypatch.setattr(module, "load_image", counted)
+    capsys.readouterr()
+    main(arguments(run, tmp_path / "out"))
+    assert "resuming: 2 of 16 images are finished" in capsys.readouterr().out
+    assert len(opened) == 14 and not {"test/1.png", "test/10.png"} & set(opened)
+    assert all((tmp_path / "out" / n).read_bytes() == (out / n).read_bytes() for n in FILES)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+
+
+def test_processes_split_the_images(run: Path, out: Path, tmp_path: Path) -> None:
+    output = run_ranks(main, arguments(run, tmp_path), 2)
+    assert "image 8/8" in output
+    assert all((tmp_path / name).read_bytes() == (out / name).read_bytes() for name in FILES)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("evaluate/metrics.json", "Give the results folder of a workflow that has finished"),
+        ("coco/train.json", "Run segtune.convert first"),
+        ("merge/sam3.pt", "sam3.pt"),
+    ],
+)
+def test_an_unfinished_run_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, message: str
+) -> None:
+    shutil.copytree(run / "results", tmp_path / "results")
+    (tmp_path / "results" / damage).unlink()
+    require_one_line(tmp_path, run / "test", capsys, message)
+
+
+def test_images_that_cannot_be_used_are_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run / "results", tmp_path / "results")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    require_one_line(tmp_path, photos, capsys, "no images in this folder")
+    (photos / "a\nb.png").write_bytes((run / "test" / "1.png").read_bytes())
+    require_one_line(tmp_path, photos, capsys, "has a line break")
+    (photos / "a\nb.png").unlink()
+    (photos / "a.png").write_text("not an image")
+    require_one_line(tmp_path, photos, capsys, "a.png")
+
+
+def require_one_line(
+    folder: Path, images: Path, capsys: pytest.CaptureFixture[str], message: str
+) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        main(arguments(folder, folder / "out", images=images))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("segtune suggest: ") and message in line
+    assert not list((folder / "out").glob("*.*"))
+
+
+def test_a_page_of_other_labels_is_refused(
+    run: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = read(out / "labels.json")
+    values["images"].reverse()
+    (tmp_path / "labels.json").write_text(json.dumps(values))
+    files = ["--suggestions", out / "suggestions.json", "--labels", tmp_path / "labels.json"]
+    places = ["--images", run / "test", "--out", tmp_path / "page.html"]
+    with pytest.raises(SystemExit, match="1"):
+        suggest_page.main([*map(str, files), *map(str, places)])
+    assert "of other images than the suggestions" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
