@@ -1,4 +1,5 @@
 """The pages, made by their commands, and a browser to look at them."""
+"""All pages, made by their commands, and a browser to look at them."""
 
 import json
 import shutil
@@ -30,6 +31,7 @@ from tests.label_issue_runs import find_issues, write_dataset_with_errors
 from tests.predictions import perfect, prompted_text, results_text, shifted
 from tests.reports.runs import write_training_run
 from tests.results_folders import copy_data, finish, move, write_data
+from tests.reports.suggested import write_suggestions
 
 NAME = "<b>\"&'disc"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -53,6 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "learning_curve": _learning_curve(folder / "learning_curve"),
         "runs": _runs(folder / "runs"),
         "label_issues": _label_issues(folder / "label_issues"),
+        "suggest": write_suggestions(folder / "suggest", NAME),
     }
 
 

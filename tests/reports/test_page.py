@@ -13,6 +13,7 @@ from segtune.reports.page import write_page
 
 COMMANDS = ("evaluate", "validate", "train", "learning_curve", "runs")
 COMMANDS = ("evaluate", "validate", "train", "learning_curve", "label_issues")
+COMMANDS = ("evaluate", "validate", "train", "learning_curve", "suggest")
 VOID = {"meta", "img", "br"}
 LEARNING_CURVE = "learning_curve_page.html.j2"
 
