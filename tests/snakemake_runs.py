@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
+GROUPS = ("all", "predict", "label", "suggest")  # rules that make nothing
 SHIPPED = ("Snakefile", "config.yaml", "workflow", "profiles", "presets", "src")
 
 
@@ -60,7 +61,7 @@ def planned_jobs(text: str) -> dict[str, int]:
     """How many jobs of each rule a dry run lists, but for rules that make nothing."""
     table = text.partition("Job stats:")[2].partition("total")[0]
     jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
-    return {rule: n for rule, n in jobs.items() if rule not in ("all", "predict", "label")}
+    return {rule: n for rule, n in jobs.items() if rule not in GROUPS}
 
 
 def _run_in(arguments: list[str]) -> None:

@@ -4,29 +4,16 @@ The command that predicts is one that writes a label for each listed image, with
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image as PilImage
 
-from tests.snakemake_runs import copy_shipped, dry_run, planned_jobs, snakemake
+from tests.finished_results import add_images, write_finished_checkout
+from tests.snakemake_runs import dry_run, planned_jobs, snakemake
 
-# By which Snakemake takes the stages before for finished.
-RESULTS = (
-    *(f"coco/{name}" for name in ("train", "valid", "test", "manifest", "conversion")),
-    *("validate/report", "train/adapter/adapter_config", "train/adapter/recipe"),
-    *("train/valid_base", "train/valid_best", "strength/strength", "merge/parity"),
-    *(f"predict/{model}{split}" for model in ("base", "tuned") for split in ("", "_valid")),
-    "evaluate/metrics",
-)
-OTHER_RESULTS = (
-    *("train/adapter/adapter_model.safetensors", "train/history.jsonl"),
-    *("merge/sam3.pt", "merge/MODEL_CARD.md", "evaluate/per_class.csv"),
-)
 PREDICT = """
 import argparse, os, signal
 from pathlib import Path
@@ -57,25 +44,10 @@ write_tables(
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is shipped, with results, and five images to label."""
     tmp_path = tmp_path_factory.mktemp("checkout")
-    copy_shipped(tmp_path)
-    (tmp_path / "data" / "demo").mkdir(parents=True)
+    write_finished_checkout(tmp_path)
     (tmp_path / "src" / "segtune" / "predict.py").write_text(PREDICT)
-    for name in (*(f"{name}.json" for name in RESULTS), *OTHER_RESULTS):
-        stage, _, file = name.partition("/")
-        for place in [f"{stage}/finished/{file}", name] if stage != "coco" else [name]:
-            path = tmp_path / "results" / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}")
-            os.utime(path, (0, 0))  # none is newer than what was made from it
     add_images(tmp_path, "a.png", "b.png", "deep/c.png", "deep/d.png", "e.png")
     return tmp_path
-
-
-def add_images(checkout: Path, *names: str) -> None:
-    for name in names:
-        path = checkout / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        PilImage.new("RGB", (8, 8)).save(path)
 
 
 SETTINGS = (

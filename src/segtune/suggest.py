@@ -236,7 +236,7 @@ def _described(folder: Path, split: Split) -> _Described:
     for vector, detections in _by_image(gathered_records(folder, [i.id for i in split.images])):
         vectors.append(vector)
         scores.append(defaultdict(list))
-        # A second detection of an object is no second doubt.
+        # A second detection of an object is not another doubt.
         for record in distinct_records(detections):
             scores[-1][record["category_id"]].append(record["score"])
     return _Described(np.array(vectors, np.float32), scores)

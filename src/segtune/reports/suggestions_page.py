@@ -21,7 +21,7 @@ class _Shown:
     rank: int
     suggestion: Suggestion
     reason: str
-    picture: str  # data URI
+    drawn: str  # the image with its pre-labels, as a data URI
     labels: int
 
 
@@ -45,7 +45,7 @@ def write_suggestions_page(
             rank=rank,
             suggestion=suggestion,
             reason=reason(suggestion, classes),
-            picture=data_uri(drawn_labels(labels, image, scores, side=THUMBNAIL)),
+            drawn=data_uri(drawn_labels(labels, image, scores, side=THUMBNAIL)),
             labels=len(labels.annotations[image.id]),
         )
         for rank, (suggestion, image) in enumerate(
