@@ -124,14 +124,14 @@ def test_the_nearest_training_image_is_named(run: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     with PilImage.open(run / "train" / "2.png") as image:
-        image.resize((80, 80)).save(photos / "like.png")
-    shutil.copy(run / "test" / "1.png", photos / "unlike.png")
+        image.crop((6, 6, 64, 64)).save(photos / "like.png")
+    shutil.copy(min((ROOT / "data/demo/test").glob("*.jpg")), photos / "unlike.jpg")
     main(arguments(run, tmp_path / "out", images=photos))
     by_name = {
         one.file_name: one
         for one in read_suggestions(tmp_path / "out" / "suggestions.json").suggestions
     }
-    like, unlike = by_name["like.png"], by_name["unlike.png"]
+    like, unlike = by_name["like.png"], by_name["unlike.jpg"]
     assert like.nearest == "train/2.png" and (like.unlike, unlike.unlike) == (0, 0.5)
     assert like.distance is not None and unlike.distance is not None
     assert like.distance < unlike.distance / 2
