@@ -55,6 +55,7 @@ CPU = torch.device("cpu")
 SIZE = ARCHITECTURES["tiny"].image_size
 FRACTION = 0.1  # of the training images: at the start, and added in each round
 ROUNDS = 3
+START = "start"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class Row:
     """What a training has shown."""
 
     seed: int
-    arm: str  # "start" before the first round
-    round: int
+    arm: str  # or START, before the first round
     images: int
     originals: int  # among them
     objects: int
@@ -175,21 +175,14 @@ def simulate(data: Data, seed: int, arms: Sequence[str], steps: int, out: Path) 
     order = np.random.default_rng(seed).permutation(len(data.train.images))
     shuffled = [data.train.images[place] for place in order]
     count = round(FRACTION * len(shuffled))
-    finished = {(row.arm, row.round) for row in read_rows(out) if row.seed == seed}
-    if all((arm, ROUNDS) in finished for arm in arms):
+    finished = {row.arm for row in read_rows(out) if row.seed == seed}
+    if finished >= {*arms}:
         return
-
-    def note(model: Sam3Image, arm: str, number: int, images: Sequence[Image]) -> None:
-        if (arm, number) not in finished:
-            with out.open("a") as file:
-                file.write(
-                    json.dumps(asdict(row_of(model, data, seed, arm, number, images))) + "\n"
-                )
-
     first = trained(part(data.train, shuffled[:count]), settings, steps)
-    note(first, "start", 0, shuffled[:count])
+    if START not in finished:
+        note(out, row_of(first, data, shuffled[:count], seed=seed, arm=START))
     for arm in arms:
-        if (arm, ROUNDS) in finished:
+        if arm in finished:
             continue
         labeled, model = shuffled[:count], first
         for number in range(1, ROUNDS + 1):
@@ -197,8 +190,16 @@ def simulate(data: Data, seed: int, arms: Sequence[str], steps: int, out: Path) 
             if arm != "random":
                 added = chosen(model, data, labeled, arm, count)
             labeled = [*labeled, *added]
-            model = trained(part(data.train, labeled), settings, steps)
-            note(model, arm, number, labeled)
+            # Random images do not depend on a model.
+            if arm != "random" or number == ROUNDS:
+                model = trained(part(data.train, labeled), settings, steps)
+        note(out, row_of(model, data, labeled, seed=seed, arm=arm))
+
+
+def note(path: Path, row: Row) -> None:
+    """Keep what is finished."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(row)) + "\n")
 
 
 def chosen(
@@ -258,9 +259,7 @@ def detections(model: Sam3Image, split: Split) -> Detections:
     return Detections(one for _, objects in found for one in objects)
 
 
-def row_of(
-    model: Sam3Image, data: Data, seed: int, arm: str, number: int, images: Sequence[Image]
-) -> Row:
+def row_of(model: Sam3Image, data: Data, images: Sequence[Image], *, seed: int, arm: str) -> Row:
     """Measure a model on the test split."""
     found = detections(model, data.test)
     per_class = average_precision_per_class(data.test, found, main_kind(data.test))
@@ -268,7 +267,6 @@ def row_of(
     return Row(
         seed=seed,
         arm=arm,
-        round=number,
         images=len(images),
         originals=len({original(image) for image in images}),
         objects=len(part(data.train, images).objects),
@@ -345,21 +343,20 @@ def batches(dataset: PromptedImages, settings: TrainSettings, steps: int) -> Ite
 
 
 def print_table(rows: Sequence[Row], arm: str) -> None:
-    """AP in both arms, and the difference over the seeds that have finished both."""
-    values = {(row.seed, row.arm, row.round): row.ap for row in rows}
-    seeds = sorted({s for s, a, n in values if a == arm and n == ROUNDS})
-    start = [values[seed, "start", 0] for seed in seeds]
-    print(f"| images | random | {arm} | difference | 95% | better |\n|---|---|---|---|---|---|")
-    print(f"| start | {statistics.mean(start):.3f} | {statistics.mean(start):.3f} | | | |")
-    for number in range(1, ROUNDS + 1):
-        pairs = [(values[s, "random", number], values[s, arm, number]) for s in seeds]
-        gains = [after - before for before, after in pairs]
-        mean, low, high = interval(gains)
-        before, after = (statistics.mean(column) for column in zip(*pairs, strict=True))
+    """AP in both arms by seed, and the difference over the seeds that have finished both."""
+    found = {(row.seed, row.arm): row for row in rows}
+    seeds = sorted({seed for seed, name in found if name == arm})
+    print(f"| seed | start | random | {arm} | objects | originals |\n|---|---|---|---|---|---|")
+    gains = []
+    for seed in seeds:
+        start, random, own = (found[seed, name] for name in (START, "random", arm))
+        gains.append(own.ap - random.ap)
         print(
-            f"| round {number} | {before:.3f} | {after:.3f} | {mean:+.3f} | {low:+.3f} to "
-            f"{high:+.3f} | {sum(gain > 0 for gain in gains)} of {len(gains)} |"
+            f"| {seed} | {start.ap:.3f} | {random.ap:.3f} | {own.ap:.3f} | "
+            f"{random.objects} / {own.objects} | {random.originals} / {own.originals} |"
         )
+    mean, low, high = interval(gains)
+    print(f"difference {mean:+.3f}, 95% interval {low:+.3f} to {high:+.3f}", flush=True)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
