@@ -231,7 +231,7 @@ def class_states(model: Sam3Image, valid: Split) -> list[ClassState]:
 def described(model: Sam3Image, split: Split, classes: Sequence[ClassState]) -> tuple[Array, Array]:
     """Vectors and uncertainties of the images, as `segtune.suggest` has them."""
     vectors, doubts = [], []
-    lowest = min(LOWEST_SCORE, *(c.threshold for c in classes))
+    lowest = min([LOWEST_SCORE, *(c.threshold for c in classes)])
     found = described_images(
         model,
         split,

@@ -120,7 +120,7 @@ def _task(arguments: argparse.Namespace) -> _Task:
     model, classes = read_run(arguments.run)
     require_plain_prompts(classes)
     scores = read_class_scores(arguments.run)
-    lowest = min(LOWEST_SCORE, *(c.threshold for c in classes))
+    lowest = min([LOWEST_SCORE, *(c.threshold for c in classes)])
     training = read_split(arguments.run / "coco" / "train.json")
     photos = split_of_folder(arguments.images, _categories(classes), setting="--images")
     for image in photos.images:
@@ -194,32 +194,7 @@ def _fingerprint(task: _Task, split: Split) -> dict[str, Any]:
 
 
 def _write(task: _Task) -> None:
-    photos, training = (_described(folder, split) for split, folder in task.parts)
-    by_class = [
-        {c.name: scores.get(number, []) for number, c in enumerate(task.classes, start=1)}
-        for scores in photos.scores
-    ]
-    doubts = np.array([image_uncertainty(scores, task.classes) for scores in by_class])
-    chosen = choose(doubts, photos.vectors, training.vectors, count=task.count)
-    apart, places = nearest(photos.vectors, training.vectors)
-    known = bool(task.training.images)
-    result = Suggestions(
-        images=len(task.photos.images),
-        training_images=len(task.training.images),
-        classes=[*task.classes],
-        suggestions=[
-            Suggestion(
-                file_name=task.photos.images[place].file_name,
-                uncertainty=float(doubts[place]),
-                uncertain=uncertain_classes(by_class[place], task.classes),
-                nearest=task.training.images[places[place]].file_name if known else None,
-                distance=float(apart[place]) if known else None,
-                unlike=float((apart < apart[place]).mean()) if known else None,
-            )
-            for place in chosen
-        ],
-    )
-    images = [task.photos.images[place] for place in chosen]
+    result, images = _suggested(task)
     with published(task.out) as folder:
         write_typed(folder / SUGGESTIONS, result)
         _write_labels(folder / LABELS, task, images)
@@ -230,33 +205,43 @@ def _write(task: _Task) -> None:
     log_line(f"{len(images)} of {result.images} images suggested: {task.out}")
 
 
+def _suggested(task: _Task) -> tuple[Suggestions, list[Image]]:
+    """The suggestions, and their images."""
+    photos, training = (_described(folder, split) for split, folder in task.parts)
+    by_class = [
+        {c.name: scores[number] for number, c in enumerate(task.classes, start=1)}
+        for scores in photos.scores
+    ]
+    doubts = np.array([image_uncertainty(scores, task.classes) for scores in by_class])
+    places = choose(doubts, photos.vectors, training.vectors, count=task.count)
+    images = [task.photos.images[place] for place in places]
+    apart, closest = nearest(photos.vectors, training.vectors)
+    known = bool(task.training.images)
+    suggestions = [
+        Suggestion(
+            file_name=image.file_name,
+            uncertainty=float(doubts[place]),
+            uncertain=uncertain_classes(by_class[place], task.classes),
+            nearest=task.training.images[closest[place]].file_name if known else None,
+            distance=float(apart[place]) if known else None,
+            unlike=float((apart < apart[place]).mean()) if known else None,
+        )
+        for place, image in zip(places, images, strict=True)
+    ]
+    numbers = (len(task.photos.images), len(task.training.images))
+    return Suggestions(*numbers, [*task.classes], suggestions), images
+
+
 def _described(folder: Path, split: Split) -> _Described:
-    vectors: list[list[float]] = []
-    scores: list[dict[int, list[float]]] = []
-    for vector, detections in _by_image(gathered_records(folder, [i.id for i in split.images])):
-        vectors.append(vector)
-        scores.append(defaultdict(list))
-        # A second detection of an object is not another doubt.
-        for record in distinct_records(detections):
-            scores[-1][record["category_id"]].append(record["score"])
-    return _Described(np.array(vectors, np.float32), scores)
-
-
-def _by_image(
-    records: Iterator[dict[str, Any]],
-) -> Iterator[tuple[list[float], list[dict[str, Any]]]]:
-    """The vector of each image, which is its first record, and its detections."""
-    first = next(records, None)
-    while first:
-        detections: list[dict[str, Any]] = []
-        following = None
-        for record in records:
-            if "vector" in record:
-                following = record
-                break
-            detections.append(record)
-        yield first["vector"], detections
-        first = following
+    """What `_describe` has written; one image at a time is in memory with its masks."""
+    ids = [image.id for image in split.images]
+    vectors = [r["vector"] for r in gathered_records(folder, ids) if "vector" in r]
+    scores: dict[int, dict[int, list[float]]] = {number: defaultdict(list) for number in ids}
+    detections = (r for r in gathered_records(folder, ids) if "score" in r)
+    # A second detection of an object is not another doubt.
+    for record in distinct_records(detections):
+        scores[record["image_id"]][record["category_id"]].append(record["score"])
+    return _Described(np.array(vectors, np.float32), [*scores.values()])
 
 
 def _write_labels(path: Path, task: _Task, images: Sequence[Image]) -> None:
