@@ -10,8 +10,9 @@ from typing import IO, Any
 import pytest
 from PIL import Image as PilImage
 
-from segtune import suggest_page
+from segtune import convert, suggest_page, validate
 from segtune.dataset.batch import load_image
+from segtune.dataset.coco import read_split
 from segtune.evaluation.suggestion import LOWEST_SCORE, image_uncertainty, read_suggestions
 from segtune.model import image_features, inference
 from segtune.model.official_format import write_official
@@ -98,6 +99,36 @@ def test_pre_labels_are_those_of_a_prediction(run: Path, out: Path, tmp_path: Pa
     labels = read(out / "labels.json")
     assert len(labels["annotations"]) > 3
     assert all(a["score"] >= THRESHOLDS[a["category_id"] - 1] for a in labels["annotations"])
+
+
+def test_pre_labels_pass_conversion_and_validation(run: Path, tmp_path: Path) -> None:
+    """Suggested photographs with their pre-labels are an export without an error."""
+    photos, new = tmp_path / "photos", tmp_path / "new" / "train"
+    photos.mkdir()
+    new.mkdir(parents=True)
+    for path in sorted((ROOT / "data/demo/test").glob("*.jpg"))[:24]:
+        shutil.copy(path, photos)
+    shutil.copytree(run / "results", tmp_path / "results")
+    write_run(tmp_path / "results", run_files(CLASSES, [0.1, 0.1]))
+    shutil.copy(run / "results/coco/train.json", tmp_path / "results/coco")
+    main(arguments(tmp_path, tmp_path / "out", images=photos, count=16))
+    names = (tmp_path / "out/images.txt").read_text().splitlines()
+    assert len(names) == 16
+    for name in names:
+        shutil.copy(photos / name, new)
+    shutil.copy(tmp_path / "out/labels.json", new / "_annotations.coco.json")
+    coco = tmp_path / "coco"
+    missing = json.dumps({"missing_test": "hold_out", "holdout_fraction": 0.3})
+    places = ["--export", str(new.parent), "--out", str(coco)]
+    convert.main([*places, "--settings", missing])
+    validate.main(["--coco", str(coco), "--out", str(tmp_path)])
+    repairs = read(coco / "conversion.json")["repairs"]
+    assert len(repairs) == 2
+    assert all("held out from train" in repair["rule"] for repair in repairs)
+    # Sixteen images are few, and nothing is detected in some; of the labels, none is wrong.
+    found = {finding["rule"] for finding in read(tmp_path / "report.json")["findings"]}
+    assert found <= {"class-few-objects", "object-none"}
+    assert sum(len(read_split(path).objects) for path in coco.glob("t*.json")) > 10
 
 
 def test_copies_are_not_suggested(run: Path, tmp_path: Path) -> None:
