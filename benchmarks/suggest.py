@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--export", type=Path, default=ROOT / "data/demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["suggested"])
-    parser.add_argument("--steps", type=int, default=100, help="of each training")
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument(
         "--to-test", type=float, default=0, help="fraction of train's originals moved to test"
     )
