@@ -1,4 +1,3 @@
-"""The pages, made by their commands, and a browser to look at them."""
 """All pages, made by their commands, and a browser to look at them."""
 
 import json
@@ -161,6 +160,9 @@ def _runs(folder: Path) -> Path:
     runs.main([*map(str, folders), "--out", str(folder)])
     page = folder / "runs.html"
     runs_page.main([f"--runs={folder / 'runs.json'}", f"--out={page}"])
+    return page
+
+
 def _label_issues(folder: Path) -> Path:
     """One issue of each kind in train."""
     coco = write_dataset_with_errors(folder)

@@ -11,9 +11,9 @@ from jinja2 import UndefinedError
 
 from segtune.reports.page import write_page
 
-COMMANDS = ("evaluate", "validate", "train", "learning_curve", "runs")
-COMMANDS = ("evaluate", "validate", "train", "learning_curve", "label_issues")
-COMMANDS = ("evaluate", "validate", "train", "learning_curve", "suggest")
+COMMANDS = (
+    *("evaluate", "validate", "train", "learning_curve", "runs", "label_issues", "suggest"),
+)
 VOID = {"meta", "img", "br"}
 LEARNING_CURVE = "learning_curve_page.html.j2"
 

@@ -24,6 +24,7 @@ use rule predict_model as predict_train with:
         manifest=rules.convert.output.manifest,
         coco=rules.convert.output.train,
         weights=predicting_weights,
+        tiles=TILES,
     output:
         "<results>/predict/finished/{model}_train.json",
     log:

@@ -29,8 +29,8 @@ from segtune.core.probe_settings import ProbeSettings
 from segtune.core.recipes import with_recipe, with_train_recipe
 from segtune.core.section import Section
 from segtune.core.setting_problems import problem_of
-from segtune.core.tiles_settings import TilesSettings
 from segtune.core.suggest_settings import SuggestSettings
+from segtune.core.tiles_settings import TilesSettings
 from segtune.core.validate_settings import ValidateSettings
 
 # Of the attention in each model; checked here, too, because it needs no torch.

@@ -28,10 +28,8 @@ WITHOUT_EFFECT = {"dataset.gate"} | {
     for name in (
         *("config", "console", "errors", "fingerprints", "gpu_memory", "kept", "label_settings"),
         *("leases", "merge_settings", "probe_settings", "publishing", "recipes", "section"),
-        *("setting_problems", "tiles_settings", "validate_settings"),
-        *("setting_problems", "validate_settings"),
-        *("label_issues_settings",),
-        *("setting_problems", "suggest_settings", "validate_settings"),
+        *("setting_problems", "validate_settings", "tiles_settings", "label_issues_settings"),
+        *("suggest_settings",),
     )
 }
 PAGES = "reports."  # the wing that shows numbers but computes none
