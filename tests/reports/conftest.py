@@ -29,8 +29,8 @@ from tests.converted import write_converted
 from tests.label_issue_runs import find_issues, write_dataset_with_errors
 from tests.predictions import perfect, prompted_text, results_text, shifted
 from tests.reports.runs import write_training_run
-from tests.results_folders import copy_data, finish, move, write_data
 from tests.reports.suggested import write_suggestions
+from tests.results_folders import copy_data, finish, move, write_data
 
 NAME = "<b>\"&'disc"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
