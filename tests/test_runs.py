@@ -244,18 +244,21 @@ def test_settings_that_differ_are_listed_for_every_run(
 
 
 def test_tiles_that_a_run_was_trained_on_are_settings(
-    coco: Path, old: Path, tmp_path: Path
+    coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiled = finish(copy_data(coco, tmp_path / "tiled"))
     (tiled / "tiles").mkdir()
-    (tiled / "tiles" / "tiles.json").write_text('{"side": 640, "overlap": 0.25, "why": "small"}')
-    # Left from an earlier training, on tiles.
     (tiled / "tiles" / "train.json").write_text("{}")
-    assert compare(tmp_path, old, tiled)["settings"] == []
     recipe = tiled / "train" / "adapter" / "recipe.json"
-    digest = file_digest(tiled / "tiles" / "train.json", DatasetError, "")
     values = json.loads(recipe.read_text())
-    recipe.write_text(json.dumps({**values, "data": {"train.json": digest}}))
+    recipe.write_text(json.dumps({**values, "tiles": None}))
+    assert compare(tmp_path / "out", old, tiled)["settings"] == []
+    used = {"tiles": {"side": 640, "overlap": 0.25}}
+    recipe.write_text(json.dumps({**values, **used}))
+    error = refused(tmp_path, capsys, old, tiled)
+    assert "its adapter was trained on other data than lies in tiles/" in error
+    digest = file_digest(tiled / "tiles" / "train.json", DatasetError, "")
+    recipe.write_text(json.dumps({**values, **used, "data": {"train.json": digest}}))
     assert {row["name"]: row["values"] for row in compare(tmp_path, old, tiled)["settings"]} == {
         "tiles.overlap": [None, "0.25"],
         "tiles.side": [None, "640"],

@@ -20,7 +20,7 @@ from segtune.evaluation.run_settings import flattened
 
 FIX = "Give the results folder of a workflow that has finished"
 RECIPE, METRICS, PARITY = "train/adapter/recipe.json", "evaluate/metrics.json", "merge/parity.json"
-PREDICTIONS, TILES = "predict/tuned.json", "tiles/tiles.json"
+PREDICTIONS = "predict/tuned.json"
 NEEDED = (
     *(f"coco/{name}.json" for name in (*SPLITS, "manifest")), RECIPE, PARITY, PREDICTIONS, METRICS,
 )  # fmt: skip
@@ -75,7 +75,7 @@ def read_results_folder(path: Path) -> ResultsFolder:
     merge = read_typed(path / PARITY, _Merge, "Run segtune.merge again")
     predicting = _predicting(path)
     _require_one_run(path, data, metrics, merge=merge, predicting=predicting)
-    trained_on = _trained_on(path, recipe)
+    _require_trained_on_this(path, recipe)
     chosen = metrics.tuned.calibration.thresholds
     return ResultsFolder(
         path=path,
@@ -90,7 +90,7 @@ def read_results_folder(path: Path) -> ResultsFolder:
                 **_trained_with(recipe),
                 "merge": {"strength": merge.strength},
                 "predict": _mapping(predicting, "settings"),
-                "tiles": _tiles(path) if trained_on == "tiles" else {},
+                "tiles": _mapping(recipe, "tiles"),  # null for whole images
             }
         ),
         code={str(file): str(digest) for file, digest in _mapping(recipe, "code").items()},
@@ -155,14 +155,13 @@ def _require_one_run(
         raise _mixed(path, "its predictions are of other weights than those in merge/")
 
 
-def _trained_on(path: Path, recipe: Mapping[str, Any]) -> str:
-    """Which of its folders the adapter of a run was trained on."""
+def _require_trained_on_this(path: Path, recipe: Mapping[str, Any]) -> None:
+    """Check that the adapter was trained on the data in `coco`, or on tiles of it."""
     digests = _mapping(recipe, "data")
-    for folder in ("coco", *(["tiles"] if (path / TILES).exists() else [])):
-        files = {name: path / folder / name for name in TRAINED_ON if name in digests}
-        if all(digests[n] == file_digest(file, DatasetError, FIX) for n, file in files.items()):
-            return folder
-    raise _mixed(path, "its adapter was trained on other data than lies in coco/")
+    folder = path / ("tiles" if _mapping(recipe, "tiles") else "coco")
+    for name in TRAINED_ON:
+        if name in digests and digests[name] != file_digest(folder / name, DatasetError, FIX):
+            raise _mixed(path, f"its adapter was trained on other data than lies in {folder.name}/")
 
 
 def _mixed(path: Path, problem: str) -> DatasetError:
@@ -180,9 +179,3 @@ def _trained_with(recipe: Mapping[str, Any]) -> dict[str, Any]:
         **{key: value for key, value in recipe.items() if key not in NOT_SETTINGS},
         "train": {**_mapping(recipe, "settings"), **_mapping(recipe, "execution")},
     }
-
-
-def _tiles(path: Path) -> dict[str, Any]:
-    values = read_json(path / TILES, DatasetError, FIX, what="tiles")
-    known = values if isinstance(values, dict) else {}
-    return {name: known.get(name) for name in ("side", "overlap")}
