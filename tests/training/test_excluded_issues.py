@@ -1,6 +1,7 @@
 """Training without suspected label errors: images are not prompted with the classes of theirs."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from segtune import tile
 from segtune.core.errors import DatasetError
 from segtune.core.processes import Processes
 from segtune.dataset.coco import read_split
@@ -91,7 +93,7 @@ def test_the_classes_of_an_issue_are_neither_positives_nor_negatives(
 
 def test_an_image_without_any_prompt_left_is_skipped(coco: Path, issues: Path) -> None:
     train = read_split(coco / "train.json")
-    excluded = excluded_classes(str(issues), train).by_image
+    excluded = excluded_classes(str(issues), train, tiled=False).by_image
     everything = {name: frozenset({1, 2, 3}) for name in excluded}
     data = PromptedImages(
         train,
@@ -103,6 +105,29 @@ def test_an_image_without_any_prompt_left_is_skipped(coco: Path, issues: Path) -
         excluded=everything,
     )
     assert [image.id for image in data.images] == [5, 6, 7, 8, 9]
+
+
+def test_of_tiles_those_that_show_the_place_are_excluded(
+    coco: Path, issues: Path, tmp_path: Path
+) -> None:
+    tiles, side = tmp_path / "tiles", 48
+    tile.main([f"--coco={coco}", f"--out={tiles}", f'--settings={{"side": {side}}}'])
+    found = excluded_classes(str(issues), read_split(tiles / "train.json"), tiled=True)
+    assert (found.issues, found.unknown) == (4, 0)
+    whole = excluded_classes(str(issues), read_split(coco / "train.json"), tiled=False)
+    names = {i.id: i.file_name for i in read_split(coco / "train.json").images}
+    boxes = {i["image_id"]: i["bbox_xywh"] for i in json.loads(issues.read_text())["issues"]}
+    shown: dict[str, frozenset[int]] = {}
+    others = 0
+    for image in read_split(tiles / "train.json").images:
+        number, left, top = map(int, re.findall(r"\d+", image.file_name))
+        x, y, w, h = boxes.get(number, (-1, -1, 0, 0))
+        if left < x + w and x < left + side and top < y + h and y < top + side:
+            shown[image.file_name] = whole.by_image[names[number]]
+        else:
+            others += number in boxes
+    assert found.by_image == shown
+    assert others > 0
 
 
 def test_issues_of_other_images_and_splits_are_ignored_and_counted(
@@ -117,7 +142,8 @@ def test_issues_of_other_images_and_splits_are_ignored_and_counted(
         fourth,
     ]
     (tmp_path / "issues.json").write_text(json.dumps({**values, "issues": others}))
-    found = excluded_classes(str(tmp_path / "issues.json"), read_split(coco / "train.json"))
+    train = read_split(coco / "train.json")
+    found = excluded_classes(str(tmp_path / "issues.json"), train, tiled=False)
     assert (found.issues, found.unknown) == (1, 2)
     assert found.by_image.keys() == {fourth["file_name"]}
     found.describe(prepared(coco, tmp_path / "run"))
@@ -170,4 +196,5 @@ def test_issues_that_leave_no_label_are_refused(coco: Path, issues: Path) -> Non
     only = {WRONG: train.annotations[WRONG]}
     image = next(image for image in train.images if image.id == WRONG)
     with pytest.raises(DatasetError, match="exclude every label of the train split"):
-        excluded_classes(str(issues), replace(train, images=(image,), annotations=only))
+        part = replace(train, images=(image,), annotations=only)
+        excluded_classes(str(issues), part, tiled=False)

@@ -7,6 +7,7 @@ ignore: neither a target nor a reason to prompt the class as a negative.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -23,6 +24,7 @@ from segtune.dataset.masks import (
 )
 from segtune.dataset.tiles import Tiles, Window
 
+TILE_NAME = re.compile(r"\w+/(\d+)_x(\d+)_y(\d+)\.png")  # see `tile_name`
 MIN_FRACTION = 0.5  # of what the tile with most of an object shows of it
 
 
@@ -66,6 +68,14 @@ def split_of_tiles(split: Split, used: Sequence[Tile]) -> Split:
 def tile_name(split: str, image: Image, window: Window) -> str:
     """The file of a tile, relative to the folder of the tiles."""
     return f"{split}/{image.id}_x{window.left}_y{window.top}.png"
+
+
+def tile_source(tile: Image) -> tuple[int, Window]:
+    """The id of the image that a tile is from, and where in it the tile is."""
+    found = TILE_NAME.fullmatch(tile.file_name)
+    assert found, tile.file_name  # of `tile_name`
+    number, left, top = map(int, found.groups())
+    return number, Window(left, top, tile.width, tile.height)
 
 
 def _used(split: Split, image: Image, tiles: Tiles) -> Iterator[Tile]:

@@ -1,8 +1,11 @@
 """Suspected label errors of `train` that are not trained on: neither as positives nor as negatives.
 
-An issue excludes the classes it is about from the prompts of its image, and nothing else.
+An issue excludes the classes it is about from the prompts of its image, and nothing else. Of an
+image in tiles, it does so in those that show the place of the issue.
 """
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,9 @@ from segtune.core.errors import DatasetError
 from segtune.core.fingerprints import file_digest
 from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Split
+from segtune.dataset.masks import BoxXywh
+from segtune.dataset.tiled_split import tile_source
+from segtune.dataset.tiles import Window
 from segtune.training.prompted_images import PromptedImages
 
 FIX = "Give an issues.json that segtune.label_issues wrote"
@@ -23,6 +29,8 @@ class _Issue:
 
     split: str
     file_name: str
+    image_id: int
+    bbox_xywh: BoxXywh  # pixels of the image
     labeled: str | None  # class
     predicted: str | None  # class
 
@@ -60,18 +68,20 @@ class ExcludedClasses:
             )
 
 
-def excluded_classes(path: str | None, train: Split) -> ExcludedClasses:
+def excluded_classes(path: str | None, train: Split, *, tiled: bool) -> ExcludedClasses:
     """The classes that the issues of `train` are about, by image.
 
     Args:
         path: of an `issues.json`; None excludes nothing.
         train: the training split.
+        tiled: whether it consists of tiles; the issues are of whole images.
 
     Raises:
         DatasetError: when it cannot be read, or excludes every label of the split.
     """
     categories = {category.name: category.id for category in train.categories}
-    images = {image.file_name for image in train.images}
+    tiles = _tiles_by_source(train) if tiled else {}
+    names = {image.file_name for image in train.images}
     found: dict[str, frozenset[int]] = {}
     known = unknown = 0
     for issue in read_typed(Path(path), _Issues, FIX).issues if path else []:
@@ -79,13 +89,34 @@ def excluded_classes(path: str | None, train: Split) -> ExcludedClasses:
             continue
         classes = {categories.get(name) for name in (issue.labeled, issue.predicted) if name}
         ids = frozenset(number for number in classes if number is not None)
-        if issue.file_name not in images or len(ids) < len(classes):
+        showing = _showing(issue, tiles) if tiled else names & {issue.file_name}
+        if not showing or len(ids) < len(classes):
             unknown += 1
             continue
         known += 1
-        found[issue.file_name] = found.get(issue.file_name, frozenset()) | ids
+        for name in showing:
+            found[name] = found.get(name, frozenset()) | ids
     _require_labels(path, train, found)
     return ExcludedClasses(found, known, unknown)
+
+
+def _tiles_by_source(train: Split) -> dict[int, list[tuple[str, Window]]]:
+    """The tiles of each image by its id."""
+    found: dict[int, list[tuple[str, Window]]] = defaultdict(list)
+    for tile in train.images:
+        number, window = tile_source(tile)
+        found[number].append((tile.file_name, window))
+    return found
+
+
+def _showing(issue: _Issue, tiles: Mapping[int, Sequence[tuple[str, Window]]]) -> set[str]:
+    """The tiles that show some of the place of an issue."""
+    x, y, w, h = issue.bbox_xywh
+    return {
+        name
+        for name, window in tiles.get(issue.image_id, [])
+        if window.left < x + w and x < window.right and window.top < y + h and y < window.bottom
+    }
 
 
 def issues_fingerprint(path: str | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from segtune.core.errors import ConfigError, DatasetError, WeightsError
 from segtune.core.fingerprints import code_fingerprints, file_digest
 from segtune.core.processes import Processes
 from segtune.dataset.coco import Split, has_masks, read_manifest, read_split
+from segtune.dataset.tiles import tiles_beside
 from segtune.lora.inject import count_parameters, inject_lora, lora_parameters
 from segtune.lora.targets import component_of, lora_specs
 from segtune.model.architecture import set_image_size
@@ -142,7 +143,9 @@ def _new_run(
     stop_wanted: Callable[[], bool],
 ) -> Run:
     train, valid = (read_split(inputs.coco / f"{name}.json") for name in ("train", "valid"))
-    excluded = excluded_classes(settings.exclude_issues, train)
+    excluded = excluded_classes(
+        settings.exclude_issues, train, tiled=tiles_beside(inputs.coco) is not None
+    )
     nouns = ood_negatives(
         settings.ood_negatives, {*names_of((train, valid)), *settings.extra_negatives}
     )
