@@ -14,7 +14,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,7 @@ def _describe_missing(
             device=processes.device,
             settings=task.predict,
             advance=advance,
+            tiles=task.model.tiles,
         )
 
 
@@ -190,7 +191,8 @@ def _fingerprint(task: _Task, split: Split) -> dict[str, Any]:
         image_size=task.model.image_size,
         settings=task.predict,
     )
-    return {**common, "code": code_fingerprints("suggest")}
+    tiles = task.model.tiles and asdict(task.model.tiles)
+    return {**common, "tiles": tiles, "code": code_fingerprints("suggest")}
 
 
 def _write(task: _Task) -> None:

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from segtune.core.config import PredictSettings
 from segtune.dataset.batch import load_image
 from segtune.dataset.coco import Split, read_split
+from segtune.dataset.tiles import Tiles
 from segtune.model import image_features, inference
 from segtune.model.forward import encode_images, evaluating
 from segtune.model.image_features import Described, described_images
 from segtune.model.inference import predict_images
 from segtune.model.sam3_package import Sam3Image
+from segtune.model.tiled_inference import prepared_windows
 from segtune.model.weights import load_base_model
 from tests.converted import write_converted
 
@@ -81,6 +83,24 @@ def test_without_classes_the_vectors_are_the_same(model: Sam3Image, test_split: 
     plain = described(model, replace(test_split, categories=()))
     assert [found for _, _, found in plain] == [[]] * 4
     assert [one[:2] for one in plain] == [one[:2] for one in described(model, test_split)]
+
+
+def test_in_tiles_a_vector_is_the_mean_over_the_own_ones(
+    model: Sam3Image, test_split: Split
+) -> None:
+    tiles = Tiles(side=40, overlap=0.25)
+    found = described_images(
+        model, test_split, test_split.images, image_size=96, device=CPU, settings=SETTINGS,
+        tiles=tiles,
+    )  # fmt: skip
+    for (_, vector, _), image in zip([*found], test_split.images, strict=True):
+        means = []
+        for window in prepared_windows(test_split, image, tiles, 96):
+            with evaluating(model), torch.inference_mode():
+                features = encode_images(model, window.pixels[None])["vision_features"]
+            means.append(features[0].flatten(1).mean(1))
+        assert len(means) == 4
+        assert vector == pytest.approx(F.normalize(sum(means), dim=0).tolist(), abs=1e-5)
 
 
 def test_nobody_listens_afterward(model: Sam3Image, test_split: Split) -> None:

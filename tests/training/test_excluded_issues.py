@@ -110,7 +110,7 @@ def test_an_image_without_any_prompt_left_is_skipped(coco: Path, issues: Path) -
 def test_of_tiles_those_that_show_the_place_are_excluded(
     coco: Path, issues: Path, tmp_path: Path
 ) -> None:
-    tiles, side = tmp_path / "tiles", 48
+    tiles, side = tmp_path / "tiles", 32
     tile.main([f"--coco={coco}", f"--out={tiles}", f'--settings={{"side": {side}}}'])
     found = excluded_classes(str(issues), read_split(tiles / "train.json"), tiled=True)
     assert (found.issues, found.unknown) == (4, 0)

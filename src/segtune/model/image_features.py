@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from segtune.core.config import PredictSettings
 from segtune.core.console import Advance
 from segtune.core.partial_results import add_image, new_part
-from segtune.dataset.batch import load_image
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import Detection, to_record
+from segtune.dataset.tiles import Tiles
 from segtune.model.components import SCALES_READ
 from segtune.model.forward import encode_images, evaluating
-from segtune.model.inference import predict_images
 from segtune.model.precision import mixed_precision
 from segtune.model.sam3_package import Sam3Image
+from segtune.model.tiled_inference import predictor, prepared_windows
 
 DECIMALS = 6  # of a vector's numbers
 
@@ -74,6 +74,7 @@ def described_images(
     image_size: int,
     device: torch.device,
     settings: PredictSettings,
+    tiles: Tiles | None = None,
 ) -> Generator[Described, None, None]:
     """Describe some images of a split: each is encoded once.
 
@@ -84,6 +85,7 @@ def described_images(
         image_size: side of the model's input, in pixels.
         device: of the model.
         settings: see `predict_images`.
+        tiles: in which each image is seen; None for whole images.
 
     Yields:
         The id of each image, its vector, see `encoded_images`, and its detections.
@@ -92,11 +94,11 @@ def described_images(
         DatasetError: when an image cannot be read.
     """
     found = (
-        predict_images(
+        predictor(tiles)(
             model, split, images, image_size=image_size, device=device, settings=settings
         )
         if split.categories
-        else _only_encoded(model, split, images, image_size=image_size, device=device)
+        else _only_encoded(model, split, images, image_size=image_size, device=device, tiles=tiles)
     )
     with encoded_images(model) as encoded, closing(found):
         for image_id, detections in found:
@@ -110,11 +112,13 @@ def _only_encoded(
     *,
     image_size: int,
     device: torch.device,
+    tiles: Tiles | None,
 ) -> Generator[tuple[int, list[Detection]], None, None]:
+    everything = tiles or Tiles(side=None, overlap=0.5)  # one window
     with evaluating(model), torch.inference_mode(), mixed_precision(device):
         for image in images:
-            pixels, _ = load_image(split.image_path(image), image_size)
-            encode_images(model, pixels[None].to(device))
+            for window in prepared_windows(split, image, everything, image_size):
+                encode_images(model, window.pixels[None].to(device))
             yield image.id, []
 
 
@@ -128,6 +132,7 @@ def describe_into(
     device: torch.device,
     settings: PredictSettings,
     advance: Advance,
+    tiles: Tiles | None = None,
 ) -> None:
     """Describe some images of a split, each of which is written once it is finished.
 
@@ -142,9 +147,16 @@ def describe_into(
         device: of the model.
         settings: see `predict_images`.
         advance: called once for each image.
+        tiles: in which each image is seen; None for whole images.
     """
     found = described_images(
-        model, split, images, image_size=image_size, device=device, settings=settings
+        model,
+        split,
+        images,
+        image_size=image_size,
+        device=device,
+        settings=settings,
+        tiles=tiles,
     )
     with closing(found), new_part(folder) as part:
         for image_id, vector, detections in found:

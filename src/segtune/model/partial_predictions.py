@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import to_record
 from segtune.dataset.identity import split_digests
 from segtune.dataset.tiles import Tiles
-from segtune.model.inference import predict_images
 from segtune.model.sam3_package import Sam3Image
-from segtune.model.tiled_inference import predict_in_tiles
+from segtune.model.tiled_inference import predictor
 from segtune.model.weight_files import weights_file
 
 
@@ -99,8 +97,9 @@ def predict_into(
         advance: called once for each image.
         tiles: in which each image is seen; None for whole images.
     """
-    predicted = partial(predict_in_tiles, tiles=tiles) if tiles and tiles.side else predict_images
-    found = predicted(model, split, images, image_size=image_size, device=device, settings=settings)
+    found = predictor(tiles)(
+        model, split, images, image_size=image_size, device=device, settings=settings
+    )
     with closing(found), new_part(folder) as part:
         for image_id, detections in found:
             add_image(part, image_id, [to_record(detection) for detection in detections])

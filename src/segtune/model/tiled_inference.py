@@ -1,14 +1,16 @@
 """Predictions on images in tiles: each window is an image to the model, and what it finds in
 them is stitched."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import islice
 
 import torch
 
 from segtune.core.config import PredictSettings
+from segtune.core.errors import DatasetError
 from segtune.dataset.batch import resized_pixels
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import Detection
@@ -20,16 +22,23 @@ from segtune.model.inference import (
     PreparedImage,
     detect_in_split,
     full_detections,
+    predict_images,
 )
 from segtune.model.sam3_package import Sam3Image
 
+Predicted = Generator[tuple[int, list[Detection]], None, None]
+
 
 @dataclass(frozen=True, kw_only=True)
-class _PreparedWindow(PreparedImage):
+class PreparedWindow(PreparedImage):
     """A window to predict on; its id and prompts are those of the image."""
 
     window: Window
-    image: Image
+
+
+def predictor(tiles: Tiles | None) -> Callable[..., Predicted]:
+    """`predict_images`, or with tiles `predict_in_tiles`."""
+    return partial(predict_in_tiles, tiles=tiles) if tiles and tiles.side else predict_images
 
 
 def predict_in_tiles(
@@ -41,40 +50,54 @@ def predict_in_tiles(
     image_size: int,
     device: torch.device,
     settings: PredictSettings,
-) -> Generator[tuple[int, list[Detection]], None, None]:
+) -> Predicted:
     """`predict_images` with each image in tiles; detections per prompt are limited in each.
 
     An image is read once, and its windows are cut when their turn comes.
+
+    Raises:
+        DatasetError: when an image cannot be read, or has another size than in the split.
     """
-    prepared = (window for image in images for window in _windows(split, image, tiles, image_size))
+    prepared = (
+        window for image in images for window in prepared_windows(split, image, tiles, image_size)
+    )
     found = detect_in_split(model, split, prepared, device=device, settings=settings, probes={})
     with closing(found):
-        # One at a time: what is found in a window must be taken before the next one.
-        for image, in_windows in groupby(_full(found), key=lambda item: item[0].image):
-            pieces = ((w.window, own) for w, own in in_windows)
-            yield image.id, stitched(pieces, image, overlap=tiles.overlap_pixels)
+        for image in images:
+            # No more than its own: to look further would encode a window of the next image.
+            own = islice(found, len(tiles.windows(image.width, image.height)))
+            yield image.id, stitched(map(_full, own), image, overlap=tiles.overlap_pixels)
 
 
-def _windows(
+def prepared_windows(
     split: Split, image: Image, tiles: Tiles, image_size: int
-) -> Iterator[_PreparedWindow]:
+) -> Iterator[PreparedWindow]:
+    """The windows of an image, as the model sees them.
+
+    Raises:
+        DatasetError: when the image cannot be read, or has another size than in the split.
+    """
     pixels = upright_rgb(split.image_path(image))
+    if pixels.size != (image.width, image.height):
+        raise DatasetError(
+            f"the image has {pixels.width} x {pixels.height} pixels instead of {image.width} x "
+            f"{image.height}",
+            file=split.image_path(image),
+            fix="Run segtune.convert again",
+        )
     prompts = tuple(split.prompts(image).items())
-    for window in tiles.windows(*pixels.size):
+    for window in tiles.windows(image.width, image.height):
         crop = pixels.crop((window.left, window.top, window.right, window.bottom))
-        yield _PreparedWindow(
+        yield PreparedWindow(
             id=image.id,
             pixels=resized_pixels(crop, image_size),
             size=(window.height, window.width),
             prompts=prompts,
             window=window,
-            image=image,
         )
 
 
-def _full(
-    found: Iterator[FoundInImage],
-) -> Iterator[tuple[_PreparedWindow, list[Detection]]]:
-    for prepared, in_window in found:
-        assert isinstance(prepared, _PreparedWindow)
-        yield prepared, full_detections(prepared, in_window)
+def _full(found: FoundInImage) -> tuple[Window, list[Detection]]:
+    prepared, in_window = found
+    assert isinstance(prepared, PreparedWindow)
+    return prepared.window, full_detections(prepared, in_window)
