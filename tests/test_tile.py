@@ -295,12 +295,13 @@ def test_a_run_on_tiles_predicts_in_tiles(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[Tiles] = []
+    predict_in_tiles = tiled_inference.predict_in_tiles
 
     def spying(*arguments: Any, tiles: Tiles, **named: Any) -> Iterator[Any]:
         used.append(tiles)
-        yield from tiled_inference.predict_in_tiles(*arguments, tiles=tiles, **named)
+        yield from predict_in_tiles(*arguments, tiles=tiles, **named)
 
-    monkeypatch.setattr("segtune.model.partial_predictions.predict_in_tiles", spying)
+    monkeypatch.setattr(tiled_inference, "predict_in_tiles", spying)
     files = run_files({"round": "disc"}, [0.0])
     files["train/adapter/recipe.json"]["tiles"] = {"side": 40, "overlap": 0.3}
     write_run(tmp_path / "run", files)
