@@ -61,4 +61,4 @@ rule features:
 # Of the rules that train; nothing where features are not cached.
 FEATURES = [rules.features.output.index] if CONFIG.train.cache_features else []
 
-forget_unless_whole([*TRAINED, *rules.validate.output], rules.features.output)
+forget_unless_whole([*WHOLE_IF_TRAINED, *rules.validate.output], rules.features.output)

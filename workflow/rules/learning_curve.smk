@@ -148,7 +148,7 @@ for fraction in FRACTIONS:
     subset = expand(rules.learning_curve_subset.output, fraction=fraction)
     trained = expand(rules.train_fraction.output, fraction=fraction)
     page = expand(rules.train_fraction_page.output, fraction=fraction)
-    forget_unless_whole(TRAINED, subset)
+    forget_unless_whole(WHOLE_IF_TRAINED, subset)
     forget_unless_whole([*subset, *rules.validate.output], trained)
     forget_unless_whole(trained, page)
 

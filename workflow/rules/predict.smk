@@ -109,6 +109,6 @@ rule predict:
 for model, weights in {"base": [], "tuned": rules.merge.output}.items():
     for name in ("predict_model", "predict_valid", "predict_ood"):
         forget_unless_whole(
-            [*rules.convert.output, *TILES, *weights],
+            [*rules.convert.output, *(TILES if TILED else []), *weights],
             expand(getattr(rules, name).output, model=model),
         )

@@ -67,4 +67,4 @@ rule strength:
 # What merge chooses from; nothing where the strength is a number.
 STRENGTHS = rules.strength.output if CONFIG.merge.strength == "auto" else []
 
-forget_unless_whole([*TRAINED, *rules.train.output], rules.strength.output)
+forget_unless_whole([*WHOLE_IF_TRAINED, *rules.train.output], rules.strength.output)

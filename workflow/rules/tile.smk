@@ -55,6 +55,11 @@ rule tile:
 TRAINED = rules.tile.output if CONFIG.tiles.side else rules.convert.output
 TILES = [rules.tile.output.tiles] if CONFIG.tiles.side else []
 
+# What must be there, or else what follows is forgotten: tiles only once there have been some, so
+# that a look at the plan with tiles costs nothing of what was trained on whole images.
+TILED = Path(CONFIG.results, "tiles").exists()
+WHOLE_IF_TRAINED = TRAINED if TILED else rules.convert.output
+
 if TILES:
     forget_unless_whole(
         [*rules.convert.output, *rules.validate.output], rules.tile.output

@@ -124,5 +124,5 @@ rule train_page:
         """
 
 
-forget_unless_whole([*TRAINED, *rules.validate.output], rules.train.output)
+forget_unless_whole([*WHOLE_IF_TRAINED, *rules.validate.output], rules.train.output)
 forget_unless_whole(rules.train.output, rules.train_page.output)
