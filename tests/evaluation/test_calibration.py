@@ -12,7 +12,7 @@ from segtune.evaluation.calibration import (
     Reliability,
     at_threshold,
     best_threshold,
-    precision_at_score,
+    precision_at_scores,
     precision_recall,
     reliability,
 )
@@ -75,12 +75,11 @@ def test_precision_and_recall_at_a_threshold() -> None:
 
 def test_a_higher_score_is_never_worth_less() -> None:
     found = matches([0.9, 0.8, 0.7, 0.7, 0.2], [0, 1, 1, 1, 0], objects=4)
-    assert precision_at_score(found, 0.9) == precision_at_score(found, 0.7) == 3 / 4
-    assert precision_at_score(found, 0.2) == 3 / 5
-    assert precision_at_score(found, 0.1) == 0.0
+    precision = precision_at_scores(found, np.array([0.2, 0.9, 0.1, 0.7]))
+    assert precision.tolist() == [3 / 5, 3 / 4, 0.0, 3 / 4]
     equal = matches([0.7, 0.7], [1, 0], objects=1)
-    assert precision_at_score(equal, 0.7) == 1 / 2
-    assert precision_at_score(matches([], [], objects=1), 0.5) == 0.0
+    assert precision_at_scores(equal, np.array([0.7])).tolist() == [1 / 2]
+    assert precision_at_scores(matches([], [], objects=1), np.array([0.5])).tolist() == [0.0]
 
 
 def test_the_curve_holds_the_precision_at_each_recall() -> None:

@@ -67,16 +67,17 @@ def at_threshold(matches: ClassMatches, threshold: float) -> AtThreshold:
     )
 
 
-def precision_at_score(matches: ClassMatches, score: float) -> float:
-    """Precision of a class's detections with at least this score.
+def precision_at_scores(matches: ClassMatches, scores: Array) -> Array:
+    """(n,) precision of a class's detections with at least each of (n,) scores.
 
     Where a lower threshold has a higher precision, that one is taken: a higher score is never
     worth less, and the few detections at the top say little.
     """
-    scores, hits, counted = _ranked(matches)
+    ranked, hits, counted = _ranked(matches)
     precision = np.cumsum(hits) / np.maximum(np.cumsum(counted), 1)
-    together = np.where(_last_of_ties(scores), precision, 0.0)
-    return float(together[np.searchsorted(-scores, -score) :].max(initial=0.0))
+    together = np.where(_last_of_ties(ranked), precision, 0.0)
+    highest = np.append(np.maximum.accumulate(together[::-1])[::-1], 0.0)
+    return highest[np.searchsorted(-ranked, -scores)]
 
 
 def precision_recall(matches: ClassMatches, points: int = 101) -> list[float] | None:

@@ -4,13 +4,16 @@ They show annotators which images to check before they label more. How far a det
 trusted is measured on the data itself, as the precision of its class at its score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from segtune.dataset.coco import Split
 from segtune.dataset.masks import BoxXywh
-from segtune.evaluation.calibration import at_threshold, precision_at_score
+from segtune.evaluation.calibration import at_threshold, precision_at_scores
 from segtune.evaluation.error_types import ErrorRecord, ErrorType
 from segtune.evaluation.matching import ClassMatches
 
@@ -80,8 +83,7 @@ def issues_with_records(
     matches = {
         category.id: found for category, found in zip(split.categories, classes, strict=True)
     }
-    scored = [(r, _issue_score(r, matches[r.category_id])) for r in _disagreements(records)]
-    listed = [(r, score) for r, score in scored if score >= min_score]
+    listed = [(r, score) for r, score in _scored(records, matches) if score >= min_score]
     listed.sort(key=lambda found: (-found[1], -(found[0].score or 0.0)))
     names = {category.id: category.name for category in split.categories}
     files = {image.id: image.file_name for image in split.images}
@@ -103,10 +105,19 @@ def _disagreements(records: Sequence[ErrorRecord]) -> list[ErrorRecord]:
     ]
 
 
-def _issue_score(record: ErrorRecord, matches: ClassMatches) -> float:
-    if record.score is not None:
-        return precision_at_score(matches, record.score)
-    return at_threshold(matches, 0.0).recall or 0.0
+def _scored(
+    records: Sequence[ErrorRecord], matches: Mapping[int, ClassMatches]
+) -> Iterator[tuple[ErrorRecord, float]]:
+    """The records that contradict the labels with their issue scores, class by class."""
+    by_class: dict[int, list[ErrorRecord]] = defaultdict(list)
+    for r in _disagreements(records):
+        by_class[r.category_id].append(r)
+    for category_id, found in by_class.items():
+        of_class = matches[category_id]
+        recall = at_threshold(of_class, 0.0).recall or 0.0
+        scores = np.array([0.0 if r.score is None else r.score for r in found])
+        for r, precision in zip(found, precision_at_scores(of_class, scores), strict=True):
+            yield r, recall if r.score is None else float(precision)
 
 
 def _issue(
