@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,8 +14,9 @@ from PIL import Image as PilImage
 from segtune import convert, suggest_page, validate
 from segtune.dataset.batch import load_image
 from segtune.dataset.coco import read_split
+from segtune.dataset.images import upright_of_size
 from segtune.evaluation.suggestion import LOWEST_SCORE, image_uncertainty, read_suggestions
-from segtune.model import image_features, inference
+from segtune.model import image_features, inference, tiled_inference
 from segtune.model.official_format import write_official
 from segtune.model.weights import load_base_model
 from segtune.predict import main as predict
@@ -192,12 +194,15 @@ def test_a_killed_run_resumes(
     assert not set(FILES) & {path.name for path in (tmp_path / "out").iterdir()}
     opened: list[str] = []
 
-    def counted(path: Path, side: int) -> Any:
-        opened.append(f"{path.parent.name}/{path.name}")
-        return load_image(path, side)
+    def counted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(path: Path, *size: int) -> Any:
+            opened.append(f"{path.parent.name}/{path.name}")
+            return read(path, *size)
 
-    for module in (inference, image_features):
-        monkeypatch.setattr(module, "load_image", counted)
+        return counting
+
+    monkeypatch.setattr(inference, "load_image", counted(load_image))
+    monkeypatch.setattr(tiled_inference, "upright_of_size", counted(upright_of_size))
     capsys.readouterr()
     main(arguments(run, tmp_path / "out"))
     assert "resuming: 2 of 16 images are finished" in capsys.readouterr().out

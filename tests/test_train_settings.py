@@ -133,8 +133,8 @@ def test_the_same_settings_leave_the_same_trace(coco: Path, tmp_path: Path, base
 
 
 def test_every_setting_is_tested() -> None:
-    # cache_features is tested in test_features.py.
-    tested = {*CHANGED, "scale_views", "cache_features"}
+    # These are tested in test_features.py and training/test_excluded_issues.py.
+    tested = {*CHANGED, "scale_views", "cache_features", "exclude_issues"}
     assert tested == TrainSettings.model_fields.keys()
     assert CHANGED_LORA.keys() == LoraSettings.model_fields.keys()
 

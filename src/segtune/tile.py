@@ -17,7 +17,7 @@ from pathlib import Path
 
 from segtune.core.config import INPUT_PIXELS, parse_section
 from segtune.core.console import log_line, progress
-from segtune.core.errors import DatasetError, exit_on_error
+from segtune.core.errors import exit_on_error
 from segtune.core.publishing import published, require_space
 from segtune.core.tiles_settings import TilesSettings
 from segtune.core.typed_json import write_typed
@@ -32,7 +32,7 @@ from segtune.dataset.coco import (
     write_split,
 )
 from segtune.dataset.data_workers import read_ahead
-from segtune.dataset.images import upright_rgb
+from segtune.dataset.images import upright_of_size
 from segtune.dataset.tile_choice import TileChoice, choose_tiles
 from segtune.dataset.tiled_split import Tile, split_of_tiles, tiled_split
 from segtune.dataset.tiles import TILES
@@ -133,15 +133,7 @@ def _cut_images(
 
 def _cut_image(folder: Path, root: Path, tiles: Sequence[Tile]) -> list[ManifestEntry]:
     source = tiles[0].source
-    path = root / source.file_name
-    pixels = upright_rgb(path)
-    if pixels.size != (source.width, source.height):
-        raise DatasetError(
-            f"the image has {pixels.width} x {pixels.height} pixels instead of {source.width} x "
-            f"{source.height}",
-            file=path,
-            fix="Run segtune.convert again",
-        )
+    pixels = upright_of_size(root / source.file_name, source.width, source.height)
     entries = []
     for tile in tiles:
         window = tile.window

@@ -158,6 +158,22 @@ def upright_rgb(path: Path, draft_side: int | None = None) -> PilImage.Image:
         return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
+def upright_of_size(path: Path, width: int, height: int) -> PilImage.Image:
+    """`upright_rgb` of an image whose size in pixels is known.
+
+    Raises:
+        DatasetError: when the image cannot be read, or has another size.
+    """
+    pixels = upright_rgb(path)
+    if pixels.size != (width, height):
+        raise DatasetError(
+            f"the image has {pixels.width} x {pixels.height} pixels instead of {width} x {height}",
+            file=path,
+            fix="Run segtune.convert again",
+        )
+    return pixels
+
+
 def upright_size(image: PilImage.Image) -> tuple[int, int]:
     """(width, height) in pixels, once rotated according to the EXIF orientation."""
     width, height = image.size

@@ -10,11 +10,10 @@ from itertools import islice
 import torch
 
 from segtune.core.config import PredictSettings
-from segtune.core.errors import DatasetError
 from segtune.dataset.batch import resized_pixels
 from segtune.dataset.coco import Image, Split
 from segtune.dataset.detections import Detection
-from segtune.dataset.images import upright_rgb
+from segtune.dataset.images import upright_of_size
 from segtune.dataset.stitching import stitched
 from segtune.dataset.tiles import Tiles, Window
 from segtune.model.inference import (
@@ -77,14 +76,7 @@ def prepared_windows(
     Raises:
         DatasetError: when the image cannot be read, or has another size than in the split.
     """
-    pixels = upright_rgb(split.image_path(image))
-    if pixels.size != (image.width, image.height):
-        raise DatasetError(
-            f"the image has {pixels.width} x {pixels.height} pixels instead of {image.width} x "
-            f"{image.height}",
-            file=split.image_path(image),
-            fix="Run segtune.convert again",
-        )
+    pixels = upright_of_size(split.image_path(image), image.width, image.height)
     prompts = tuple(split.prompts(image).items())
     for window in tiles.windows(image.width, image.height):
         crop = pixels.crop((window.left, window.top, window.right, window.bottom))
