@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from segtune.core.roboflow import KEY as KEY_VARIABLE
 from segtune.core.roboflow import redacted
 from segtune.download import Version, is_remote, main, parse_address
 from segtune.exports.archive import unpack
+from tests.local_server import serving
 
 KEY = "s3cr3tKeyOfOurs"
 ODD_KEY = "s3cr3t+Key/of=ours"  # no key has such characters yet
@@ -91,14 +91,8 @@ def vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vendor]:
         FORMATTED: [(200, {"export": {"link": f"{vendor.url}{ZIP}?key={LINK_KEY}"}})],
         ZIP: [(200, zip_bytes())],
     }
-    # Behind a proxy, requests to 127.0.0.1 would go to the proxy.
-    monkeypatch.setenv("NO_PROXY", "*")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield vendor
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server, monkeypatch):
+        yield vendor
 
 
 @pytest.fixture

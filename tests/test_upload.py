@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from PIL import Image
 
 from segtune.core.roboflow import KEY as KEY_VARIABLE
 from segtune.upload import PREDICTIONS, TAG, main
+from tests.local_server import serving
 
 KEY = "s3cr3tKeyOfOurs"
 PROJECT = "my-team/reef-life"
@@ -134,15 +134,10 @@ def vendor(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Iterator[Vend
     vendor = Vendor()
     server = serve(vendor)
     vendor.url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("API_URL", vendor.url)
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield vendor
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server, monkeypatch):
+        yield vendor
 
 
 @pytest.fixture(autouse=True)

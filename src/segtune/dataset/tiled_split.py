@@ -124,7 +124,7 @@ def _pieces(a: Annotation, image: Image, windows: Sequence[Window]) -> list[tupl
     # A polygon may be so thin that no pixel is in it.
     mask = rle if rle and rle_area(rle) else None
     box = rle_bbox_xywh(mask) if mask else a.bbox_xywh
-    near = [(n, part) for n, w in enumerate(windows) if (part := _box_within(box, w))]
+    near = [(n, part) for n, w in enumerate(windows) if (part := box_within(box, w))]
     if mask:
         found = [(n, _masked(a, cut(mask, windows[n]))) for n, _ in near]
         found = [(n, piece) for n, piece in found if piece.area]
@@ -160,7 +160,7 @@ def _boxed(a: Annotation, box: BoxXywh) -> Annotation:
     return replace(a, segmentation=None, bbox_xywh=box, area=box[2] * box[3])
 
 
-def _box_within(box: BoxXywh, window: Window) -> BoxXywh | None:
+def box_within(box: BoxXywh, window: Window) -> BoxXywh | None:
     """The part of a box in a window, in pixels of the window; None without any."""
     x, y, w, h = box
     left, top = max(x, window.left), max(y, window.top)

@@ -15,7 +15,7 @@ from segtune.core.fingerprints import file_digest
 from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Split
 from segtune.dataset.masks import BoxXywh
-from segtune.dataset.tiled_split import tile_source
+from segtune.dataset.tiled_split import box_within, tile_source
 from segtune.dataset.tiles import Window
 from segtune.training.prompted_images import PromptedImages
 
@@ -111,11 +111,10 @@ def _tiles_by_source(train: Split) -> dict[int, list[tuple[str, Window]]]:
 
 def _showing(issue: _Issue, tiles: Mapping[int, Sequence[tuple[str, Window]]]) -> set[str]:
     """The tiles that show some of the place of an issue."""
-    x, y, w, h = issue.bbox_xywh
     return {
         name
         for name, window in tiles.get(issue.image_id, [])
-        if window.left < x + w and x < window.right and window.top < y + h and y < window.bottom
+        if box_within(issue.bbox_xywh, window)
     }
 
 
