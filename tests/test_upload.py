@@ -38,6 +38,7 @@ class Vendor:
     labels: dict[str, Any] = field(default_factory=dict)  # by id
     forms: list[dict[str, bytes]] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, list[str]]]] = field(default_factory=list)
+    workspace: str = "my-team"  # of the key
     failures: dict[str, list[Answer | str]] = field(default_factory=dict)  # by the path's end
 
     def respond(self, method: str, path: str, body: bytes, kind: str) -> Answer | str:
@@ -46,6 +47,8 @@ class Vendor:
         self.requests.append((method, parts.path, query))
         if query.get("api_key") != [KEY]:
             return 401, {"error": f"no key {query.get('api_key')}"}, {}
+        if (method, parts.path) == ("GET", "/"):
+            return 200, {"welcome": "", "workspace": self.workspace}, {}
         waiting = self.failures.get(parts.path.split("/")[3 if method == "POST" else 2], [])
         if waiting:
             return waiting.pop(0)
@@ -284,6 +287,8 @@ def test_labels_of_people_are_not_replaced(
         (500, b"<html>oops</html>", {}),
         (502, {"error": "bad gateway"}, {}),
         (503, {}, {}),
+        (520, b"<html>", {}),
+        (200, {"cut": "in the middle"}, {"Transfer-Encoding": "chunked"}),
         "broken",
     ],
 )
@@ -311,12 +316,40 @@ def test_it_waits_as_long_as_roboflow_wants(
 def test_it_gives_up_at_last_and_says_how_to_continue(
     vendor: Vendor, waits: list[float], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    vendor.failures["upload"] = [(503, {"error": KEY}, {}) for _ in range(9)]
+    names = [f"{n}.png" for n in range(9)]
+    vendor.failures["upload"] = [(503, {"error": KEY}, {}) for _ in range(99)]
+    line = refused(write_predictions(tmp_path, names), capfd)
+    assert "3 of 9 images were refused: 0.png (***), 1.png (***), 2.png (***)" in line
+    assert "; the others were not tried" in line and "The same command continues" in line
+    assert waits == 3 * [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert vendor.count("upload") == 3 * 6
+
+
+def test_without_any_answer_it_gives_up(
+    vendor: Vendor, waits: list[float], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vendor.failures["upload"] = ["broken"] * 99
     line = refused(write_predictions(tmp_path), capfd)
-    assert "no connection to Roboflow (status 503, 6 times)" in line
-    assert "The same command continues" in line
+    assert "no connection to Roboflow (ConnectionError, 6 times)" in line
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]
-    assert vendor.count("upload") == 6
+
+
+def test_an_image_that_never_passes_does_not_stop_the_others(
+    vendor: Vendor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = write_predictions(tmp_path, ("a.png", "b.png", "c.png", "d.png", "e.png"))
+    vendor.failures["upload"] = [(500, {}, {}) for _ in range(2 * 6)]
+    assert "2 of 5 images were refused: a.png (status 500), b.png" in refused(labels, capfd)
+    assert [*vendor.names] == ["c.png", "d.png", "e.png"]
+
+
+def test_a_journal_that_cannot_be_read_is_named(
+    vendor: Vendor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = write_predictions(tmp_path)
+    (tmp_path / "labels.json.uploaded.jsonl").mkdir()
+    assert "cannot read the journal" in refused(labels, capfd)
+    assert vendor.images == {}
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -335,7 +368,7 @@ def test_a_rejected_key_is_one_error_at_once(
     line = refused(write_predictions(tmp_path), capfd)
     assert f"Roboflow rejects the API key (status {status})" in line
     assert "Check ROBOFLOW_API_KEY" in line
-    assert (len(vendor.requests), waits) == (1, [])
+    assert (len(vendor.requests), waits) == (1 if status == 401 else 2, [])
 
 
 def test_a_key_that_is_rejected_in_between_stops_everything(
@@ -378,6 +411,8 @@ def test_without_an_address_the_client_is_needed(
         ("my-team/reef-life/3", "is not a workspace and a project"),
         ("../reef-life", "is not a workspace and a project"),
         (f"my-team/reef?api_key={KEY}", "is not a workspace and a project"),
+        (KEY, "--project '***' is not a workspace and a project"),
+        ("other-team/reef-life", "the API key is of the workspace 'my-team'"),
         ("my-team/other", "no such workspace or project"),
     ],
 )

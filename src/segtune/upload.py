@@ -32,6 +32,7 @@ PREDICTIONS = "segtune predictions"  # in the name of every batch
 TAG = "segtune-predictions"
 ANNOTATION_NAME = "annotation.coco.json"  # by which Roboflow recognizes the format
 MAX_LISTED = 5  # refused images
+MAX_FAILING = 3  # images in a row that fail though they may pass later; nothing more is tried then
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,33 @@ class Destination:
 
     @property
     def place(self) -> str:
-        """For the journal and messages."""
+        """For messages."""
         return f"{self.workspace}/{self.project}, batch {self.batch}"
+
+    @property
+    def address(self) -> str:
+        """For the journal."""
+        return f"{self.api.address}/{self.place}"
 
 
 class Refused(Exception):
     """Roboflow does not accept this image or its labels; others may be fine."""
+
+    def __init__(self, response: Response, what: str = "") -> None:
+        super().__init__(what + response.message)
+        self.may_pass = response.may_pass
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Upload, and print what has become of the images."""
     arguments = _parser().parse_args(argv)
     with exit_on_error("upload"):
-        workspace, project = parse_project(arguments.project)
+        address, key = api_address(), api_key()
+        workspace, project = parse_project(arguments.project, key)
         split, scores = read_labels(arguments.labels, arguments.images)
         _require_images(split, arguments.labels)
         destination = Destination(
-            api=Api(api_address(), api_key()),
+            api=Api(address, key),
             workspace=workspace,
             project=project,
             batch=f"{arguments.batch} ({PREDICTIONS})",
@@ -71,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             upload(split, scores, destination, journal)
 
 
-def parse_project(text: str) -> tuple[str, str]:
-    """Workspace and project of `workspace/project`.
+def parse_project(text: str, key: str) -> tuple[str, str]:
+    """Workspace and project of `workspace/project`; the key does not appear in the error.
 
     Raises:
         ExportError: when it is neither.
@@ -80,7 +91,7 @@ def parse_project(text: str) -> tuple[str, str]:
     found = re.fullmatch(rf"{NAME}/{NAME}", text, re.ASCII)
     if not found:
         raise ExportError(
-            f"--project {redacted(text)!r} is not a workspace and a project",
+            f"--project {redacted(text, key)!r} is not a workspace and a project",
             fix="Write workspace/project, as in my-team/reef-life",
         )
     return found[1], found[2]
@@ -90,6 +101,8 @@ def upload(
     split: Split, scores: Mapping[int, float], destination: Destination, journal: Path
 ) -> None:
     """Upload every image of a split with its labels, but for those that the journal lists.
+
+    An image that Roboflow refuses does not stop the others.
 
     Args:
         split: images and labels.
@@ -101,24 +114,29 @@ def upload(
         ExportError: when the key or the project is rejected, when Roboflow cannot be reached, or
             in the end, when it has refused images.
     """
+    done = read_journal(journal, destination.address)
     _require_project(destination)
-    done = read_journal(journal, destination.place)
-    names, counts, refused = _names(split), Counter[str](), []
+    names, counts, refused, failing = _names(split), Counter[str](), [], 0
     with progress("image", len(split.images)) as advance:
         for image in split.images:
             task = _task(split, image, scores, names[image.id])
             before = done.get((image.file_name, task.digest))
             try:
                 counts[_uploaded(task, destination, journal, before)] += 1
+                failing = 0
             except Refused as error:
                 refused.append(f"{image.file_name} ({error})")
+                failing = failing + 1 if error.may_pass else 0
             advance()
+            if failing == MAX_FAILING:
+                break
     summary = ", ".join(f"{count} {what}" for what, count in counts.items())
     log_line(f"{destination.place}: {summary or 'nothing'}")
     if refused:
+        others = "; the others were not tried" if failing == MAX_FAILING else ""
         raise ExportError(
             f"{len(refused)} of {len(split.images)} images were refused: "
-            f"{listed(refused, MAX_LISTED)}",
+            f"{listed(refused, MAX_LISTED)}{others}",
             file=destination.place,
             fix=AGAIN,
         )
@@ -216,7 +234,7 @@ def _uploaded(task: _Task, destination: Destination, journal: Path, before: Uplo
     if before and before.is_complete:
         return "uploaded before"
     image_id, is_new = (before.id, False) if before else _send_image(task, destination)
-    one = Uploaded(destination.place, task.file_name, task.digest, image_id, is_complete=False)
+    one = Uploaded(destination.address, task.file_name, task.digest, image_id, is_complete=False)
     if not before:
         add_to_journal(journal, one)
     outcome = _send_labels(task, destination, image_id) if task.labels else "without predictions"
@@ -239,7 +257,7 @@ def _send_image(task: _Task, destination: Destination) -> tuple[str, bool]:
     _require_found(response, destination)
     is_there = response.values.get("success") or response.values.get("duplicate")
     if response.status != OK or not is_there:
-        raise Refused(response.message)
+        raise Refused(response)
     number = response.values.get("id")
     if not isinstance(number, str) or not re.fullmatch(r"[\w-]+", number):
         raise unexpected(destination.place)
@@ -258,12 +276,23 @@ def _send_labels(task: _Task, destination: Destination, image_id: str) -> str:
     if response.status == CONFLICT and "already annotated" in response.message:
         return "already annotated and left so"
     if response.status != OK or not response.values.get("success"):
-        raise Refused(f"its labels: {response.message}")
+        raise Refused(response, "its labels: ")
     return "uploaded with predictions"
 
 
 def _require_project(destination: Destination) -> None:
-    path = f"/{destination.workspace}/{destination.project}"
+    """Check that the project exists, in the workspace of the key: an upload goes there."""
+    owner = _information(destination, "/").get("workspace")
+    if owner != destination.workspace:
+        raise ExportError(
+            f"the API key is of the workspace {owner!r}",
+            file=destination.place,
+            fix=f"Set {KEY} to the private API key of {destination.workspace}",
+        )
+    _information(destination, f"/{destination.workspace}/{destination.project}")
+
+
+def _information(destination: Destination, path: str) -> Mapping[str, object]:
     response = request(destination.api, "GET", path, place=destination.place)
     _require_found(response, destination)
     if response.status != OK:
@@ -272,6 +301,7 @@ def _require_project(destination: Destination) -> None:
             file=destination.place,
             fix="Check the names in the browser, then try again",
         )
+    return response.values
 
 
 def _require_found(response: Response, destination: Destination) -> None:

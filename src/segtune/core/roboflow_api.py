@@ -14,7 +14,8 @@ from segtune.core.roboflow import KEY, redacted
 TIMEOUT = (30.0, 300.0)  # seconds to connect, and between two bytes
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 MAX_RETRY_AFTER = 300  # seconds that Roboflow may ask to wait
-RETRIED = {408, 429, 500, 502, 503, 504}
+# Errors after which a request is sent again; the last is an answer that was cut.
+PASSING = (requests.Timeout, requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 MAX_QUOTE = 200  # characters of Roboflow's own message
 AGAIN = "The same command continues with the images that are missing"
 
@@ -35,6 +36,11 @@ class Response:
     values: Mapping[str, Any]
     message: str  # Roboflow's own words, without the key
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed later."""
+        return _may_pass(self.status)
+
 
 def request(
     api: Api,
@@ -45,7 +51,7 @@ def request(
     params: Mapping[str, str] | None = None,
     **content: Any,
 ) -> Response:
-    """Send a request; after a timeout, status 429 or 5xx again, up to six times in all.
+    """Send a request; after a timeout, status 408, 429 or 5xx again, up to six times in all.
 
     Args:
         api: address and key.
@@ -57,6 +63,9 @@ def request(
 
     Raises:
         ExportError: when the key is rejected, nothing comes back, or something else than JSON.
+
+    Returns:
+        The response; one with such a status, if it was the last one.
     """
     # At its debug level it logs every URL, with the key in it.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
@@ -70,18 +79,22 @@ def request(
                 allow_redirects=False,  # another address gets neither key nor image
                 **content,
             )
-        except (requests.Timeout, requests.ConnectionError) as error:
+        except PASSING as error:
             problem, demanded = type(error).__name__, 0
         except requests.RequestException as error:
             # The text would contain the URL, and with it the key.
             raise _unreachable(type(error).__name__, place) from None
         else:
-            if response.status_code not in RETRIED:
+            if wait is None or not _may_pass(response.status_code):
                 return _accepted(response, api, place)
-            problem, demanded = f"status {response.status_code}", _retry_after(response)
+            demanded = _retry_after(response)
         if wait is not None:
             time.sleep(max(wait, demanded))
     raise _unreachable(f"{problem}, {len(WAITS) + 1} times", place)
+
+
+def _may_pass(status: int) -> bool:
+    return status >= 500 or status in (408, 429)
 
 
 def unexpected(place: str) -> ExportError:

@@ -13,13 +13,15 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from segtune.core.atomic import disk_problems
+from segtune.core.errors import DatasetError
+from segtune.core.foreign import read_bytes
 
 
 @dataclass(frozen=True)
 class Uploaded:
     """An image that is there."""
 
-    place: str  # project and batch
+    place: str  # address, project and batch
     image: str  # file name
     digest: str  # of the image and its labels
     id: str  # of the image, there
@@ -27,13 +29,19 @@ class Uploaded:
 
 
 def read_journal(path: Path, place: str) -> dict[tuple[str, str], Uploaded]:
-    """What a journal lists of one place, by image and digest; nothing where there is none."""
+    """What a journal lists of one place, by image and digest; nothing where there is none.
+
+    Raises:
+        DatasetError: when it cannot be read.
+    """
     found: dict[tuple[str, str], Uploaded] = {}
-    if path.is_file():
-        for line in path.read_bytes().splitlines():
+    record = TypeAdapter(Uploaded)
+    if path.exists():
+        fix = "Let this user read it, or delete it to upload everything again"
+        for line in read_bytes(path, DatasetError, fix, what="journal").splitlines():
             # One that cannot be read is one more request, which is answered as a duplicate.
             with suppress(ValidationError):
-                one = TypeAdapter(Uploaded).validate_json(line)
+                one = record.validate_json(line)
                 if one.place == place:
                     found[one.image, one.digest] = one
     return found
