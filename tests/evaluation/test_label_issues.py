@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detection, Detections
 from segtune.evaluation.assessment import match_detections
@@ -78,6 +80,27 @@ def test_a_label_without_an_object_is_found() -> None:
     (found,) = label_issues(labeled(), detections)
     assert (found.reason, found.labeled, found.predicted) == ("no object", "cat", None)
     assert found.issue_score == 19 / 20
+
+
+def test_a_label_that_a_detection_of_another_object_overlaps_is_not_removed() -> None:
+    """In a crowded scene, the one of two overlapping objects that was missed."""
+    beside = split_of([(1, 1, (30, 10, 40, 40))]).annotations[1][0]
+    beside = replace(beside, id=1000, image_id=3)
+    split = labeled()
+    annotations = {**split.annotations, 3: (*split.annotations[3], beside)}
+    assert label_issues(replace(split, annotations=annotations), predicted()) == []
+    moved = split_of([(1, 1, (60, 10, 40, 40))]).annotations[1][0]
+    annotations[3] = (*split.annotations[3], replace(moved, id=1000, image_id=3))
+    (found,) = label_issues(replace(split, annotations=annotations), predicted())
+    assert (found.reason, found.annotation_id) == ("no object", 1000)
+
+
+@pytest.mark.parametrize("changes", [{"iscrowd": 1}, {"segmentation": None}])
+@pytest.mark.parametrize("place", [BOX, (10, 40, 40, 40)])
+def test_nothing_is_missing_where_a_crowd_or_a_box_is(changes: dict[str, Any], place: Box) -> None:
+    split = changed(labeled(), 3, **changes)
+    other = detection(3, 2, place, 0.9)  # a dog on it, or partly beside it
+    assert label_issues(split, [*predicted(), other]) == []
 
 
 def test_a_model_that_is_rarely_right_raises_no_issues() -> None:

@@ -35,6 +35,9 @@ class ErrorRecord:
     iou: float  # with `annotation`
     annotation: Annotation | None  # the object with the highest IoU
     detection: Detection | None  # None where missed
+    # Ids of all objects, also of crowds and those without a mask, that the detection overlaps with
+    # an IoU of at least 0.1.
+    overlapped: tuple[int, ...] = ()
 
     @property
     def score(self) -> float | None:
@@ -203,6 +206,7 @@ def _record(
         iou=0.0 if place is None else float(ious[place]),
         annotation=None if place is None else objects[place],
         detection=detection,
+        overlapped=tuple(objects[n].id for n in np.flatnonzero(ious >= BACKGROUND_IOU)),
     )
 
 

@@ -94,14 +94,20 @@ def issues_with_records(
 
 
 def _disagreements(records: Sequence[ErrorRecord]) -> list[ErrorRecord]:
-    """The records that contradict the labels, without those of confirmed labels."""
+    """The records that contradict the labels, without those of confirmed labels.
+
+    Neither does a detection on a crowd or on a label without a mask contradict anything, nor the
+    lack of one for a label that detections of others overlap.
+    """
     confirmed = {r.annotation.id for r in records if r.type == "correct" and r.annotation}
-    related = {r.annotation.id for r in records if r.type != "missed" and r.annotation}
-    settled = {**dict.fromkeys(REASONS, confirmed), "missed": confirmed | related}
+    overlapped = {number for r in records for number in r.overlapped}
+    settled = {**dict.fromkeys(REASONS, confirmed), "missed": confirmed | overlapped}
     return [
         r
         for r in records
-        if r.type in REASONS and not (r.annotation and r.annotation.id in settled[r.type])
+        if r.type in REASONS
+        and not (r.annotation and r.annotation.id in settled[r.type])
+        and not (r.type == "background" and r.overlapped)
     ]
 
 
