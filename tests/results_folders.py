@@ -1,10 +1,14 @@
 """Results folders of finished runs, without training: with predictions made by hand."""
 
+import hashlib
+import io
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from PIL import Image as PilImage
 
 from segtune import evaluate
 from segtune.core.errors import DatasetError
@@ -27,6 +31,35 @@ def copy_data(coco: Path, folder: Path) -> Path:
     """The same data in another results folder, to be edited; the images stay where they are."""
     shutil.copytree(coco, folder / "coco")
     return folder / "coco"
+
+
+def export_again(
+    coco: Path, folder: Path, change: Callable[[PilImage.Image], PilImage.Image]
+) -> Path:
+    """The same data with images of its own, which have other names and bytes."""
+    new, entries = copy_data(coco, folder), []
+    for split in COUNTS:
+        values = json.loads((new / f"{split}.json").read_text())
+        for image in values["images"]:
+            with PilImage.open(coco.parent / image["file_name"]) as opened:
+                changed = change(opened.convert("RGB"))
+            image["file_name"] = name = image["file_name"].replace(".png", ".rf.0a1b2c.png")
+            image["width"], image["height"] = changed.size
+            (folder / name).parent.mkdir(exist_ok=True)
+            changed.save(folder / name)
+            content = (folder / name).read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            entries.append({"path": name, "size": len(content), "sha256": digest})
+        (new / f"{split}.json").write_text(json.dumps(values))
+    (new / "manifest.json").write_text(json.dumps({"root": str(folder), "images": entries}))
+    return new
+
+
+def recompressed(image: PilImage.Image) -> PilImage.Image:
+    """The image after it was a JPEG."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return PilImage.open(file).convert("RGB")
 
 
 def move(coco: Path, numbers: Iterable[int], source: str, target: str) -> None:

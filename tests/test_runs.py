@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ImageOps
 
 from segtune.core.errors import DatasetError
 from segtune.core.fingerprints import file_digest
@@ -18,7 +19,15 @@ from segtune.runs import main
 from tests.clean_dataset import edit, edit_all
 from tests.evaluate_runs import evaluate
 from tests.predictions import perfect, shifted
-from tests.results_folders import copy_data, finish, move, remove, write_data
+from tests.results_folders import (
+    copy_data,
+    export_again,
+    finish,
+    move,
+    recompressed,
+    remove,
+    write_data,
+)
 
 
 def compare(out: Path, *folders: Path) -> dict[str, Any]:
@@ -350,13 +359,44 @@ def test_one_folder_or_the_same_twice_is_refused(
 def test_runs_without_anything_in_common_are_refused(
     coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    new = copy_data(coco, tmp_path / "new")
-    edit(new, "manifest", lambda v: [i.update(sha256=i["sha256"][::-1]) for i in v["images"]])
-    found = compare(tmp_path / "classes", old, finish(new))
-    assert found["comparisons"][0]["data"]["splits"]["test"]["replaced"]
+    new = export_again(coco, tmp_path / "new", ImageOps.invert)
+    (comparison,) = compare(tmp_path / "classes", old, finish(new))["comparisons"]
+    assert len(comparison["data"]["splits"]["test"]["replaced"]) == 12
+    assert "12 have the same name, but another size or content" in comparison["sentence"]
     edit_all(new, lambda v: [c.update(name=f"my {c['name']}") for c in v["categories"]])
     error = refused(tmp_path, capsys, old, finish(new))
     assert "no other run has an image or a class in common with this one" in error
+
+
+def test_images_that_were_encoded_anew_are_the_same(coco: Path, old: Path, tmp_path: Path) -> None:
+    """Names of the files tell nothing apart here: every split has an image called 1.png."""
+    new = export_again(coco, tmp_path / "new", recompressed)
+    move(new, (1, 2), "train", "test")
+    move(new, (3,), "test", "train")
+    found = compare(tmp_path, old, finish(new))
+    (comparison,) = found["comparisons"]
+    assert comparison["test"]["shared"] == [f"test/{n}.png" for n in range(1, 13) if n != 3]
+    assert comparison["scores"]["images"] == 11
+    assert "on the 11 test images, 11 of them encoded anew, that both" in comparison["sentence"]
+    changes = comparison["data"]["splits"]["test"]
+    assert changes["moved_here"] == {"train": [f"train/{n}.rf.0a1b2c.png" for n in (1, 2)]}
+    assert len(changes["encoded_anew"]) == 13
+    assert not changes["replaced"] and not changes["added"] and not changes["removed"]
+    leaks = {leak["learned"]: leak["images"] for leak in found["leaks"] if leak["split"] == "train"}
+    assert leaks == {
+        "old": ["train/1.rf.0a1b2c.png", "train/2.rf.0a1b2c.png"],
+        "new": ["test/3.png"],
+    }
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+def test_images_of_another_size_are_not_the_same(
+    coco: Path, old: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    new = export_again(coco, tmp_path / "new", lambda image: image.resize(size))
+    edit_all(new, lambda values: values.update(annotations=[]))
+    (comparison,) = compare(tmp_path, old, finish(new, []))["comparisons"]
+    assert not comparison["test"]["shared"] and comparison["scores"] is None
 
 
 def test_folders_of_one_name_are_told_apart(coco: Path, tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 """Compare results folders: their data, their settings, and their scores on the same test images.
 
 The first folder is the reference, with which each further one is compared. Scores are compared
-only on test images that both have (by content), with the ground truth of the reference.
+only on test images that both have, with the ground truth of the reference.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segtune.core.config import EvaluateSettings
 from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, DatasetError, exit_on_error
 from segtune.core.typed_json import write_typed
+from segtune.dataset.encoded_anew import recognized
 from segtune.evaluation.leaks import Leak, find_leaks
 from segtune.evaluation.metrics import Outcome
 from segtune.evaluation.results_folder import ResultsFolder, read_results_folder
@@ -29,11 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with exit_on_error("runs"):
         names = _names(arguments.results)
-        folders = {
-            name: read_results_folder(path)
-            for name, path in zip(names, arguments.results, strict=True)
-        }
-        runs = _compare(folders)
+        runs = _compare(_read_folders(names, arguments.results))
         write_typed(arguments.out / "runs.json", runs)
         for line in (*map(_leak_line, runs.leaks), *(c.sentence for c in runs.comparisons)):
             log_line(line)
@@ -55,6 +53,17 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(place) for place in places]
+
+
+def _read_folders(names: Sequence[str], paths: Sequence[Path]) -> dict[str, ResultsFolder]:
+    """The folders by name; images that an earlier one has in another encoding count as its own."""
+    folders: dict[str, ResultsFolder] = {}
+    for name, path in zip(names, paths, strict=True):
+        run = read_results_folder(path)
+        for earlier in folders.values():
+            run = replace(run, data=recognized(run.data, earlier.data))
+        folders[name] = run
+    return folders
 
 
 def _compare(folders: Mapping[str, ResultsFolder]) -> Runs:

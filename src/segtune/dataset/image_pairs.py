@@ -1,6 +1,7 @@
 """Which images of two datasets are the same: those whose files have the same SHA-256.
 
-Names do not count: an image that was exported again may have another one.
+Names do not count. Files that show the same in another encoding count where they have been
+recognized, see `encoded_anew`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,14 +17,20 @@ class Dataset:
 
     splits: Mapping[str, Split]  # train, valid and test
     digests: Mapping[str, str]  # file name -> SHA-256
+    recognized: Mapping[str, str] = field(default_factory=dict)  # file name -> another's SHA-256
 
-    def digest(self, image: Image) -> str:
-        """The SHA-256 of an image's file."""
-        return self.digests[image.file_name]
+    @property
+    def images(self) -> dict[str, Image]:
+        """Every image by its file name, once where two splits have it."""
+        return {image.file_name: image for split in self.splits.values() for image in split.images}
 
-    def digests_of(self, split: str) -> set[str]:
-        """The SHA-256 of every image of a split."""
-        return {self.digest(image) for image in self.splits[split].images}
+    def identity(self, image: Image) -> str:
+        """What an image has in common with the same one of another dataset."""
+        return self.recognized.get(image.file_name) or self.digests[image.file_name]
+
+    def identities_of(self, split: str) -> set[str]:
+        """The identity of every image of a split."""
+        return {self.identity(image) for image in self.splits[split].images}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,12 @@ class Place:
     @property
     def name(self) -> str:
         """Of the image before it was exported, where that is known."""
-        return self.image.original or COPY_SUFFIX.sub("", self.image.file_name)
+        return original_name(self.image)
+
+
+def original_name(image: Image) -> str:
+    """The name of the image that an image was exported from, by its record or its own name."""
+    return image.original or COPY_SUFFIX.sub("", image.file_name)
 
 
 @dataclass(frozen=True)
@@ -95,9 +107,9 @@ def pair_images(before: Dataset, after: Dataset) -> PairedImages:
     """
     by_content: dict[object, _Unpaired] = {}
     for place in _places(before):
-        by_content.setdefault(before.digest(place.image), _Unpaired()).before.append(place)
+        by_content.setdefault(before.identity(place.image), _Unpaired()).before.append(place)
     for place in _places(after):
-        by_content.setdefault(after.digest(place.image), _Unpaired()).after.append(place)
+        by_content.setdefault(after.identity(place.image), _Unpaired()).after.append(place)
     same = [pair for unpaired in by_content.values() for pair in unpaired.pairs()]
     by_name: dict[object, _Unpaired] = {}
     for unpaired in by_content.values():

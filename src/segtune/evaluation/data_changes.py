@@ -44,7 +44,8 @@ class SplitChanges:
     objects_after: int
     added: tuple[str, ...]
     removed: tuple[str, ...]
-    replaced: tuple[str, ...]  # the same name, another file
+    encoded_anew: tuple[str, ...]  # the same image in another file
+    replaced: tuple[str, ...]  # the same name, another image
     moved_here: dict[str, tuple[str, ...]]  # by the split that they were in
     relabeled: tuple[str, ...]
     objects: ObjectChanges  # in the relabeled images
@@ -176,8 +177,17 @@ def _split_changes(
         objects_after=len(new.objects),
         added=tuple(p.image.file_name for p in images.added if p.split == name),
         removed=tuple(p.image.file_name for p in images.removed if p.split == name),
+        encoded_anew=tuple(
+            pair.after.image.file_name for pair, _ in here if is_encoded_anew(before, after, pair)
+        ),
         replaced=tuple(p.after.image.file_name for p in images.replaced if p.after.split == name),
         moved_here={origin: names for origin, names in moved.items() if names},
         relabeled=tuple(p.after.image.file_name for p, changed in here if changed.any),
         objects=sum((changed for _, changed in here), ObjectChanges()),
     )
+
+
+def is_encoded_anew(before: Dataset, after: Dataset, pair: Pair) -> bool:
+    """Whether two datasets have an image in different files."""
+    old, new = pair.before.image.file_name, pair.after.image.file_name
+    return before.digests[old] != after.digests[new]

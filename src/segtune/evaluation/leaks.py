@@ -30,9 +30,9 @@ def find_leaks(runs: Mapping[str, Dataset]) -> tuple[Leak, ...]:
     for split, (learned, trained_on), (tested, data) in product(splits, runs.items(), runs.items()):
         if split == "valid" and learned == tested:
             continue
-        digests = trained_on.digests_of(split)
+        known = trained_on.identities_of(split)
         images = tuple(
-            image.file_name for image in data.splits["test"].images if data.digest(image) in digests
+            image.file_name for image in data.splits["test"].images if data.identity(image) in known
         )
         if images:
             leaks.append(Leak(learned, split, tested, images))

@@ -4,7 +4,13 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from segtune.dataset.image_pairs import Pair
-from segtune.evaluation.data_changes import ComparedData, DataChanges, ObjectChanges, compare_data
+from segtune.evaluation.data_changes import (
+    ComparedData,
+    DataChanges,
+    ObjectChanges,
+    compare_data,
+    is_encoded_anew,
+)
 from segtune.evaluation.metrics import MIN_IMAGES, Outcome
 from segtune.evaluation.results_folder import ResultsFolder
 from segtune.evaluation.run_scores import RunScores, ScoredRuns, outcome_of, score_runs
@@ -20,6 +26,8 @@ class SharedTestSet:
     only_run: tuple[str, ...]  # as the run calls them
     shared: tuple[str, ...]
     excluded: tuple[str, ...]  # of the shared ones, because one of the runs was trained on them
+    replaced: int  # images of the same name with another size or content, which are not shared
+    encoded_anew: int  # of the shared ones
     relabeled: int  # of the shared ones
     objects: ObjectChanges  # in them; the ground truth is the reference's
     classes: tuple[str, ...]  # in common, as the reference calls them
@@ -63,8 +71,8 @@ def compare_runs(
     """
     compared = compare_data(reference.data, run.data)
     shared = [pair for pair in compared.images.same if pair.is_in("test")]
-    trained = reference.data.digests_of("train") | run.data.digests_of("train")
-    pairs = tuple(p for p in shared if reference.data.digest(p.before.image) not in trained)
+    trained = reference.data.identities_of("train") | run.data.identities_of("train")
+    pairs = tuple(p for p in shared if reference.data.identity(p.before.image) not in trained)
     test = _test_sets(names, reference, run, compared=compared, scored=pairs)
     scored = None
     if pairs and compared.common:
@@ -109,6 +117,8 @@ def _test_sets(
         only_run=only_run,
         shared=tuple(old.values()),
         excluded=tuple(name for number, name in old.items() if number not in used),
+        replaced=len(compared.changes.splits["test"].replaced),
+        encoded_anew=sum(is_encoded_anew(reference.data, run.data, pair) for pair, _ in shared),
         relabeled=relabeled,
         objects=sum((changed for _, changed in shared), ObjectChanges()),
         classes=tuple(compared.common),
@@ -159,15 +169,24 @@ def _verdict(
         Outcome.WORSE: f"{run} is WORSE than {reference}",
         Outcome.UNDECIDED: f"undecided between {run} and {reference}",
     }[outcome]
+    labels = (
+        f"; by the labels of {reference}, {_counted(test.relabeled, 'image')} of which have others "
+        f"in {run}"
+        if test.relabeled
+        else ""
+    )
     few = f"; only {scores.images} images" if scores.images < MIN_IMAGES else ""
     return outcome, (
         f"{summary} {where}: {scores.kind} AP {score.run:.4f} vs. {score.reference:.4f} "
-        f"({found.difference:+.4f}, 95% interval {found.low:+.4f} to {found.high:+.4f}){few}"
+        f"({found.difference:+.4f}, 95% interval {found.low:+.4f} to {found.high:+.4f})"
+        f"{labels}{few}"
     )
 
 
 def _where(test: SharedTestSet, images: int) -> str:
     counted = _counted(images, "test image")
+    if test.encoded_anew:
+        counted += f", {test.encoded_anew} of them encoded anew,"
     if not test.same:
         return f"on the {counted} that both have (the test sets differ)"
     if test.excluded:
@@ -179,7 +198,8 @@ def _nothing(names: tuple[str, str], test: SharedTestSet) -> str:
     """Why there is nothing to score."""
     both = f"{names[0]} and {names[1]}"
     if not test.shared:
-        return f"the test splits of {both} have no image in common"
+        alike = f" ({test.replaced} have the same name, but another size or content)"
+        return f"the test splits of {both} have no image in common{alike if test.replaced else ''}"
     if len(test.excluded) == len(test.shared):
         return f"one of {both} was trained on every test image that they have in common"
     return f"{both} have no class in common"
