@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image as PilImage
 from scipy.stats import t as student
 
 from segtune.core.config import PredictSettings, TrainSettings, parse_config
@@ -30,8 +29,6 @@ from segtune.core.processes import Processes
 from segtune.dataset.batch import Batch
 from segtune.dataset.coco import Image, Split, has_masks, read_split
 from segtune.dataset.detections import Detections, to_record
-from segtune.dataset.image_folder import split_of_folder
-from segtune.dataset.image_names import image_names
 from segtune.dataset.labels import distinct_records
 from segtune.evaluation.arrays import Array
 from segtune.evaluation.assessment import main_kind
@@ -59,7 +56,6 @@ SIZE = ARCHITECTURES["tiny"].image_size
 FRACTION = 0.1  # of the training images: at the start, and added in each round
 ROUNDS = 3
 START = "start"
-COPIES = 30  # images whose copies are compared
 
 
 @dataclass(frozen=True)
@@ -116,13 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--to-test", type=float, default=0, help="fraction of train's originals moved to test"
     )
     parser.add_argument("--out", type=Path, help="file of the results, a line for each training")
-    parser.add_argument("--copies", action="store_true", help="only measure distances of copies")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.copies:
-            print_distances(arguments.export, Path(folder))
-            return
         convert = ["segtune.convert", "--export", arguments.export, "--out", folder]
         run = [sys.executable, "-m", *map(str, convert)]
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
@@ -348,27 +340,6 @@ def batches(dataset: PromptedImages, settings: TrainSettings, steps: int) -> Ite
             workers=0,
         )
         steps, epoch = steps - len(epoch_steps), epoch + 1
-
-
-def print_distances(images: Path, folder: Path) -> None:
-    """Distances of images from smaller JPEGs of themselves, and from each other."""
-    names = sorted(image_names(images, setting="--export"))[:COPIES]
-    for number, name in enumerate(names):
-        with PilImage.open(images / name) as image:
-            image.save(folder / f"{number:02}_a.png")
-            smaller = image.resize((image.width * 3 // 4, image.height * 3 // 4))
-            smaller.save(folder / f"{number:02}_b.jpg", quality=85)
-    split = split_of_folder(folder, (), setting="--export")
-    model = load_base_model("tiny", "default")
-    found = described_images(
-        model, split, split.images, image_size=SIZE, device=CPU, settings=PredictSettings()
-    )
-    vectors = np.array([vector for _, vector, _ in found])
-    originals, copies = vectors[::2], vectors[1::2]
-    apart = 1 - originals @ copies.T
-    own = apart.diagonal().max()
-    others = (apart + 2 * np.eye(len(apart))).min()
-    print(f"{len(names)} images: copies at most {own:.1e}, others at least {others:.1e}")
 
 
 def print_table(rows: Sequence[Row], arm: str) -> None:

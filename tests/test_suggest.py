@@ -15,6 +15,7 @@ from segtune import convert, suggest_page, validate
 from segtune.dataset.batch import load_image
 from segtune.dataset.coco import read_split
 from segtune.dataset.images import upright_of_size
+from segtune.dataset.labels import distinct_records
 from segtune.evaluation.suggestion import LOWEST_SCORE, image_uncertainty, read_suggestions
 from segtune.model import image_features, inference, tiled_inference
 from segtune.model.official_format import write_official
@@ -41,14 +42,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "results/merge").mkdir()
     model = load_base_model("tiny", "default")
     write_official(folder / "results/merge/sam3.pt", model.state_dict(), {})
-    coco = write_converted(folder, {"train": 4, "test": 12})
-    for name in ("train.json", "manifest.json"):
-        shutil.copy(coco / name, folder / "results/coco")
+    coco = write_converted(folder, {"train": 4, "valid": 2, "test": 2, "unlabeled": 12})
+    write_dataset(coco, folder / "results/coco")
     return folder
 
 
+def write_dataset(coco: Path, out: Path) -> None:
+    """The splits beside the classes of the run."""
+    for name in ("train.json", "valid.json", "manifest.json"):
+        shutil.copy(coco / name, out)
+    test = read(coco / "test.json")
+    categories = read(out / "test.json")["categories"]
+    test["categories"] = [{**c, "supercategory": "none"} for c in categories]
+    (out / "test.json").write_text(json.dumps({**test, "annotations": []}))
+
+
 def arguments(run: Path, out: Path, *, images: Path | None = None, count: int = 5) -> list[str]:
-    places = ["--run", run / "results", "--images", images or run / "test", "--out", out]
+    places = ["--run", run / "results", "--images", images or run / "unlabeled", "--out", out]
     return [*map(str, places), "--settings", json.dumps({"count": count})]
 
 
@@ -77,17 +87,22 @@ def test_the_most_uncertain_image_is_first(out: Path) -> None:
 
 
 def test_uncertainty_is_of_what_a_prediction_finds(run: Path, out: Path, tmp_path: Path) -> None:
-    labels = tmp_path / "all.json"
-    places = ["--run", str(run / "results"), "--images", str(run / "test"), "--out", str(labels)]
-    predict([*places, "--settings", json.dumps({"confidence_threshold": LOWEST_SCORE})])
-    values = read(labels)
-    names = {image["id"]: image["file_name"] for image in values["images"]}
+    coco = shutil.copytree(run / "coco", tmp_path / "coco")
+    values = read(coco / "unlabeled.json")
+    classes = {c["id"]: c["name"] for c in read(run / "results/coco/test.json")["categories"]}
+    values["categories"] = read(run / "results/coco/test.json")["categories"]
+    (coco / "unlabeled.json").write_text(json.dumps({**values, "annotations": []}))
+    weights = ["--weights", str(run / "results/merge/sam3.pt"), "--out", str(tmp_path / "all.json")]
+    settings = ["--settings", json.dumps({"confidence_threshold": LOWEST_SCORE})]
+    predict(["--coco", str(coco / "unlabeled.json"), *weights, *settings])
+    records = [*distinct_records(read(tmp_path / "all.json"))]
+    ids = {Path(image["file_name"]).name: image["id"] for image in values["images"]}
     found = read_suggestions(out / "suggestions.json")
     for suggestion in found.suggestions:
         scores: dict[str, list[float]] = {name: [] for name in CLASSES}
-        for a in values["annotations"]:
-            if names[a["image_id"]] == suggestion.file_name:
-                scores[[*CLASSES][a["category_id"] - 1]].append(a["score"])
+        for record in records:
+            if record["image_id"] == ids[suggestion.file_name]:
+                scores[classes[record["category_id"]]].append(record["score"])
         assert image_uncertainty(scores, found.classes) == pytest.approx(suggestion.uncertainty)
         for one in suggestion.uncertain:
             assert set(one.scores) <= set(scores[one.name])
@@ -95,11 +110,11 @@ def test_uncertainty_is_of_what_a_prediction_finds(run: Path, out: Path, tmp_pat
 
 def test_pre_labels_are_those_of_a_prediction(run: Path, out: Path, tmp_path: Path) -> None:
     names = ["--list", str(out / "images.txt")]
-    places = ["--run", str(run / "results"), "--images", str(run / "test")]
+    places = ["--run", str(run / "results"), "--images", str(run / "unlabeled")]
     predict([*places, *names, "--out", str(tmp_path / "labels.json")])
     assert (out / "labels.json").read_bytes() == (tmp_path / "labels.json").read_bytes()
     labels = read(out / "labels.json")
-    assert len(labels["annotations"]) > 3
+    assert len(labels["annotations"]) > 1
     assert all(a["score"] >= THRESHOLDS[a["category_id"] - 1] for a in labels["annotations"])
 
 
@@ -112,7 +127,7 @@ def test_pre_labels_pass_conversion_and_validation(run: Path, tmp_path: Path) ->
         shutil.copy(path, photos)
     shutil.copytree(run / "results", tmp_path / "results")
     write_run(tmp_path / "results", run_files(CLASSES, [0.1, 0.1]))
-    shutil.copy(run / "results/coco/train.json", tmp_path / "results/coco")
+    write_dataset(run / "coco", tmp_path / "results/coco")
     main(arguments(tmp_path, tmp_path / "out", images=photos, count=16))
     names = (tmp_path / "out/images.txt").read_text().splitlines()
     assert len(names) == 16
@@ -134,23 +149,38 @@ def test_pre_labels_pass_conversion_and_validation(run: Path, tmp_path: Path) ->
 
 
 def test_copies_are_not_suggested(run: Path, tmp_path: Path) -> None:
-    """Of ten photographs there are a copy and a smaller JPEG; of training images, a copy."""
+    """Each of ten photographs is there three times; eight are copies of labeled images."""
     photos = tmp_path / "photos"
     for name in ("new", "copied", "known"):
         (photos / name).mkdir(parents=True)
     for path in sorted((ROOT / "data/demo/test").glob("*.jpg"))[:10]:
         shutil.copy(path, photos / "new")
         shutil.copy(path, photos / "copied")
-        with PilImage.open(path) as image:
-            smaller = image.resize((image.width * 3 // 4, image.height * 3 // 4))
-        smaller.save(photos / path.name, quality=85)
-    for path in (run / "train").iterdir():
-        shutil.copy(path, photos / "known")
-    main(arguments(run, tmp_path / "out", images=photos, count=6))
+        write_smaller(path, photos / path.name)
+    for split in ("train", "valid", "test"):
+        for path in (run / split).iterdir():
+            write_smaller(path, photos / "known" / f"{split}{path.stem}.jpg")
+    main(arguments(run, tmp_path / "out", images=photos, count=12))
     found = read_suggestions(tmp_path / "out" / "suggestions.json")
-    assert found.images == 3 * 10 + 4
-    assert len({Path(one.file_name).name for one in found.suggestions}) == 6
-    assert not [one for one in found.suggestions if one.file_name.startswith("known/")]
+    assert (found.images, found.labeled, found.repeated) == (3 * 10 + 8, 8, 20)
+    names = [one.file_name for one in found.suggestions]
+    assert len({Path(name).name for name in names}) == len(names) == 10
+    assert not [name for name in names if name.startswith("known/")]
+
+
+def write_smaller(path: Path, out: Path) -> None:
+    """A JPEG of three quarters of the size."""
+    with PilImage.open(path) as image:
+        smaller = image.resize((image.width * 3 // 4, image.height * 3 // 4))
+    smaller.save(out, quality=85)
+
+
+def test_without_a_new_image_nothing_is_suggested(run: Path, tmp_path: Path) -> None:
+    main(arguments(run, tmp_path / "out", images=run / "valid"))
+    found = read_suggestions(tmp_path / "out" / "suggestions.json")
+    assert (found.images, found.labeled, found.suggestions) == (2, 2, [])
+    assert read(tmp_path / "out" / "labels.json")["images"] == []
+    assert (tmp_path / "out" / "images.txt").read_bytes() == b""
 
 
 def test_the_nearest_training_image_is_named(run: Path, tmp_path: Path) -> None:
@@ -206,7 +236,7 @@ def test_a_killed_run_resumes(
     capsys.readouterr()
     main(arguments(run, tmp_path / "out"))
     assert "resuming: 2 of 16 images are finished" in capsys.readouterr().out
-    assert len(opened) == 14 and not {"test/1.png", "test/10.png"} & set(opened)
+    assert len(opened) == 14 and not {"unlabeled/1.png", "unlabeled/10.png"} & set(opened)
     assert all((tmp_path / "out" / n).read_bytes() == (out / n).read_bytes() for n in FILES)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
 
@@ -230,7 +260,7 @@ def test_an_unfinished_run_is_one_line(
 ) -> None:
     shutil.copytree(run / "results", tmp_path / "results")
     (tmp_path / "results" / damage).unlink()
-    require_one_line(tmp_path, run / "test", capsys, message)
+    require_one_line(tmp_path, run / "unlabeled", capsys, message)
 
 
 def test_images_that_cannot_be_used_are_one_line(
@@ -240,9 +270,13 @@ def test_images_that_cannot_be_used_are_one_line(
     photos = tmp_path / "photos"
     photos.mkdir()
     require_one_line(tmp_path, photos, capsys, "no images in this folder")
-    (photos / "a\nb.png").write_bytes((run / "test" / "1.png").read_bytes())
+    (photos / "a\nb.png").write_bytes((run / "unlabeled" / "1.png").read_bytes())
     require_one_line(tmp_path, photos, capsys, "has a line break")
     (photos / "a\nb.png").unlink()
+    latin = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))
+    latin.write_bytes((run / "unlabeled" / "1.png").read_bytes())
+    require_one_line(tmp_path, photos, capsys, "are not UTF-8")
+    latin.unlink()
     (photos / "a.png").write_text("not an image")
     require_one_line(tmp_path, photos, capsys, "a.png")
 
@@ -265,7 +299,7 @@ def test_a_page_of_other_labels_is_refused(
     values["images"].reverse()
     (tmp_path / "labels.json").write_text(json.dumps(values))
     files = ["--suggestions", out / "suggestions.json", "--labels", tmp_path / "labels.json"]
-    places = ["--images", run / "test", "--out", tmp_path / "page.html"]
+    places = ["--images", run / "unlabeled", "--out", tmp_path / "page.html"]
     with pytest.raises(SystemExit, match="1"):
         suggest_page.main([*map(str, files), *map(str, places)])
     assert "of other images than the suggestions" in capsys.readouterr().err

@@ -2,14 +2,15 @@
 
 The merged model of a finished run detects the classes in every image, down to low scores. Images
 are suggested in which it is uncertain, above all about classes that the evaluation found weak, and
-which are unlike the training images and each other. `suggestions.json` has them with the reasons,
-`labels.json` their pre-labels as a COCO dataset, and `images.txt` their names. Under torchrun, the
-processes split the images among them. The results of a killed run are kept beside the output, and
-the same command resumes it.
+which are unlike the training images and each other, and no copies of images of the dataset.
+`suggestions.json` has them with the reasons, `labels.json` their pre-labels as a COCO dataset, and
+`images.txt` their names. Under torchrun, the processes split the images among them. The results of
+a killed run are kept beside the output, and the same command resumes it.
 """
 
 import argparse
 import os
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +32,9 @@ from segtune.core.processes import Processes, process_group
 from segtune.core.publishing import exclusive, published
 from segtune.core.suggest_settings import SuggestSettings
 from segtune.core.typed_json import write_typed
-from segtune.dataset.coco import Category, Image, Split, read_split
+from segtune.dataset.coco import SPLITS, Category, Image, Split, read_split
 from segtune.dataset.image_folder import split_of_folder
+from segtune.dataset.known_images import KnownImages, known_images
 from segtune.dataset.labels import distinct_records, write_labels
 from segtune.dataset.trained_run import (
     TrainedClass,
@@ -67,7 +69,8 @@ class _Task:
     out: Path
     model: TrainedModel
     classes: Sequence[ClassState]
-    photos: Split  # without labels
+    photos: Split  # without labels: the images of the folder that are not known
+    known: KnownImages
     training: Split  # whose labels the model knows; without categories
     predict: PredictSettings
     count: int
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error("suggest"), process_group() as processes:
         if processes.is_main:
             require_writable(arguments.out / SUGGESTIONS)
-        task = _task(arguments)
+        task = _task(arguments, processes)
         advice = f"Lower predict.prompts_per_pass (now {task.predict.prompts_per_pass})"
         lock = exclusive(arguments.out / SUGGESTIONS) if processes.is_main else nullcontext()
         with lock, memory_errors(advice):
@@ -114,28 +117,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _task(arguments: argparse.Namespace) -> _Task:
+def _task(arguments: argparse.Namespace, processes: Processes) -> _Task:
     settings = parse_section(SuggestSettings, arguments.settings)
     predict = parse_section(PredictSettings, arguments.predict)
     model, classes = read_run(arguments.run)
     require_plain_prompts(classes)
     scores = read_class_scores(arguments.run)
     lowest = min([LOWEST_SCORE, *(c.threshold for c in classes)])
-    training = read_split(arguments.run / "coco" / "train.json")
+    dataset = {name: read_split(arguments.run / "coco" / f"{name}.json") for name in SPLITS}
     photos = split_of_folder(arguments.images, _categories(classes), setting="--images")
-    for image in photos.images:
-        if "\n" in image.file_name or "\r" in image.file_name:
-            problem = f"the name {shown(image.file_name)} has a line break"
-            raise DatasetError(problem, file=arguments.images, fix="Rename the image")
+    _require_plain_names(photos)
+    known: KnownImages = processes.from_main(
+        known_images(photos, [*dataset.values()]) if processes.is_main else None
+    )
     return _Task(
         out=arguments.out,
         model=model,
         classes=[ClassState(c.name, c.threshold, scores.get(c.name)) for c in classes],
-        photos=photos,
-        training=replace(training, categories=()),
+        photos=_without(photos, known),
+        known=known,
+        training=replace(dataset["train"], categories=()),
         predict=predict.model_copy(update={"confidence_threshold": lowest}),
         count=settings.count,
     )
+
+
+def _require_plain_names(photos: Split) -> None:
+    """Refuse names that neither a list with a name in each line nor JSON can have."""
+    for name in (image.file_name for image in photos.images):
+        if re.search("[\n\r\ud800-\udfff]", name):
+            problem = f"the name {shown(name)} has a line break or characters that are not UTF-8"
+            raise DatasetError(problem, file=photos.root, fix="Rename the image")
+
+
+def _without(photos: Split, known: KnownImages) -> Split:
+    left_out = known.labeled | known.repeated
+    new = tuple(image for image in photos.images if image.file_name not in left_out)
+    return replace(photos, images=new, annotations={image.id: () for image in new})
 
 
 def _categories(classes: Sequence[TrainedClass]) -> tuple[Category, ...]:
@@ -169,17 +187,18 @@ def _describe_missing(
     image_size = set_image_size(model, task.model.name, task.model.image_size)
     model.to(processes.device)
     for (split, folder), images in zip(task.parts, missing, strict=True):
-        describe_into(
-            folder,
-            model,
-            split,
-            images,
-            image_size=image_size,
-            device=processes.device,
-            settings=task.predict,
-            advance=advance,
-            tiles=task.model.tiles,
-        )
+        if images:
+            describe_into(
+                folder,
+                model,
+                split,
+                images,
+                image_size=image_size,
+                device=processes.device,
+                settings=task.predict,
+                advance=advance,
+                tiles=task.model.tiles,
+            )
 
 
 def _fingerprint(task: _Task, split: Split) -> dict[str, Any]:
@@ -204,46 +223,69 @@ def _write(task: _Task) -> None:
         (folder / IMAGES).write_bytes(names)
     for _, partial in task.parts:
         shutil.rmtree(partial, ignore_errors=True)
-    log_line(f"{len(images)} of {result.images} images suggested: {task.out}")
+    log_line(
+        f"{len(images)} of {result.images} images suggested ({result.labeled} are copies of images "
+        f"of the dataset, {result.repeated} of another one): {task.out}"
+    )
 
 
 def _suggested(task: _Task) -> tuple[Suggestions, list[Image]]:
     """The suggestions, and their images."""
-    photos, training = (_described(folder, split) for split, folder in task.parts)
+    labeled, repeated = len(task.known.labeled), len(task.known.repeated)
+    chosen = _chosen(task)
+    found = Suggestions(
+        images=len(task.photos.images) + labeled + repeated,
+        labeled=labeled,
+        repeated=repeated,
+        training_images=len(task.training.images),
+        classes=[*task.classes],
+        suggestions=[suggestion for suggestion, _ in chosen],
+    )
+    return found, [image for _, image in chosen]
+
+
+def _chosen(task: _Task) -> list[tuple[Suggestion, Image]]:
+    """Suggest some of the images that are not known."""
+    photos, training = (_described(folder, split.images) for split, folder in task.parts)
+    new = task.photos.images
     by_class = [
         {c.name: scores[number] for number, c in enumerate(task.classes, start=1)}
         for scores in photos.scores
     ]
     doubts = np.array([image_uncertainty(scores, task.classes) for scores in by_class])
     places = choose(doubts, photos.vectors, training.vectors, count=task.count)
-    images = [task.photos.images[place] for place in places]
     apart, closest = nearest(photos.vectors, training.vectors)
     known = bool(task.training.images)
     suggestions = [
         Suggestion(
-            file_name=image.file_name,
+            file_name=new[place].file_name,
             uncertainty=float(doubts[place]),
             uncertain=uncertain_classes(by_class[place], task.classes),
             nearest=task.training.images[closest[place]].file_name if known else None,
             distance=float(apart[place]) if known else None,
             unlike=float((apart < apart[place]).mean()) if known else None,
         )
-        for place, image in zip(places, images, strict=True)
+        for place in places
     ]
-    numbers = (len(task.photos.images), len(task.training.images))
-    return Suggestions(*numbers, [*task.classes], suggestions), images
+    return [(one, new[place]) for one, place in zip(suggestions, places, strict=True)]
 
 
-def _described(folder: Path, split: Split) -> _Described:
+def _described(folder: Path, images: Sequence[Image]) -> _Described:
     """What `_describe` has written; one image at a time is in memory with its masks."""
-    ids = [image.id for image in split.images]
-    vectors = [r["vector"] for r in gathered_records(folder, ids) if "vector" in r]
-    scores: dict[int, dict[int, list[float]]] = {number: defaultdict(list) for number in ids}
-    detections = (r for r in gathered_records(folder, ids) if "score" in r)
+    vectors: list[Array] = []
+
+    def detections() -> Iterator[dict[str, Any]]:
+        for record in gathered_records(folder, [image.id for image in images]):
+            if "vector" in record:
+                vectors.append(np.array(record["vector"], np.float32))
+            else:
+                yield record
+
+    scores: dict[int, dict[int, list[float]]] = {image.id: defaultdict(list) for image in images}
     # A second detection of an object is not another doubt.
-    for record in distinct_records(detections):
+    for record in distinct_records(detections()):
         scores[record["image_id"]][record["category_id"]].append(record["score"])
-    return _Described(np.array(vectors, np.float32), [*scores.values()])
+    return _Described(np.array(vectors), [*scores.values()])
 
 
 def _write_labels(path: Path, task: _Task, images: Sequence[Image]) -> None:

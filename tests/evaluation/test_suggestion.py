@@ -68,6 +68,12 @@ def test_only_uncertain_detections_are_reasons() -> None:
     assert uncertain_classes({"kelp": [0.99], "urchin": [0.01]}, CLASSES) == []
 
 
+def test_low_scores_do_not_count_whatever_the_threshold() -> None:
+    low = [ClassState("kelp", 0.01, 0.25)]
+    assert image_uncertainty({"kelp": [0.04, 0.01, 0.02]}, low) == 0
+    assert uncertain_classes({"kelp": [0.04, 0.01, 0.02]}, low) == []
+
+
 def test_the_most_uncertain_comes_first() -> None:
     doubts = np.array([1.0, 4.0, 0.1, 3.0, 2.0])
     assert choose(doubts, drawn(5), drawn(3, seed=1), count=4) == [1, 3, 4, 0]

@@ -26,6 +26,8 @@ def write_suggestions(folder: Path, name: str) -> Path:
     reasons = [([first, second], 0.99), ([second], 0.5), ([], 0.0)]
     suggestions = Suggestions(
         images=12,
+        labeled=2,
+        repeated=1,
         training_images=4,
         classes=[ClassState(name, 0.3, 0.21), ClassState("square", 0.5, None)],
         suggestions=[

@@ -22,6 +22,9 @@ def captions(text: str) -> list[list[str]]:
 def test_each_image_has_its_rank_and_its_reason(page: Path, name: str) -> None:
     text = page.read_text("utf-8")
     assert "3 of 12 images to label next" in text
+    assert (
+        "Left out: 2 copies of images in the dataset, and 1 of other images in the folder." in text
+    )
     assert captions(text) == [
         [
             "<b>1. test/1.png</b>",

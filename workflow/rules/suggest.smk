@@ -7,7 +7,7 @@
 #   <results>/merge/sam3.pt
 #   <results>/evaluate/metrics.json          confidence thresholds, and AP per class
 #   <results>/train/adapter/recipe.json      size of the model and of its input
-#   <results>/coco/{train,test}.json         training images; classes and prompts
+#   <results>/coco/{train,valid,test}.json   images that are labeled; classes and prompts
 #
 # OUTPUTS, of which Snakemake sees links in <results>/suggest/finished/ (see common.smk)
 #   <results>/suggest/suggestions.json       the images in order, with reasons
@@ -22,6 +22,7 @@ rule suggest_images:
         rules.train.output.recipe,
         rules.convert.output.test,
         rules.convert.output.train,
+        rules.convert.output.valid,
         rules.convert.output.manifest,
         rules.evaluate.output.metrics,
         weights=rules.merge.output.weights,

@@ -13,9 +13,7 @@ from segtune.evaluation.arrays import Array
 LOWEST_SCORE = 0.05  # detections below it raise no doubt
 MIN_BITS = 0.5  # from which a detection is called uncertain
 CANDIDATES = 4  # times as many images as are wanted, the most uncertain, compete
-# Distance up to which two images are copies. Of the tiny model: 4e-4 at most for smaller JPEGs of
-# an image, and 1e-3 at least for other images of the same dataset (docs/labeling.md).
-SAME = 5e-4
+ROUNDING = 1e-5  # distance up to which two vectors are the same
 MARGIN = 1e-3  # scores and thresholds are kept this far from 0 and 1
 CHUNK = 1000  # images whose distances are computed at once
 
@@ -59,7 +57,9 @@ class Suggestion:
 class Suggestions:
     """The contents of `suggestions.json`; the most uncertain image comes first."""
 
-    images: int  # among which was chosen
+    images: int  # in the folder
+    labeled: int  # left out: copies of images of the dataset
+    repeated: int  # left out: copies of another image of the folder
     training_images: int
     classes: list[ClassState]
     suggestions: list[Suggestion]
@@ -94,12 +94,17 @@ def image_uncertainty(
 ) -> float:
     """The sum over an image's detections, each weighted by how weak its class is.
 
+    Scores below `LOWEST_SCORE` do not count.
+
     Args:
         scores: of the detections, by class.
         classes: all of them.
     """
     return sum(
-        c.weight * uncertainty(score, c.threshold) for c in classes for score in scores[c.name]
+        c.weight * uncertainty(score, c.threshold)
+        for c in classes
+        for score in scores[c.name]
+        if score >= LOWEST_SCORE
     )
 
 
@@ -109,7 +114,8 @@ def uncertain_classes(
     """The classes with uncertain detections in an image; the one that counts most is first."""
     found = []
     for c in classes:
-        doubts = sorted(((uncertainty(s, c.threshold), s) for s in scores[c.name]), reverse=True)
+        counted = [score for score in scores[c.name] if score >= LOWEST_SCORE]
+        doubts = sorted(((uncertainty(s, c.threshold), s) for s in counted), reverse=True)
         doubtful = [(bits, score) for bits, score in doubts if bits >= MIN_BITS]
         if doubtful:
             total = c.weight * sum(bits for bits, _ in doubtful)
@@ -132,7 +138,7 @@ def choose(doubts: Array, vectors: Array, labeled: Array, *, count: int) -> list
 
     Returns:
         Places of the chosen images, the most uncertain first; fewer than `count` where the others
-        are copies of these or of labeled images.
+        look to the model exactly like these or like labeled images.
     """
     candidates = np.argsort(-doubts, kind="stable")[: CANDIDATES * count]
     points = vectors[candidates]
@@ -140,9 +146,10 @@ def choose(doubts: Array, vectors: Array, labeled: Array, *, count: int) -> list
     weights = doubts[candidates] + 1e-6
     apart, _ = nearest(points, labeled)
     chosen: list[int] = []
-    while len(chosen) < count:
-        best = int(np.argmax(weights * np.where(apart > SAME, apart, 0)))
-        if not apart[best] > SAME:
+    while len(chosen) < min(count, len(candidates)):
+        values = np.where(apart > ROUNDING, weights * apart, 0)
+        best = int(np.argmax(values))
+        if not values[best] > 0:
             break
         chosen.append(int(candidates[best]))
         apart = np.minimum(apart, nearest(points, points[best : best + 1])[0])
