@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from segtune import learning_curve, learning_curve_page, learning_curve_subset
+from segtune.core.typed_json import write_typed
 from segtune.dataset.coco import Annotation, Category, Image, Split, read_manifest, read_split
+from segtune.dataset.tiles import TILES, Tiles, tiles_beside
 from segtune.learning_curve_subset import subset
 from tests.converted import write_converted
 
@@ -50,6 +52,18 @@ def test_copies_stay_together_and_fractions_lie_within_each_other() -> None:
         assert len(part.objects) == 2 * len(mine)
         assert part.categories == whole.categories
         ids = mine
+
+
+def test_a_fraction_of_tiles_consists_of_tiles(tmp_path: Path) -> None:
+    coco, out = write_converted(tmp_path), tmp_path / "half"
+    command = ["--coco", str(coco), "--fraction", "0.5", "--out", str(out)]
+    tiles = Tiles(side=640, overlap=0.3)
+    write_typed(coco / TILES, tiles)
+    learning_curve_subset.main(command)
+    assert tiles_beside(out) == tiles
+    (coco / TILES).unlink()
+    learning_curve_subset.main(command)
+    assert tiles_beside(out) is None
 
 
 def test_a_fraction_is_never_empty_and_does_not_depend_on_the_order() -> None:

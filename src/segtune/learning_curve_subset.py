@@ -1,15 +1,17 @@
 """Take a fraction of the training split; smaller fractions lie within larger ones.
 
-All augmented copies of one original image stay together. The valid split and the manifest are
-copied.
+All augmented copies of one original image, and all of its tiles, stay together. The valid split,
+the manifest and what says that the images are tiles are copied.
 """
 
 import argparse
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from segtune.core.atomic import atomic_path
 from segtune.core.console import log_line
 from segtune.core.errors import ConfigError, exit_on_error
 from segtune.dataset.coco import (
@@ -21,6 +23,7 @@ from segtune.dataset.coco import (
     write_manifest,
     write_split,
 )
+from segtune.dataset.tiles import TILES
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         part = subset(train, arguments.fraction)
         write_split(out / "train.json", part)
         write_split(out / "valid.json", valid)
+        _copy_tiles(coco / TILES, out / TILES)
         # Last, because the folder is a dataset once it has a manifest.
         write_manifest(out / MANIFEST, read_manifest(coco), out)
         log_line(f"{len(part.images)} of {len(train.images)} images: {out}")
@@ -47,6 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the subset")
     return parser
+
+
+def _copy_tiles(source: Path, out: Path) -> None:
+    """What tiles a dataset consists of, where it does: training reads it beside the splits."""
+    if source.exists():
+        with atomic_path(out) as temporary:
+            shutil.copyfile(source, temporary)
+    else:
+        out.unlink(missing_ok=True)
 
 
 def subset(split: Split, fraction: float) -> Split:

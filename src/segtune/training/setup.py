@@ -1,7 +1,7 @@
 """A training run prepared: model, data and optimizer, and the state of an interrupted run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
         WeightsError: when the weights cannot be read.
     """
     names = ("train.json", "valid.json", "manifest.json")
+    tiles = tiles_beside(inputs.coco)
     weights = weights_file(inputs.model, inputs.weights)
     return {
         "settings": settings.model_dump(mode="json", exclude=set(EXECUTION)),
@@ -82,6 +83,8 @@ def run_fingerprint(inputs: Inputs, settings: TrainSettings) -> dict[str, Any]:
         },
         "code": dict(item.split("@") for item in code_fingerprints("train")),
         **issues_fingerprint(settings.exclude_issues),
+        # Other tiles may cut these images alike, and others not.
+        **({"tiles": asdict(tiles)} if tiles else {}),
     }
 
 
