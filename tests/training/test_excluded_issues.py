@@ -116,18 +116,43 @@ def test_of_tiles_those_that_show_the_place_are_excluded(
     assert (found.issues, found.unknown) == (4, 0)
     whole = excluded_classes(str(issues), read_split(coco / "train.json"), tiled=False)
     names = {i.id: i.file_name for i in read_split(coco / "train.json").images}
-    boxes = {i["image_id"]: i["bbox_xywh"] for i in json.loads(issues.read_text())["issues"]}
+    boxes = {
+        i["image_id"]: [one["bbox_xywh"] for one in (i, i["proposal"]) if one]
+        for i in json.loads(issues.read_text())["issues"]
+    }
     shown: dict[str, frozenset[int]] = {}
     others = 0
     for image in read_split(tiles / "train.json").images:
         number, left, top = map(int, re.findall(r"\d+", image.file_name))
-        x, y, w, h = boxes.get(number, (-1, -1, 0, 0))
-        if left < x + w and x < left + side and top < y + h and y < top + side:
+        if any(
+            left < x + w and x < left + side and top < y + h and y < top + side
+            for x, y, w, h in boxes.get(number, [])
+        ):
             shown[image.file_name] = whole.by_image[names[number]]
         else:
             others += number in boxes
     assert found.by_image == shown
     assert others > 0
+
+
+def test_tiles_that_only_the_proposal_lies_in_are_excluded_too(
+    coco: Path, issues: Path, tmp_path: Path
+) -> None:
+    tiles = tmp_path / "tiles"
+    tile.main([f"--coco={coco}", f"--out={tiles}", '--settings={"side": 32}'])
+    train = read_split(tiles / "train.json")
+    values = json.loads(issues.read_text())
+    (poor,) = (i for i in values["issues"] if i["reason"] == "poor localization")
+    poor["bbox_xywh"] = [1, 1, 2, 2]
+    counts = []
+    for box in ([1, 1, 2, 2], [1, 1, 60, 60]):
+        poor["proposal"]["bbox_xywh"] = box
+        (tmp_path / "issues.json").write_text(json.dumps({**values, "issues": [poor]}))
+        counts.append(
+            len(excluded_classes(str(tmp_path / "issues.json"), train, tiled=True).by_image)
+        )
+    of_image = [i for i in train.images if i.file_name.startswith(f"train/{POOR}_")]
+    assert counts == [1, len(of_image)]
 
 
 def test_issues_of_other_images_and_splits_are_ignored_and_counted(

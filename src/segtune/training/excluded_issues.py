@@ -24,6 +24,13 @@ FIX = "Give an issues.json that segtune.label_issues wrote"
 
 # Not the types of the wing that finds issues: an edit there must not be a reason to train again.
 @dataclass(frozen=True)
+class _Proposal:
+    """The part of a proposal that training needs."""
+
+    bbox_xywh: BoxXywh  # pixels of the image
+
+
+@dataclass(frozen=True)
 class _Issue:
     """The part of an issue that training needs."""
 
@@ -33,6 +40,7 @@ class _Issue:
     bbox_xywh: BoxXywh  # pixels of the image
     labeled: str | None  # class
     predicted: str | None  # class
+    proposal: _Proposal | None  # may lie in more tiles than the label
 
 
 @dataclass(frozen=True)
@@ -110,11 +118,12 @@ def _tiles_by_source(train: Split) -> dict[int, list[tuple[str, Window]]]:
 
 
 def _showing(issue: _Issue, tiles: Mapping[int, Sequence[tuple[str, Window]]]) -> set[str]:
-    """The tiles that show some of the place of an issue."""
+    """The tiles that show some of the place of an issue: of the label, or of what is proposed."""
+    boxes = [issue.bbox_xywh, *([issue.proposal.bbox_xywh] if issue.proposal else [])]
     return {
         name
         for name, window in tiles.get(issue.image_id, [])
-        if box_within(issue.bbox_xywh, window)
+        if any(box_within(box, window) for box in boxes)
     }
 
 
