@@ -225,8 +225,9 @@ def test_valid_in_place_of_test_is_listed_once(tmp_path: Path) -> None:
     for name in ("valid", "test"):
         (tmp_path / f"{name}.json").write_text("[]")
     # No object of these splits is detected.
-    found = find_issues(coco, tmp_path / "out", min_score=0.0)["issues"]
-    assert {issue["split"] for issue in found} == {"train", "valid"}
+    values = find_issues(coco, tmp_path / "out", min_score=0.0)
+    assert {issue["split"] for issue in values["issues"]} == {"train", "valid"}
+    assert values["images"].keys() == {"train", "valid"}
     assert patch(tmp_path / "out", "test")["images"] == []
     assert patch(tmp_path / "out", "valid")["images"]
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: read_detections(vars(arguments)[name], split) for name, split in splits.items()
         }
         issues = find_repairs(splits, detections, settings.min_score)
-        counts = {name: len(split.images) for name, split in splits.items()}
+        counts = {name: len(splits[name].images) for name in _listed(splits)}
         write_repairs(folder / "issues.json", LabelRepairs(settings.min_score, counts, issues))
         for name, split in splits.items():
             found = [issue for issue in issues if issue.split == name]
@@ -64,10 +64,9 @@ def find_repairs(
         name: match_detections(with_rle_masks(splits[name]), detections[name], kinds[name])
         for name in ("valid", "test")
     }
-    names = [name for name in SPLITS if name != "test" or not _same_images(splits)]
     issues = [
         repair
-        for name in names
+        for name in _listed(splits)
         for repair in propose_repairs(
             splits[name],
             detections[name],
@@ -79,9 +78,10 @@ def find_repairs(
     return sorted(issues, key=lambda issue: -issue.issue_score)
 
 
-def _same_images(splits: dict[str, Split]) -> bool:
+def _listed(splits: dict[str, Split]) -> list[str]:
+    """The splits without a test split in whose place `valid` stands."""
     valid, test = ({i.file_name for i in splits[name].images} for name in ("valid", "test"))
-    return bool(valid & test)
+    return [name for name in SPLITS if name != "test" or not valid & test]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,9 +64,9 @@ def write_label_issues_page(path: Path, repairs: LabelRepairs, splits: Mapping[s
         heading=f"{count} suspected label error{'' if count == 1 else 's'}",
         min_score=repairs.min_score,
         splits=[
-            _split_issues(splits[name], repairs.issues, repairs.images.get(name, 0))
+            _split_issues(splits[name], repairs.issues, repairs.images[name])
             for name in SPLITS
-            if name in splits
+            if name in repairs.images
         ],
         changes=CHANGES,
         reasons=list(REASONS.values()),
