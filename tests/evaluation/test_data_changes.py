@@ -80,6 +80,30 @@ def test_a_renamed_class_is_still_the_same(old: Path, new: Path) -> None:
     assert (prompt.name, prompt.before, prompt.after) == ("circle", "disc", "a circle")
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_objects_that_were_removed_or_added_were_not_renamed(
+    old: Path, new: Path, added: bool
+) -> None:
+    """Train has 12 discs that are circles now, and 12 objects that only one dataset has."""
+    edit_all(new, lambda v: v["categories"][0].update(name="circle"))
+    assert compare(old, new).changes.classes_renamed == {"disc": "circle"}
+    edit(new if added else old, "train", add_discs)
+    changes = compare(old, new).changes
+    assert changes.classes_renamed == {}
+    assert (changes.classes_removed, changes.classes_added) == (("disc",), ("circle",))
+    train = changes.splits["train"].objects
+    assert (train.added, train.removed, train.reclassified) == ((0, 12), (12, 0))[added] + (12,)
+
+
+def add_discs(values: dict[str, Any]) -> None:
+    """One more in each image, in a corner."""
+    corner = {"bbox": [0, 0, 6, 6], "area": 36, "segmentation": [[0, 0, 6, 0, 6, 6, 0, 6]]}
+    first = {**values["annotations"][0], **corner}
+    values["annotations"] += [
+        {**first, "id": 1000 + image["id"], "image_id": image["id"]} for image in values["images"]
+    ]
+
+
 def test_a_class_that_was_split_is_gone(old: Path, new: Path) -> None:
     edit_all(new, split_discs)
     changes = compare(old, new).changes

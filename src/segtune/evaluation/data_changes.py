@@ -84,8 +84,8 @@ class ComparedData:
 def compare_data(before: Dataset, after: Dataset) -> ComparedData:
     """Compare two datasets.
 
-    Images are the same by content. A class is renamed if at least 90% of its matched objects are
-    of a class that is new, and at least 90% of those of the new one were of this class.
+    Images are the same by content. A class is renamed if, in these, at least 90% of its objects
+    are of a class that is new, and at least 90% of those of the new one were of this class.
     """
     images = pair_images(before, after)
     matched = [_matched(before, after, pair) for pair in images.same]
@@ -128,7 +128,9 @@ def _renamed(
     old: Iterable[str], new: Iterable[str], matched: Sequence[MatchedLabels]
 ) -> dict[str, str]:
     counts = Counter((o.before, o.after) for found in matched for o in found.matched)
-    totals_before, totals_after = Counter[str](), Counter[str]()
+    # What was removed or added did not change its name.
+    totals_before = Counter(name for found in matched for name in found.removed)
+    totals_after = Counter(name for found in matched for name in found.added)
     for (was, now), count in counts.items():
         totals_before[was] += count
         totals_after[now] += count
