@@ -56,6 +56,8 @@ def test_the_merged_model_has_the_outputs_of_the_adapted_one(tmp_path: Path) -> 
         if name != "pred_boxes":  # a fresh box head gives every model the same
             assert (base[name] - value).abs().max() > 1e-2 * size
     parity = json.loads((out / "parity.json").read_text())
+    recipe = json.loads((tmp_path / "adapter" / "recipe.json").read_text())
+    assert parity["adapter_sha256"] == recipe["adapter_sha256"]
     assert all(item["relative"] < 1e-4 for item in parity["adapted_vs_merged"].values())
     assert all(item["absolute"] == 0 for item in parity["rounding"].values())
     assert parity["keys"] == len(build_model("tiny").state_dict())

@@ -419,6 +419,24 @@ def test_predictions_of_other_weights_are_refused_and_their_settings_compared(
     assert "its predictions are of other weights than those in merge/" in error
 
 
+def test_settings_of_a_training_that_has_not_been_merged_are_refused(
+    coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = finish(copy_data(coco, tmp_path / "new"))
+    add_values(new / "train" / "adapter" / "recipe.json", adapter_sha256="12ab" * 4)
+    compare(tmp_path / "earlier", old, new)  # versions that did not tell what was merged
+    add_values(new / "merge" / "parity.json", adapter_sha256="12ab" * 4)
+    compare(tmp_path / "merged", old, new)
+    add_values(new / "train" / "adapter" / "recipe.json", adapter_sha256="34cd" * 4)
+    error = refused(tmp_path, capsys, old, new)
+    assert error.startswith(f"segtune runs: DatasetError: {new}: this run has not finished: ")
+    assert "its weights in merge/ are not of the adapter in train/" in error
+
+
+def add_values(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 def keep_predictions(folder: Path, fingerprint: dict[str, Any]) -> None:
     place = folder / "predict" / "tuned.json"
     with kept_result(store_of(place), fingerprint, "12 images") as kept:

@@ -20,11 +20,12 @@ from segtune.core.atomic import atomic_path, write_json
 from segtune.core.config import parse_section
 from segtune.core.console import log_line
 from segtune.core.errors import AdapterError, exit_on_error, printable
+from segtune.core.fingerprints import file_digest
 from segtune.core.merge_settings import MergeSettings
 from segtune.core.publishing import published
 from segtune.dataset.coco import read_split
 from segtune.evaluation.strength_curve import chosen_point, read_strength_curve
-from segtune.lora.adapter import attach_adapter
+from segtune.lora.adapter import DIGEST, FIX, WEIGHTS, attach_adapter
 from segtune.lora.inject import merge_lora, remove_lora, set_strength, weight_updates
 from segtune.lora.recipe import Ingredient, Recipe, read_base_recipe, require_same_base
 from segtune.model.architecture import ARCHITECTURES
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         with checkpoint(arguments.model, arguments.weights, folder) as base_file:
             model = load_mapped(arguments.model, base_file)
             attach_adapter(model, arguments.adapter)
+            # As in the recipe, to tell which training was merged.
+            adapter = file_digest(arguments.adapter / WEIGHTS, AdapterError, FIX)
             set_strength(model, strength)
             parity = _merge(
                 model,
@@ -72,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 strength=strength,
                 tolerance=settings.tolerance,
             )
-        write_json(folder / "parity.json", parity)
+        write_json(folder / "parity.json", {**parity, DIGEST: adapter})
         # The license reaches its place first: files are moved there by name, capitals first.
         name = base_model_name(model, arguments.model)
         card = _model_card(arguments, recipe, base=name, strength=strength)

@@ -53,6 +53,7 @@ class _Merge:
 
     strength: FiniteFloat = 1.0
     sha256: str | None = None  # of the merged weights
+    adapter_sha256: str | None = None  # as in the recipe; earlier versions wrote none
 
 
 def read_results_folder(path: Path) -> ResultsFolder:
@@ -75,6 +76,7 @@ def read_results_folder(path: Path) -> ResultsFolder:
     merge = read_typed(path / PARITY, _Merge, "Run segtune.merge again")
     predicting = _predicting(path)
     _require_one_run(path, data, metrics, merge=merge, predicting=predicting)
+    _require_merged(path, recipe, merge)
     _require_trained_on_this(path, recipe)
     chosen = metrics.tuned.calibration.thresholds
     return ResultsFolder(
@@ -153,6 +155,13 @@ def _require_one_run(
     weights = predicting.get("weights_sha256")
     if merge.sha256 and isinstance(weights, str) and not merge.sha256.startswith(weights):
         raise _mixed(path, "its predictions are of other weights than those in merge/")
+
+
+def _require_merged(path: Path, recipe: Mapping[str, Any], merge: _Merge) -> None:
+    """Check that no other training has finished since: its settings would be beside old scores."""
+    adapter = recipe.get("adapter_sha256")
+    if adapter and merge.adapter_sha256 and adapter != merge.adapter_sha256:
+        raise _mixed(path, "its weights in merge/ are not of the adapter in train/")
 
 
 def _require_trained_on_this(path: Path, recipe: Mapping[str, Any]) -> None:
