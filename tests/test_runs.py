@@ -13,9 +13,11 @@ from segtune.core.errors import DatasetError
 from segtune.core.fingerprints import file_digest
 from segtune.core.kept import kept_result, store_of
 from segtune.core.typed_json import write_typed
+from segtune.dataset.coco import SPLITS, read_manifest, read_split, write_manifest, write_split
 from segtune.evaluation.results_folder import METRICS, PARITY, PREDICTIONS, RECIPE
 from segtune.evaluation.runs_file import read_runs
 from segtune.runs import main
+from segtune.tile import main as tile
 from tests.clean_dataset import edit, edit_all
 from tests.evaluate_runs import evaluate
 from tests.predictions import perfect, shifted
@@ -272,6 +274,37 @@ def test_tiles_that_a_run_was_trained_on_are_settings(
         "tiles.overlap": [None, "0.25"],
         "tiles.side": [None, "640"],
     }
+
+
+def test_a_run_for_which_whole_images_were_chosen_is_read(
+    old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    new = of_zip(write_data(tmp_path / "new")).parent
+    tile(["--coco", "new/coco", "--out", "new/tiles", "--settings", '"auto"'])
+    assert json.loads((new / "tiles" / "tiles.json").read_text())["side"] is None
+    names = ("train.json", "valid.json", "manifest.json")
+    used = {name: file_digest(new / "tiles" / name, DatasetError, "") for name in names}
+    assert used["manifest.json"] != file_digest(new / "coco" / "manifest.json", DatasetError, "")
+    finish(new / "coco")
+    add_values(new / "train" / "adapter" / "recipe.json", data=used, tiles=None)
+    (comparison,) = compare(tmp_path / "out", old, new)["comparisons"]
+    assert comparison["test"]["same"]
+    edit(new / "coco", "manifest", lambda v: v["images"][0].update(sha256="0" * 64))
+    error = refused(tmp_path, capsys, old, new)
+    assert "its adapter was trained on other data than lies in coco/" in error
+
+
+def of_zip(coco: Path) -> Path:
+    """The same dataset as `segtune.convert` writes it for a zip: with the images in its folder."""
+    for name in SPLITS:
+        write_split(coco / f"{name}.json", read_split(coco / f"{name}.json"))
+    manifest = replace(read_manifest(coco), root=coco / "images")
+    manifest.root.mkdir()
+    for name in SPLITS:
+        shutil.move(coco.parent / name, manifest.root)
+    write_manifest(coco / "manifest.json", manifest, coco)
+    return coco
 
 
 def test_a_run_that_is_not_held_out_is_named(coco: Path, old: Path, tmp_path: Path) -> None:

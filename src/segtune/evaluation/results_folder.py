@@ -12,7 +12,7 @@ from segtune.core.fingerprints import file_digest
 from segtune.core.foreign import read_json
 from segtune.core.kept import all_kept, is_in_place, store_of
 from segtune.core.typed_json import read_typed
-from segtune.dataset.coco import SPLITS, read_manifest, read_split, with_rle_masks
+from segtune.dataset.coco import MANIFEST, SPLITS, read_manifest, read_split, with_rle_masks
 from segtune.dataset.detections import Detections, read_detections
 from segtune.dataset.image_pairs import Dataset
 from segtune.evaluation.metrics import Metrics, read_metrics
@@ -24,7 +24,7 @@ PREDICTIONS = "predict/tuned.json"
 NEEDED = (
     *(f"coco/{name}.json" for name in (*SPLITS, "manifest")), RECIPE, PARITY, PREDICTIONS, METRICS,
 )  # fmt: skip
-TRAINED_ON = ("train.json", "valid.json", "manifest.json")
+TRAINED_ON = ("train.json", "valid.json", MANIFEST)
 # Of a recipe: what has its own place here, or follows from settings and data.
 NOT_SETTINGS = {
     *("segtune", "settings", "execution", "data", "code"),
@@ -169,8 +169,26 @@ def _require_trained_on_this(path: Path, recipe: Mapping[str, Any]) -> None:
     digests = _mapping(recipe, "data")
     folder = path / ("tiles" if _mapping(recipe, "tiles") else "coco")
     for name in TRAINED_ON:
-        if name in digests and digests[name] != file_digest(folder / name, DatasetError, FIX):
+        if (
+            name in digests
+            and digests[name] != file_digest(folder / name, DatasetError, FIX)
+            and not (name == MANIFEST and _is_of_whole_images(path, digests[name]))
+        ):
             raise _mixed(path, f"its adapter was trained on other data than lies in {folder.name}/")
+
+
+def _is_of_whole_images(path: Path, digest: object) -> bool:
+    """Whether a manifest is the one in `tiles`, with the images of that in `coco`.
+
+    Where `tiles: auto` ends in whole images, training reads a copy there, whose splits are the
+    same to the byte. Its path to the images may be another one.
+    """
+    tiles, coco = path / "tiles", path / "coco"
+    return (
+        (tiles / MANIFEST).exists()
+        and file_digest(tiles / MANIFEST, DatasetError, FIX) == digest
+        and read_manifest(tiles).images == read_manifest(coco).images
+    )
 
 
 def _mixed(path: Path, problem: str) -> DatasetError:
