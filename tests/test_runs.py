@@ -389,6 +389,17 @@ def test_one_folder_or_the_same_twice_is_refused(
     assert "the same folder is given twice" in refused(tmp_path, capsys, old, twin)
 
 
+def test_paths_that_cannot_be_followed_are_refused(
+    old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    circle, long = tmp_path / "circle", tmp_path / ("a" * 300)
+    circle.symlink_to(circle)
+    for path in (circle, long):
+        error = refused(tmp_path, capsys, old, path)
+        assert error.startswith("segtune runs: DatasetError: ") and error.count("\n") == 1
+        assert "this run has not finished: coco/train.json is missing" in error
+
+
 def test_runs_without_anything_in_common_are_refused(
     coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

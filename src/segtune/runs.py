@@ -5,6 +5,7 @@ only on test images that both have, with the ground truth of the reference.
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell all of them apart."""
-    places = [path.resolve() for path in paths]
+    # Unlike that of Path, this resolves what it can of links in a circle and of too long names.
+    places = [Path(os.path.realpath(path)) for path in paths]
     if len(places) < 2:
         raise ConfigError("one results folder is nothing to compare", fix="Give two or more")
     for number, place in enumerate(places):

@@ -1,5 +1,6 @@
 """A finished results folder: its data, settings, predictions and confidence thresholds."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_results_folder(path: Path) -> ResultsFolder:
             files are not of one run.
     """
     for name in NEEDED:
-        if not (path / name).exists():
+        if not _exists(path / name):
             raise DatasetError(f"this run has not finished: {name} is missing", file=path, fix=FIX)
     _require_links(path)
     splits = {name: read_split(path / "coco" / f"{name}.json") for name in SPLITS}
@@ -99,6 +100,11 @@ def read_results_folder(path: Path) -> ResultsFolder:
     )
 
 
+def _exists(path: Path) -> bool:
+    # Unlike that of Path, this is False where a name is too long or a folder cannot be read.
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def _require_links(path: Path) -> None:
     """Check that no stage is being repeated: Snakemake removes its links then.
 
@@ -106,7 +112,7 @@ def _require_links(path: Path) -> None:
     """
     needed = (name.partition("/") for name in (RECIPE, PARITY, PREDICTIONS, METRICS))
     links = {stage: path / stage / "finished" / file for stage, _, file in needed}
-    missing = [stage for stage, link in links.items() if not link.exists()]
+    missing = [stage for stage, link in links.items() if not _exists(link)]
     if 0 < len(missing) < len(links):
         raise _mixed(path, f"{missing[0]} is being repeated, or has failed")
 
@@ -185,7 +191,7 @@ def _is_of_whole_images(path: Path, digest: object) -> bool:
     """
     tiles, coco = path / "tiles", path / "coco"
     return (
-        (tiles / MANIFEST).exists()
+        _exists(tiles / MANIFEST)
         and file_digest(tiles / MANIFEST, DatasetError, FIX) == digest
         and read_manifest(tiles).images == read_manifest(coco).images
     )
