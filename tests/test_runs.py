@@ -199,6 +199,23 @@ def test_images_that_a_run_was_trained_on_are_left_out(
     ]
 
 
+def test_test_images_in_the_valid_split_of_another_run_are_named_and_not_scored(
+    coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = copy_data(coco, tmp_path / "new")
+    move(new, (2, 5), "test", "valid")
+    found = compare(tmp_path, old, finish(new))
+    (leak,) = found["leaks"]
+    assert (leak["learned"], leak["split"], leak["tested"]) == ("new", "valid", "old")
+    assert leak["images"] == ["test/2.png", "test/5.png"]
+    (comparison,) = found["comparisons"]
+    assert comparison["test"]["only_reference"] == ["test/2.png", "test/5.png"]
+    assert comparison["test"]["excluded"] == []  # which are those that a run was trained on
+    assert comparison["scores"]["images"] == 10
+    output = capsys.readouterr().out
+    assert "WARNING: 2 test images of old are in the valid split of new" in output
+
+
 def test_found_and_lost_objects_follow_each_runs_thresholds(coco: Path, tmp_path: Path) -> None:
     best = perfect(coco)
     old = finish(coco, [*best[1:], replace(best[0], score=0.4)])
