@@ -1,5 +1,6 @@
 """Two runs on the test images that both have, with one ground truth and paired intervals."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -226,15 +227,18 @@ def _class_scores(
 ) -> tuple[ClassScore, ...]:
     reference, run = (e.metrics.average_precision(main_kind(truth)).per_class for e in evaluated)
     before, after = (_detected(errors[model]) for model in MODELS)
-    found, lost = _new(after, before), _new(before, after)
-    objects = [a.category_id for a in truth.objects]
+    objects = Counter(a.category_id for a in truth.objects)
+    found, lost = (
+        Counter(e.category_id for e in changed)
+        for changed in (_new(after, before), _new(before, after))
+    )
     return tuple(
         ClassScore(
             name=c.name,
-            objects=objects.count(c.id),
+            objects=objects[c.id],
             average_precision=Score(reference[c.name], run[c.name], difference.per_class[c.name]),
-            found=sum(e.category_id == c.id for e in found),
-            lost=sum(e.category_id == c.id for e in lost),
+            found=found[c.id],
+            lost=lost[c.id],
         )
         for c in truth.categories
     )
