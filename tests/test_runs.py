@@ -460,6 +460,18 @@ def test_images_of_another_size_are_not_the_same(
     assert not comparison["test"]["shared"] and comparison["scores"] is None
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_same_file_with_another_size_is_refused(
+    coco: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    new = copy_data(coco, tmp_path / "new")
+    # One without objects: should this not be refused, comparing masks might never end.
+    edit(new, split, lambda values: values["images"][2].update(width=65))
+    error = refused(tmp_path, capsys, old, finish(new, []))
+    assert error.startswith(f"segtune runs: DatasetError: {new / split}.json: image 3: ")
+    assert "65 x 64 pixels, but 64 x 64 in the reference, for the same file" in error
+
+
 def test_folders_of_one_name_are_told_apart(coco: Path, tmp_path: Path) -> None:
     first = finish(copy_data(coco, tmp_path / "a" / "results"))
     second = finish(copy_data(coco, tmp_path / "b" / "results"))

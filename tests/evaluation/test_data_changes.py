@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segtune.dataset.coco import SPLITS, read_manifest, read_split
-from segtune.dataset.image_pairs import Dataset
+from segtune.dataset.image_pairs import Dataset, pair_images
 from segtune.evaluation.data_changes import ComparedData, ObjectChanges, compare_data
 from tests.clean_dataset import edit, edit_all, write_clean_dataset
 from tests.results_folders import copy_data, move, remove
@@ -29,7 +29,8 @@ def new(old: Path, tmp_path: Path) -> Path:
 
 
 def compare(old: Path, new: Path) -> ComparedData:
-    return compare_data(read(old), read(new))
+    before, after = read(old), read(new)
+    return compare_data(before, after, pair_images(before, after))
 
 
 def test_nothing_changed(old: Path, new: Path) -> None:

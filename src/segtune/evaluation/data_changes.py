@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from segtune.dataset.coco import SPLITS, Category
-from segtune.dataset.image_pairs import Dataset, Pair, PairedImages, pair_images
+from segtune.dataset.image_pairs import Dataset, Pair, PairedImages
 from segtune.evaluation.object_changes import MatchedLabels, match_labels
 
 RENAMED_FRACTION = 0.9  # of the objects of both names, from which a class counts as renamed
@@ -81,13 +81,12 @@ class ComparedData:
     changes: DataChanges
 
 
-def compare_data(before: Dataset, after: Dataset) -> ComparedData:
-    """Compare two datasets.
+def compare_data(before: Dataset, after: Dataset, images: PairedImages) -> ComparedData:
+    """Compare two datasets, whose same images have the same sizes.
 
-    Images are the same by content. A class is renamed if, in these, at least 90% of its objects
+    A class is renamed if, in these, at least 90% of its objects
     are of a class that is new, and at least 90% of those of the new one were of this class.
     """
-    images = pair_images(before, after)
     matched = [_matched(before, after, pair) for pair in images.same]
     old, new = ({c.name: c for c in _categories(d)} for d in (before, after))
     renamed = _renamed(old, new, matched)

@@ -3,7 +3,8 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from segtune.dataset.image_pairs import Pair
+from segtune.core.errors import DatasetError
+from segtune.dataset.image_pairs import Pair, pair_images
 from segtune.evaluation.data_changes import (
     ComparedData,
     DataChanges,
@@ -68,8 +69,13 @@ def compare_runs(
         reference: one run.
         run: the other.
         resamples: of the images, for the intervals.
+
+    Raises:
+        DatasetError: when the same file has another size in the other run.
     """
-    compared = compare_data(reference.data, run.data)
+    images = pair_images(reference.data, run.data)
+    _require_same_sizes(images.same, run)
+    compared = compare_data(reference.data, run.data, images)
     shared = [pair for pair in compared.images.same if pair.is_in("test")]
     trained = reference.data.identities_of("train") | run.data.identities_of("train")
     pairs = tuple(p for p in shared if reference.data.identity(p.before.image) not in trained)
@@ -91,6 +97,20 @@ def compare_runs(
     )
     in_common = bool(compared.images.same or compared.common)
     return ComparedRuns(comparison, scored, anything_in_common=in_common)
+
+
+def _require_same_sizes(pairs: Sequence[Pair], run: ResultsFolder) -> None:
+    """Check this before masks are compared: of two sizes, that might never end."""
+    for pair in pairs:
+        old, new = pair.before.image, pair.after.image
+        if (old.width, old.height) != (new.width, new.height):
+            raise DatasetError(
+                f"{new.width} x {new.height} pixels, but {old.width} x {old.height} in the "
+                "reference, for the same file",
+                file=run.path / "coco" / f"{pair.after.split}.json",
+                record=f"image {new.id}",
+                fix="Run segtune.convert again",
+            )
 
 
 def _test_sets(

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from segtune.core.errors import DatasetError
 from segtune.dataset.coco import Split
 from segtune.dataset.detections import Detections
 from segtune.dataset.image_pairs import Pair
@@ -110,11 +109,7 @@ def score_runs(
         pairs: images of the test splits of both, at least one.
         classes: names of the classes in common, in the reference -> in the run; at least one.
         resamples: of the images, for the intervals.
-
-    Raises:
-        DatasetError: when the same file has another size in the other run.
     """
-    _require_same_sizes(pairs, run)
     truth = _truth(reference, pairs, classes)
     test = run.data.splits["test"]
     numbers = {c.name: c.id for c in test.categories}
@@ -148,19 +143,6 @@ def score_runs(
     difference = compare(truth, *evaluated, resamples=resamples)
     scores = _scores(truth, evaluated, difference, errors)
     return ScoredRuns(truth, scores, {m: _by_image(truth, found) for m, found in errors.items()})
-
-
-def _require_same_sizes(pairs: Sequence[Pair], run: ResultsFolder) -> None:
-    for pair in pairs:
-        old, new = pair.before.image, pair.after.image
-        if (old.width, old.height) != (new.width, new.height):
-            raise DatasetError(
-                f"{new.width} x {new.height} pixels, but {old.width} x {old.height} in the "
-                "reference, for the same file",
-                file=run.path / "coco" / "test.json",
-                record=f"image {new.id}",
-                fix="Run segtune.convert again",
-            )
 
 
 def _truth(reference: ResultsFolder, pairs: Sequence[Pair], classes: Mapping[str, str]) -> Split:
