@@ -84,8 +84,8 @@ class ComparedData:
 def compare_data(before: Dataset, after: Dataset, images: PairedImages) -> ComparedData:
     """Compare two datasets, whose same images have the same sizes.
 
-    A class is renamed if, in these, at least 90% of its objects
-    are of a class that is new, and at least 90% of those of the new one were of this class.
+    A class is renamed if, in these, at least 90% of its objects are of a class that is new, and at
+    least 90% of those of the new one were of this class.
     """
     matched = [_matched(before, after, pair) for pair in images.same]
     old, new = ({c.name: c for c in _categories(d)} for d in (before, after))
