@@ -188,6 +188,22 @@ def test_what_one_window_finds_twice_stays_two_and_what_two_windows_find_does_no
     assert len(stitch([(left, twice[:1]), (right, [other])], image, tiles)) == 2
 
 
+def rectangle(window: Window, box: tuple[int, int, int, int], score: float = 0.5) -> Detection:
+    """A detection in a window: all pixels of a box of the image."""
+    x, y, w, h = box
+    pixels = np.zeros((window.height, window.width), np.uint8)
+    left, top = x - window.left, y - window.top
+    pixels[max(top, 0) : max(top + h, 0), max(left, 0) : max(left + w, 0)] = 1
+    return detection(mask_to_rle(pixels), score=score)
+
+
+def test_of_a_cut_piece_that_no_other_window_shows_nothing_is_left() -> None:
+    image, tiles = Image(1, "any.png", 1792, 1024), Tiles(1024, 0.25)
+    left, right = tiles.windows(image.width, image.height)
+    in_windows = [(left, [rectangle(left, (1014, 500, 10, 12))]), (right, [])]
+    assert stitch(in_windows, image, tiles) == []
+
+
 def test_of_a_class_the_most_confident_detections_are_stitched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

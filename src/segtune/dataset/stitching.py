@@ -212,7 +212,7 @@ def _without_duplicates(
 ) -> Iterator[Detection]:
     """The detections, without those that repeat a more confident one of other windows."""
     areas = np.array([rle_area(found.rle) for found in detections])
-    starts = np.array([rle_bbox_xywh(found.rle) for found in detections])
+    starts = np.array([rle_bbox_xywh(found.rle) for found in detections]).reshape(-1, 4)
     ends = starts[:, :2] + starts[:, 2:]
     removed = np.zeros(len(objects), bool)
     for n, (one, found) in enumerate(zip(objects, detections, strict=True)):
