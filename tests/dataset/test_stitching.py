@@ -204,6 +204,28 @@ def test_of_a_cut_piece_that_no_other_window_shows_nothing_is_left() -> None:
     assert stitch(in_windows, image, tiles) == []
 
 
+@pytest.mark.parametrize(
+    ("box", "is_left_out"),
+    [
+        ((114, 0, 8, 20), False),  # cut at the top, and near the right edge, but 6 pixels away
+        ((114, 8, 8, 20), False),
+        ((114, 8, 11, 20), True),  # 3 pixels away: perhaps cut
+        ((111, 8, 17, 20), False),  # cut, and reaches further than half of the overlap
+        ((50, 0, 8, 15), True),
+        ((50, 0, 8, 20), False),
+    ],
+)
+def test_what_is_left_out_is_cut_by_the_edge_that_it_lies_at(
+    box: tuple[int, int, int, int], is_left_out: bool
+) -> None:
+    image, tiles = Image(1, "any.png", 224, 224), Tiles(128, 0.25)
+    x, y, w, h = box
+    window = tiles.windows(image.width, image.height)[2]
+    assert (window.left, window.top) == (0, 96)
+    found = stitch([(window, [rectangle(window, (x, y + 96, w, h))])], image, tiles)
+    assert len(found) == (not is_left_out)
+
+
 def test_of_a_class_the_most_confident_detections_are_stitched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

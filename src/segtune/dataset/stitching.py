@@ -89,32 +89,39 @@ def _piece(found: Detection, window: Window, image: Image) -> _Piece:
     return _Piece(moved, window, area, box, bool(area) and not _is_inside(box, window, image))
 
 
+def _edge_distances(box: BoxXywh, window: Window, image: Image) -> Iterator[tuple[float, float]]:
+    """How far a box in a window begins and ends from each edge that is in the image, in pixels."""
+    x, y, w, h = box
+    if window.left > 0:
+        yield x - window.left, x + w - window.left
+    if window.top > 0:
+        yield y - window.top, y + h - window.top
+    if window.right < image.width:
+        yield window.right - x - w, window.right - x
+    if window.bottom < image.height:
+        yield window.bottom - y - h, window.bottom - y
+
+
+def _margin(window: Window) -> float:
+    return EDGE * max(window.width, window.height)
+
+
 def _is_inside(box: BoxXywh, window: Window, image: Image) -> bool:
     """Whether a box is in a window, and away from those of its edges that are in the image."""
-    margin = EDGE * max(window.width, window.height)
-    x, y, w, h = box
-    return (
-        (window.left == 0 or x >= window.left + margin)
-        and (window.top == 0 or y >= window.top + margin)
-        and (window.right == image.width or x + w <= window.right - margin)
-        and (window.bottom == image.height or y + h <= window.bottom - margin)
-    )
+    margin = _margin(window)
+    return all(begin >= margin for begin, _ in _edge_distances(box, window, image))
 
 
 def _is_rim(piece: _Piece, image: Image, rim: int) -> bool:
-    """Whether a piece is all within `rim` pixels of an edge of its window that is in the image."""
-    (x, y, w, h), window = piece.box, piece.window
-    return (
-        (window.left > 0 and x + w <= window.left + rim)
-        or (window.top > 0 and y + h <= window.top + rim)
-        or (window.right < image.width and x >= window.right - rim)
-        or (window.bottom < image.height and y >= window.bottom - rim)
-    )
+    """Whether a piece is cut by an edge, and is all within `rim` pixels of the same edge."""
+    margin = _margin(piece.window)
+    distances = _edge_distances(piece.box, piece.window, image)
+    return piece.is_cut and any(begin < margin and end <= rim for begin, end in distances)
 
 
 def _stitched_class(own: Sequence[_InWindow], image: Image, rim: int) -> list[Detection]:
     pieces = (_piece(found, window, image) for window, found in _most_confident(own))
-    ranked = [piece for piece in pieces if not (piece.is_cut and _is_rim(piece, image, rim))]
+    ranked = [piece for piece in pieces if not _is_rim(piece, image, rim)]
     objects = _joined(ranked, _agreements(ranked))
     return list(_without_duplicates(objects, [_detection(one, image) for one in objects]))
 
