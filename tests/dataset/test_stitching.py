@@ -226,6 +226,36 @@ def test_what_is_left_out_is_cut_by_the_edge_that_it_lies_at(
     assert len(found) == (not is_left_out)
 
 
+def boxed(window: Window, box: tuple[float, float, float, float], score: float) -> Detection:
+    """A detection in a window: a box of the image, and a mask without a pixel."""
+    x, y, w, h = box
+    empty = mask_to_rle(np.zeros((window.height, window.width)))
+    found = detection(empty, score=score)
+    return replace(found, bbox_xywh=(x - window.left, y - window.top, w, h))
+
+
+def test_detections_without_a_mask_are_joined_by_their_boxes() -> None:
+    image, tiles = Image(1, "any.png", 150, 100), Tiles(100, 0.5)
+    left, right = tiles.windows(150, 100)
+    same = [
+        (left, [boxed(left, (60.5, 20, 20, 20), 0.4)]),
+        (right, [boxed(right, (61, 20.5, 20, 20), 0.8)]),
+    ]
+    (found,) = stitch(same, image, tiles)
+    assert (found.score, found.bbox_xywh) == (0.8, (61, 20.5, 20, 20))
+    assert not rle_area(found.rle)
+    # Cut by the edges of both windows, it is as large as both parts together.
+    parts = [
+        (left, [boxed(left, (40, 20, 60, 20), 0.4)]),
+        (right, [boxed(right, (50, 20, 60, 20), 0.8)]),
+    ]
+    (found,) = stitch(parts, image, tiles)
+    assert (found.score, found.bbox_xywh) == (0.8, (40, 20, 70, 20))
+    assert found.rle == mask_to_rle(np.zeros((100, 150)))
+    other = [same[0], (right, [boxed(right, (75, 20, 20, 20), 0.8)])]
+    assert len(stitch(other, image, tiles)) == 2
+
+
 def test_of_a_class_the_most_confident_detections_are_stitched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

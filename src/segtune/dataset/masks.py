@@ -154,6 +154,16 @@ def box_to_polygon(box_xywh: BoxXywh) -> list[float]:
     return [x, y, x + w, y, x + w, y + h, x, y + h]
 
 
+def box_to_rle(box_xywh: BoxXywh, height: int, width: int) -> Rle:
+    """What of a box is in an image, as a compressed RLE."""
+    x, y, w, h = box_xywh
+    # pycocotools allocates by the length of an outline, also of what is outside.
+    left, right = (min(max(value, 0), width) for value in (x, x + w))
+    top, bottom = (min(max(value, 0), height) for value in (y, y + h))
+    corners = box_to_polygon((left, top, right - left, bottom - top))
+    return segmentation_to_rle([corners], height, width)
+
+
 def _united(rles: list[Any]) -> Any:
     # In groups: pycocotools goes through everything united so far for each polygon.
     while len(rles) > MERGED_AT_ONCE:

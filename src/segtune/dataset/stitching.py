@@ -6,7 +6,7 @@ others joins those of its class with which it agrees, at most one of each window
 their masks are alike where both windows look (an IoU of at least 0.5), or if one is cut and at
 least half of it is in the other. What has joined is one object. Its mask is that of the most
 confident detection in a window that has all of it, or, without such a window, all masks together;
-its score is the highest.
+its score is the highest. A detection without a pixel in its mask is compared by its box.
 """
 
 from collections import defaultdict
@@ -19,7 +19,14 @@ from pycocotools import mask as mask_utils
 from segtune.dataset.coco import Image
 from segtune.dataset.detections import Detection
 from segtune.dataset.mask_windows import area_within, placed
-from segtune.dataset.masks import BoxXywh, rle_area, rle_bbox_xywh, segmentation_to_rle
+from segtune.dataset.masks import (
+    BoxXywh,
+    Rle,
+    box_to_rle,
+    rle_area,
+    rle_bbox_xywh,
+    segmentation_to_rle,
+)
 from segtune.dataset.tiles import Window
 
 MIN_AGREEMENT = 0.5  # IoU where both windows look, or the fraction of a piece that is covered
@@ -41,8 +48,9 @@ class _Piece:
 
     found: Detection
     window: Window
+    shape: Rle  # by which it is compared
     area: float
-    box: BoxXywh  # around the mask
+    box: BoxXywh  # around the shape
     is_cut: bool  # perhaps
 
 
@@ -85,8 +93,17 @@ def _piece(found: Detection, window: Window, image: Image) -> _Piece:
     rle = placed(found.rle, window, height=image.height, width=image.width)
     x, y, w, h = found.bbox_xywh
     moved = replace(found, rle=rle, bbox_xywh=(x + window.left, y + window.top, w, h))
-    area, box = rle_area(rle), rle_bbox_xywh(rle)
-    return _Piece(moved, window, area, box, bool(area) and not _is_inside(box, window, image))
+    shape = _shape(moved, image)
+    area, box = rle_area(shape), rle_bbox_xywh(shape)
+    is_cut = bool(area) and not _is_inside(box, window, image)
+    return _Piece(moved, window, shape, area, box, is_cut)
+
+
+def _shape(found: Detection, image: Image) -> Rle:
+    """By what a detection in an image is compared: its mask, or its box where that is empty."""
+    if rle_area(found.rle):
+        return found.rle
+    return box_to_rle(found.bbox_xywh, image.height, image.width)
 
 
 def _edge_distances(box: BoxXywh, window: Window, image: Image) -> Iterator[tuple[float, float]]:
@@ -123,7 +140,7 @@ def _stitched_class(own: Sequence[_InWindow], image: Image, rim: int) -> list[De
     pieces = (_piece(found, window, image) for window, found in _most_confident(own))
     ranked = [piece for piece in pieces if not _is_rim(piece, image, rim)]
     objects = _joined(ranked, _agreements(ranked))
-    return list(_without_duplicates(objects, [_detection(one, image) for one in objects]))
+    return list(_without_duplicates(objects, image))
 
 
 def _agreements(pieces: Sequence[_Piece]) -> dict[int, dict[int, float]]:
@@ -136,8 +153,8 @@ def _agreements(pieces: Sequence[_Piece]) -> dict[int, dict[int, float]]:
         # pycocotools compares boxes first, so that only masks that meet take time.
         first, second = by_window[one], by_window[other]
         ious = mask_utils.iou(
-            [pieces[n].found.rle for n in first],
-            [pieces[n].found.rle for n in second],
+            [pieces[n].shape for n in first],
+            [pieces[n].shape for n in second],
             [0] * len(second),
         )
         for row, column in zip(*ious.nonzero(), strict=True):
@@ -160,17 +177,17 @@ def _overlaps(windows: Sequence[Window]) -> Iterator[tuple[Window, Window, Windo
 
 
 def _agreement(one: _Piece, other: _Piece, common: Window, iou: float) -> float:
-    """How alike two masks are that meet, 0 to 1.
+    """How alike two shapes are that meet, 0 to 1.
 
     Args:
         one: a piece.
         other: a piece of another window.
         common: the part of the image that both windows look at.
-        iou: of the whole masks.
+        iou: of the whole shapes.
     """
     # All of the intersection is where both windows look.
     intersection = round(iou / (1 + iou) * (one.area + other.area))
-    seen = (area_within(one.found.rle, common), area_within(other.found.rle, common))
+    seen = (area_within(one.shape, common), area_within(other.shape, common))
     covered = [intersection / piece.area for piece in (one, other) if piece.is_cut]
     return max([intersection / (sum(seen) - intersection), *covered])
 
@@ -198,11 +215,11 @@ def _detection(one: _Object, image: Image) -> Detection:
     best, *others = (piece.found for piece in one.pieces.values())
     if not others:
         return best
-    union = mask_utils.merge([best.rle, *(found.rle for found in others)])
-    box = rle_bbox_xywh(union)
+    box = rle_bbox_xywh(mask_utils.merge([piece.shape for piece in one.pieces.values()]))
     for piece in one.pieces.values():
         if _is_inside(box, piece.window, image):
             return replace(piece.found, score=best.score)
+    union = mask_utils.merge([best.rle, *(found.rle for found in others)])
     rle = segmentation_to_rle(union, image.height, image.width)
     hull = _hull([best.bbox_xywh, *(found.bbox_xywh for found in others)])
     return replace(best, rle=rle, bbox_xywh=hull)
@@ -214,12 +231,12 @@ def _hull(boxes: Sequence[BoxXywh]) -> BoxXywh:
     return left, top, right - left, bottom - top
 
 
-def _without_duplicates(
-    objects: Sequence[_Object], detections: Sequence[Detection]
-) -> Iterator[Detection]:
-    """The detections, without those that repeat a more confident one of other windows."""
-    areas = np.array([rle_area(found.rle) for found in detections])
-    starts = np.array([rle_bbox_xywh(found.rle) for found in detections]).reshape(-1, 4)
+def _without_duplicates(objects: Sequence[_Object], image: Image) -> Iterator[Detection]:
+    """The objects as detections, without those that repeat a more confident one."""
+    detections = [_detection(one, image) for one in objects]
+    shapes = [_shape(found, image) for found in detections]
+    areas = np.array([rle_area(shape) for shape in shapes])
+    starts = np.array([rle_bbox_xywh(shape) for shape in shapes]).reshape(-1, 4)
     ends = starts[:, :2] + starts[:, 2:]
     removed = np.zeros(len(objects), bool)
     for n, (one, found) in enumerate(zip(objects, detections, strict=True)):
@@ -233,6 +250,5 @@ def _without_duplicates(
         near[: n + 1] = False
         places = [m for m in np.flatnonzero(near) if one.windows.isdisjoint(objects[m].windows)]
         if places:
-            masks = [detections[m].rle for m in places]
-            ious = mask_utils.iou([found.rle], masks, [0] * len(masks))[0]
+            ious = mask_utils.iou([shapes[n]], [shapes[m] for m in places], [0] * len(places))[0]
             removed[np.array(places)[ious >= DUPLICATE_IOU]] = True
