@@ -157,9 +157,12 @@ def _agreements(pieces: Sequence[_Piece]) -> dict[int, dict[int, float]]:
             [pieces[n].shape for n in second],
             [0] * len(second),
         )
-        for row, column in zip(*ious.nonzero(), strict=True):
-            a, b = first[row], second[column]
-            agreement = _agreement(pieces[a], pieces[b], common, float(ious[row, column]))
+        rows, columns = ious.nonzero()
+        meeting = np.array(first)[rows].tolist(), np.array(second)[columns].tolist()
+        # Of each piece once: in a crowd it meets many others.
+        seen = {n: area_within(pieces[n].shape, common) for n in {*meeting[0], *meeting[1]}}
+        for a, b, iou in zip(*meeting, ious[rows, columns].tolist(), strict=True):
+            agreement = _agreement(pieces[a], pieces[b], seen[a] + seen[b], iou)
             if agreement >= MIN_AGREEMENT:
                 found[max(a, b)][min(a, b)] = agreement
     return found
@@ -176,20 +179,19 @@ def _overlaps(windows: Sequence[Window]) -> Iterator[tuple[Window, Window, Windo
             yield one, windows[n + 1 + m], Window(left, top, width, height)
 
 
-def _agreement(one: _Piece, other: _Piece, common: Window, iou: float) -> float:
+def _agreement(one: _Piece, other: _Piece, seen: int, iou: float) -> float:
     """How alike two shapes are that meet, 0 to 1.
 
     Args:
         one: a piece.
         other: a piece of another window.
-        common: the part of the image that both windows look at.
+        seen: pixels of both, added, that are where both windows look.
         iou: of the whole shapes.
     """
     # All of the intersection is where both windows look.
     intersection = round(iou / (1 + iou) * (one.area + other.area))
-    seen = (area_within(one.shape, common), area_within(other.shape, common))
     covered = [intersection / piece.area for piece in (one, other) if piece.is_cut]
-    return max([intersection / (sum(seen) - intersection), *covered])
+    return max([intersection / (seen - intersection), *covered])
 
 
 def _joined(
