@@ -79,6 +79,8 @@ def test_an_option_names_a_side_or_a_file(tmp_path: Path) -> None:
     assert tiles_beside(tmp_path / "other") is None
     with pytest.raises(ConfigError, match="31 is less than 32 pixels"):
         tiles_option("31")
-    path.write_text(json.dumps({"side": 3, "overlap": 0.4}))
-    with pytest.raises(DatasetError, match=r"tiles\.json.*segtune\.tile"):
-        tiles_option(str(path))
+    # With so large an overlap, neighbors of 32 pixels would not be a pixel apart.
+    for damaged in ({"side": 3, "overlap": 0.4}, {"side": 32, "overlap": 0.97}):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(DatasetError, match=r"tiles\.json.*segtune\.tile"):
+            tiles_option(str(path))

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from segtune.core.section import Section
 
 MIN_SIDE = 32  # pixels of a tile
+MAX_OVERLAP = 0.5  # fraction of the side
 
 
 class TilesSettings(Section):
@@ -14,7 +15,10 @@ class TilesSettings(Section):
         None, description="of square tiles, in pixels of the image; auto: from the objects' sizes"
     )
     overlap: float = Field(
-        0.25, ge=0.05, le=0.5, description="of neighboring tiles, at least; fraction of the side"
+        0.25,
+        ge=0.05,
+        le=MAX_OVERLAP,
+        description="of neighboring tiles, at least; fraction of the side",
     )
 
     @model_validator(mode="before")

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from segtune.core.errors import ConfigError
-from segtune.core.tiles_settings import MIN_SIDE, TilesSettings
+from segtune.core.tiles_settings import MAX_OVERLAP, MIN_SIDE, TilesSettings
 from segtune.core.typed_json import read_typed
 
 TILES = "tiles.json"  # beside the splits of a dataset of tiles
@@ -39,7 +39,8 @@ class Tiles:
     """Which windows there are of every image."""
 
     side: Annotated[int, Field(ge=MIN_SIDE)] | None  # pixels; None: one window, the whole image
-    overlap: Annotated[float, Field(gt=0, lt=1)]  # of neighbors, at least; fraction of the side
+    # Of neighbors, at least; fraction of the side.
+    overlap: Annotated[float, Field(gt=0, le=MAX_OVERLAP)]
 
     @property
     def overlap_pixels(self) -> int:
