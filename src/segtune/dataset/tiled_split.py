@@ -17,7 +17,7 @@ from segtune.dataset.mask_windows import area_within, cut, without
 from segtune.dataset.masks import (
     BoxXywh,
     Rle,
-    box_to_polygon,
+    box_to_rle,
     rle_area,
     rle_bbox_xywh,
     segmentation_to_rle,
@@ -130,7 +130,7 @@ def _pieces(a: Annotation, image: Image, windows: Sequence[Window]) -> list[tupl
         found = [(n, piece) for n, piece in found if piece.area]
     else:
         found = [(n, _boxed(a, part)) for n, part in near]
-    drawn = mask or segmentation_to_rle([box_to_polygon(box)], image.height, image.width)
+    drawn = mask or box_to_rle(box, image.height, image.width)
     labeled = _labeled({n: piece.area for n, piece in found}, windows, drawn)
     return [(n, piece if n in labeled else replace(piece, iscrowd=1)) for n, piece in found]
 
