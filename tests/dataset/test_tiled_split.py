@@ -72,10 +72,11 @@ def test_an_object_is_labeled_where_at_least_half_as_much_of_it_is(kind: type) -
 @pytest.mark.parametrize("kind", [box, mask])
 def test_a_part_that_no_other_label_shows_is_labeled(kind: type) -> None:
     # 40, 39 and 9 pixels of the object's 69; the last pixels are only in the last tile.
-    used = tiled_split(split_of(kind(0, 5, 69, 10), kind(0, 20, 5, 5)), TILES)
-    assert labeled(used)[0] == [(0, 5, 40, 10), (0, 20, 5, 5)]
+    used = tiled_split(split_of(kind(0, 5, 69, 10), kind(75, 20, 5, 5)), TILES)
+    assert labeled(used)[0] == [(0, 5, 40, 10)]
     assert labeled(used)[30] == [(0, 5, 39, 10)]
-    assert 60 not in labeled(used)  # nothing to detect, and not empty
+    assert labeled(used)[60] == [(15, 20, 5, 5)]
+    assert ignored(used)[60] == [(0, 5, 9, 10)]
     used = tiled_split(split_of(kind(0, 5, 71, 10)), TILES)
     assert labeled(used)[60] == [(0, 5, 11, 10)]
 
