@@ -9,8 +9,10 @@ import pytest
 
 from segtune.core.errors import ConfigError, DatasetError
 from segtune.core.tiles_settings import TilesSettings
+from segtune.dataset.coco import Image
 from segtune.dataset.mask_windows import area_within, cut, placed, without
 from segtune.dataset.masks import mask_to_rle, segmentation_to_mask
+from segtune.dataset.tiled_split import box_within
 from segtune.dataset.tiles import Tiles, Window, tiles_beside, tiles_option
 
 
@@ -45,6 +47,27 @@ def test_windows_cover_an_image_and_overlap_enough(seed: int) -> None:
             assert common < np.ceil(tiles.overlap * tiles.side)
     columns, rows = {w.left for w in windows}, {w.top for w in windows}
     assert len(windows) == len(columns) * len(rows) == len(set(windows))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_windows_are_counted_and_found_as_if_all_were_tried(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tiles = Tiles(int(rng.integers(32, 200)), float(rng.uniform(0.05, 0.5)))
+    if seed % 10 == 0:
+        tiles = Tiles(None, 0.25)
+    width, height = (int(value) for value in rng.integers(8, 700, 2))
+    windows, image = tiles.windows(width, height), Image(1, "any.png", width, height)
+    assert tiles.count(width, height) == len(windows)
+    for _ in range(50):
+        # Also beyond the image, of whole pixels, and without a width.
+        x, y = rng.uniform(-20, [width + 20, height + 20])
+        w, h = rng.uniform(0, 300, 2) * rng.integers(2, size=2)
+        box = (x, y, w, h) if rng.random() < 0.5 else (round(x), round(y), round(w), round(h))
+        near = set(tiles.near(box, image))
+        shown = [n for n, window in enumerate(windows) if box_within(box, window)]
+        assert [n for n in sorted(near) if box_within(box, windows[n])] == shown
+        if w > 1 and h > 1:
+            assert sorted(near) == shown
 
 
 def test_without_a_side_the_image_is_one_window() -> None:

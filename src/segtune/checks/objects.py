@@ -108,9 +108,16 @@ def _crowded(split: Split, image: Image, queries: int, tiles: Tiles | None) -> I
 
 def _largest_counts(image: Image, objects: Sequence[Annotation], tiles: Tiles) -> Counter[int]:
     """How many objects of each class have their centers in one tile, at most."""
+    windows = tiles.windows(image.width, image.height)
+    counts: dict[int, Counter[int]] = defaultdict(Counter)
+    for a in objects:
+        x, y, w, h = a.bbox_xywh
+        for n in tiles.near((x + w / 2, y + h / 2, 1, 1), image):
+            if _has_center(windows[n], a):
+                counts[n][a.category_id] += 1
     largest: Counter[int] = Counter()
-    for window in tiles.windows(image.width, image.height):
-        largest |= Counter(a.category_id for a in objects if _has_center(window, a))
+    for n in sorted(counts):
+        largest |= counts[n]
     return largest
 
 

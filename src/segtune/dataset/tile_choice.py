@@ -115,7 +115,7 @@ def _side_for_limit(images: Sequence[Image], overlap: float) -> int:
     low, high = MIN_SIDE, max(MIN_SIDE, *(max(size) for size in sizes))
     while low < high:
         middle = (low + high) // 2
-        if all(len(Tiles(middle, overlap).windows(*size)) <= MAX_TILES for size in sizes):
+        if all(Tiles(middle, overlap).count(*size) <= MAX_TILES for size in sizes):
             high = middle
         else:
             low = middle + 1

@@ -82,7 +82,7 @@ def _used(split: Split, image: Image, tiles: Tiles) -> Iterator[Tile]:
     windows = tiles.windows(image.width, image.height)
     found: list[list[Annotation]] = [[] for _ in windows]
     for a in split.annotations[image.id]:
-        for place, piece in _pieces(a, image, windows):
+        for place, piece in _pieces(a, image, tiles, windows):
             found[place].append(piece)
     all_tiles = [
         Tile(_image(split, image, window), image, window, tuple(annotations))
@@ -118,13 +118,15 @@ def _with_ids(tile: Tile, number: int, ids: Iterator[int]) -> Tile:
     return replace(tile, image=replace(tile.image, id=number), annotations=tuple(annotations))
 
 
-def _pieces(a: Annotation, image: Image, windows: Sequence[Window]) -> list[tuple[int, Annotation]]:
+def _pieces(
+    a: Annotation, image: Image, tiles: Tiles, windows: Sequence[Window]
+) -> list[tuple[int, Annotation]]:
     """What of an object is in each window that shows any of it, with the window's place."""
     rle = a.segmentation and segmentation_to_rle(a.segmentation, image.height, image.width)
     # A polygon may be so thin that no pixel is in it.
     mask = rle if rle and rle_area(rle) else None
     box = rle_bbox_xywh(mask) if mask else a.bbox_xywh
-    near = [(n, part) for n, w in enumerate(windows) if (part := box_within(box, w))]
+    near = [(n, part) for n in tiles.near(box, image) if (part := box_within(box, windows[n]))]
     if mask:
         found = [(n, _masked(a, cut(mask, windows[n]))) for n, _ in near]
         found = [(n, piece) for n, piece in found if piece.area]

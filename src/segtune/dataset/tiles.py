@@ -1,6 +1,8 @@
 """Tiles: a grid of overlapping windows that covers an image."""
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,7 @@ from pydantic import Field
 from segtune.core.errors import ConfigError
 from segtune.core.tiles_settings import MAX_OVERLAP, MIN_SIDE, TilesSettings
 from segtune.core.typed_json import read_typed
+from segtune.dataset.coco import Image
 
 TILES = "tiles.json"  # beside the splits of a dataset of tiles
 
@@ -65,13 +68,37 @@ class Tiles:
             for left in columns
         ]
 
+    def count(self, width: int, height: int) -> int:
+        """How many windows there are of an image of this size, in pixels."""
+        return (self._steps(width) + 1) * (self._steps(height) + 1)
+
+    def near(self, box_xywh: tuple[float, float, float, float], image: Image) -> list[int]:
+        """The places, in the order of `windows`, of those that may show some of a box."""
+        x, y, w, h = box_xywh
+        side = self.side or max(image.width, image.height)
+        columns, rows = self._starts(image.width), self._starts(image.height)
+        across = _near(columns, x, x + w, min(side, image.width))
+        down = _near(rows, y, y + h, min(side, image.height))
+        return [row * len(columns) + column for row in down for column in across]
+
     def _starts(self, length: int) -> list[int]:
         """The first pixels of windows along one axis of an image."""
-        if not self.side or length <= self.side:
+        steps = self._steps(length)
+        if not (self.side and steps):
             return [0]
-        step = self.side - self.overlap_pixels  # at most
-        steps = math.ceil((length - self.side) / step)
         return [number * (length - self.side) // steps for number in range(steps + 1)]
+
+    def _steps(self, length: int) -> int:
+        """How many windows there are along one axis of an image, without the first one."""
+        if not self.side or length <= self.side:
+            return 0
+        step = self.side - self.overlap_pixels  # at most
+        return math.ceil((length - self.side) / step)
+
+
+def _near(starts: Sequence[int], begin: float, end: float, side: int) -> range:
+    """The places of windows along one axis that begin before `end`, and end after `begin`."""
+    return range(bisect_right(starts, begin - side), bisect_left(starts, end))
 
 
 def read_tiles(path: Path) -> Tiles:
