@@ -1,7 +1,9 @@
 """The tile command, and training and predicting in tiles."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +159,29 @@ def test_what_cannot_be_cut_is_refused_and_changes_nothing(
     }
     assert expected[damage] in line
     assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_full_disk_is_one_line(
+    tmp_path: Path,
+    workers: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coco, out = write_converted(tmp_path, {"train": 2, "valid": 1, "test": 1}), tmp_path / "tiles"
+
+    def full(path: Path, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    # A worker is forked, and inherits this.
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SystemExit):
+        tile(["--coco", str(coco), "--out", str(out), *SETTINGS, "--workers", workers])
+    (line,) = capsys.readouterr().err.splitlines()
+    start = f"segtune tile: ResourceError: {out}/.writing/images/train/1_x"
+    assert line.startswith(start)
+    assert ": cannot write the file (No space left on device) on the disk of " in line
+    assert not out.exists()
 
 
 def test_the_recipe_of_a_training_has_its_tiles(tmp_path: Path) -> None:

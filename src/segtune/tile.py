@@ -15,6 +15,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from segtune.core.atomic import disk_problems
 from segtune.core.config import INPUT_PIXELS, parse_section
 from segtune.core.console import log_line, progress
 from segtune.core.errors import exit_on_error
@@ -141,8 +142,10 @@ def _cut_image(folder: Path, root: Path, tiles: Sequence[Tile]) -> list[Manifest
         crop = pixels.crop((window.left, window.top, window.right, window.bottom))
         crop.save(content, "PNG", compress_level=COMPRESSION)
         place = folder / tile.image.file_name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content.getvalue())
+        # Here, since a worker's OSError would reach the main process as one without a number.
+        with disk_problems(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content.getvalue())
         digest = hashlib.sha256(content.getbuffer()).hexdigest()
         entries.append(ManifestEntry(tile.image.file_name, content.tell(), digest))
     return entries
