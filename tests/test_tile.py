@@ -184,6 +184,33 @@ def test_a_full_disk_is_one_line(
     assert not out.exists()
 
 
+def write_small_objects(folder: Path) -> Path:
+    """Images of 256 pixels, with labels of 12."""
+    coco = write_converted(folder, {"train": 2, "valid": 1, "test": 1})
+    for name in ("train", "valid", "test"):
+        values = json.loads((coco / f"{name}.json").read_text())
+        for image in values["images"]:
+            image.update(width=256, height=256)
+            PilImage.new("RGB", (256, 256)).save(folder / image["file_name"])
+        for record in values["annotations"]:
+            x, y = record["bbox"][:2]
+            corners = [x, y, x + 12, y, x + 12, y + 12, x, y + 12]
+            record.update(bbox=[x, y, 12, 12], area=144, segmentation=[corners])
+        (coco / f"{name}.json").write_text(json.dumps(values))
+    return coco
+
+
+def test_by_hand_tiles_suit_the_objects(tmp_path: Path) -> None:
+    coco, tiles, out = write_small_objects(tmp_path), tmp_path / "tiles", tmp_path / "tuned.json"
+    tile(["--coco", str(coco), "--out", str(tiles), "--model", "tiny"])
+    assert json.loads((tiles / "tiles.json").read_text())["side"] == 96
+    train = read_split(tiles / "train.json")
+    assert {(image.width, image.height) for image in train.images} == {(96, 96)}
+    test = ["--coco", str(coco / "test.json"), "--tiles", str(tiles / "tiles.json")]
+    predict([*test, "--model", "tiny", "--weights", "random:0", "--out", str(out)])
+    assert all(r["segmentation"]["size"] == [256, 256] for r in json.loads(out.read_text()))
+
+
 def test_the_recipe_of_a_training_has_its_tiles(tmp_path: Path) -> None:
     coco = write_converted(tmp_path, {"train": 2, "valid": 1, "test": 1})
     tiles, out = tmp_path / "tiles", tmp_path / "trained"

@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the tiles")
     parser.add_argument("--model", choices=sorted(INPUT_PIXELS), default="tiny")
     parser.add_argument("--image-size", type=int, help="side of the model's input, in pixels")
-    parser.add_argument("--settings", default="{}", help="the tiles section, as JSON")
+    settings = "the tiles section, as JSON; auto without it"
+    parser.add_argument("--settings", default='"auto"', help=settings)
     parser.add_argument("--workers", type=int, default=0, help="processes that cut images")
     return parser
 
