@@ -8,7 +8,6 @@ evaluated are whole images. `tiles.json` beside it says how large the tiles are 
 import argparse
 import hashlib
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,12 +34,11 @@ from segtune.dataset.coco import (
 from segtune.dataset.data_workers import read_ahead
 from segtune.dataset.images import upright_of_size
 from segtune.dataset.tile_choice import TileChoice, choose_tiles
-from segtune.dataset.tiled_split import Tile, split_of_tiles, tiled_split
+from segtune.dataset.tiled_split import TILE_NAME, Tile, split_of_tiles, tiled_split
 from segtune.dataset.tiles import TILES
 
 SPLITS = ("train", "valid")
 IMAGES = "images"  # folder of the tiles
-NAME = re.compile(r"\d+_x\d+_y\d+\.png")  # of a tile
 BYTES_PER_PIXEL = 1.5  # half of what pixels have: about what PNG makes of photographs
 COMPRESSION = 1  # of PNG's 9: higher ones take several times as long for a tenth
 
@@ -173,7 +171,8 @@ def _remove_others(folder: Path) -> None:
     listed = {entry.path for entry in read_manifest(folder).images}
     for name in SPLITS:
         for path in (folder / IMAGES / name).glob("*.png"):
-            if NAME.fullmatch(path.name) and f"{name}/{path.name}" not in listed:
+            tile = f"{name}/{path.name}"
+            if TILE_NAME.fullmatch(tile) and tile not in listed:
                 path.unlink()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_of_tiles_those_that_show_the_place_are_excluded(
     shown: dict[str, frozenset[int]] = {}
     others = 0
     for image in read_split(tiles / "train.json").images:
-        number, left, top = map(int, re.findall(r"\d+", image.file_name))
+        number, left, top = map(int, re.findall(r"(?<=[/xy])\d+", image.file_name))
         if any(
             left < x + w and x < left + side and top < y + h and y < top + side
             for x, y, w, h in boxes.get(number, [])
@@ -133,6 +134,27 @@ def test_of_tiles_those_that_show_the_place_are_excluded(
             others += number in boxes
     assert found.by_image == shown
     assert others > 0
+
+
+def test_issues_of_another_version_of_the_data_are_matched_by_name(
+    coco: Path, issues: Path, tmp_path: Path
+) -> None:
+    """Where an image was added before the others, each has another id."""
+    new = shutil.copytree(coco, tmp_path / "coco")
+    values = json.loads((new / "train.json").read_text())
+    for record in values["images"]:
+        record["id"] = record["id"] % len(values["images"]) + 1
+    for record in values["annotations"]:
+        record["image_id"] = record["image_id"] % len(values["images"]) + 1
+    (new / "train.json").write_text(json.dumps(values))
+    found = []
+    for number, folder in enumerate((coco, new)):
+        tiles = tmp_path / str(number)
+        tile.main([f"--coco={folder}", f"--out={tiles}", '--settings={"side": 32}'])
+        train = read_split(tiles / "train.json")
+        by_image = excluded_classes(str(issues), train, tiled=True).by_image
+        found.append({re.sub(r"/\d+_", "/", name): ids for name, ids in by_image.items()})
+    assert found[0] == found[1] and found[0]
 
 
 def test_tiles_that_only_the_proposal_lies_in_are_excluded_too(

@@ -24,7 +24,7 @@ from segtune.dataset.masks import (
 )
 from segtune.dataset.tiles import Tiles, Window
 
-TILE_NAME = re.compile(r"\w+/(\d+)_x(\d+)_y(\d+)\.png")  # see `tile_name`
+TILE_NAME = re.compile(r"\w+/\d+_([0-9a-f]{16})_x(\d+)_y(\d+)\.png")  # see `tile_name`
 MIN_FRACTION = 0.5  # of what the tile with most of an object shows of it
 
 
@@ -66,16 +66,25 @@ def split_of_tiles(split: Split, used: Sequence[Tile]) -> Split:
 
 
 def tile_name(split: str, image: Image, window: Window) -> str:
-    """The file of a tile, relative to the folder of the tiles."""
-    return f"{split}/{image.id}_x{window.left}_y{window.top}.png"
+    """The file of a tile, relative to the folder of the tiles.
+
+    It has the id of the image, for people, and its key: in another dataset, the id is another's.
+    """
+    key = source_key(image.file_name)
+    return f"{split}/{image.id}_{key}_x{window.left}_y{window.top}.png"
 
 
-def tile_source(tile: Image) -> tuple[int, Window]:
-    """The id of the image that a tile is from, and where in it the tile is."""
+def source_key(file_name: str) -> str:
+    """What the tiles of an image have in their names, by its own name."""
+    return hashlib.sha256(file_name.encode()).hexdigest()[:16]
+
+
+def tile_source(tile: Image) -> tuple[str, Window]:
+    """The key of the image that a tile is from, and where in it the tile is."""
     found = TILE_NAME.fullmatch(tile.file_name)
     assert found, tile.file_name  # of `tile_name`
-    number, left, top = map(int, found.groups())
-    return number, Window(left, top, tile.width, tile.height)
+    key, left, top = found.groups()
+    return key, Window(int(left), int(top), tile.width, tile.height)
 
 
 def _used(split: Split, image: Image, tiles: Tiles) -> Iterator[Tile]:

@@ -15,7 +15,7 @@ from segtune.core.fingerprints import file_digest
 from segtune.core.typed_json import read_typed
 from segtune.dataset.coco import Split
 from segtune.dataset.masks import BoxXywh
-from segtune.dataset.tiled_split import box_within, tile_source
+from segtune.dataset.tiled_split import box_within, source_key, tile_source
 from segtune.dataset.tiles import Window
 from segtune.training.prompted_images import PromptedImages
 
@@ -36,7 +36,6 @@ class _Issue:
 
     split: str
     file_name: str
-    image_id: int
     bbox_xywh: BoxXywh  # pixels of the image
     labeled: str | None  # class
     predicted: str | None  # class
@@ -108,21 +107,21 @@ def excluded_classes(path: str | None, train: Split, *, tiled: bool) -> Excluded
     return ExcludedClasses(found, known, unknown)
 
 
-def _tiles_by_source(train: Split) -> dict[int, list[tuple[str, Window]]]:
-    """The tiles of each image by its id."""
-    found: dict[int, list[tuple[str, Window]]] = defaultdict(list)
+def _tiles_by_source(train: Split) -> dict[str, list[tuple[str, Window]]]:
+    """The tiles of each image by its key."""
+    found: dict[str, list[tuple[str, Window]]] = defaultdict(list)
     for tile in train.images:
-        number, window = tile_source(tile)
-        found[number].append((tile.file_name, window))
+        key, window = tile_source(tile)
+        found[key].append((tile.file_name, window))
     return found
 
 
-def _showing(issue: _Issue, tiles: Mapping[int, Sequence[tuple[str, Window]]]) -> set[str]:
+def _showing(issue: _Issue, tiles: Mapping[str, Sequence[tuple[str, Window]]]) -> set[str]:
     """The tiles that show some of the place of an issue: of the label, or of what is proposed."""
     boxes = [issue.bbox_xywh, *([issue.proposal.bbox_xywh] if issue.proposal else [])]
     return {
         name
-        for name, window in tiles.get(issue.image_id, [])
+        for name, window in tiles.get(source_key(issue.file_name), [])
         if any(box_within(box, window) for box in boxes)
     }
 
