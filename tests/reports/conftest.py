@@ -151,7 +151,7 @@ def _runs(folder: Path) -> Path:
     same, other = (copy_data(coco, folder / name) for name in ("same", "other"))
     move(other, (1, 2, 3), "test", "train")
     edit_all(other, lambda values: values["categories"][1].update(name="box", prompt="a box"))
-    edit(other, "test", lambda values: values["annotations"].pop())
+    edit(other, "test", lambda values: values["annotations"].pop(0))  # a disc
     folders = [
         finish(coco, shifted(perfect(coco), 3)),
         finish(same, perfect(same)),
