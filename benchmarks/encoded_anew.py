@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 from PIL import Image as PilImage
 
-from segtune.dataset.encoded_anew import BLOCK, MAX_DIFFERENCE, Colors
+from segtune.dataset.encoded_anew import MAX_DIFFERENCE, difference, mean_colors
 from segtune.dataset.image_names import image_names
 from segtune.dataset.images import upright_rgb
 
@@ -35,14 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     print(f"{len(images)} images; the same are {MAX_DIFFERENCE} apart at most")
     for quality in QUALITIES:
-        apart = max(difference(image, encoded(image, quality)) for image in images)
-        print(f"JPEG of quality {quality}: {apart}")
-    apart = max(
-        difference(resized(image, "BILINEAR"), resized(image, "LANCZOS")) for image in images
-    )
-    print(f"another filter: {apart}")
+        largest = max(apart(image, encoded(image, quality)) for image in images)
+        print(f"JPEG of quality {quality}: {largest}")
+    largest = max(apart(resized(image, "BILINEAR"), resized(image, "LANCZOS")) for image in images)
+    print(f"another filter: {largest}")
     small = [resized(image, "BILINEAR") for image in images]
-    print(f"other images: {min(difference(*pair) for pair in combinations(small, 2))}")
+    print(f"other images: {min(apart(*pair) for pair in combinations(small, 2))}")
 
 
 def encoded(image: PilImage.Image, quality: int) -> PilImage.Image:
@@ -57,14 +54,9 @@ def resized(image: PilImage.Image, kind: str) -> PilImage.Image:
     return image.resize((SIDE, SIDE), PilImage.Resampling[kind])
 
 
-def difference(one: PilImage.Image, other: PilImage.Image) -> int:
+def apart(one: PilImage.Image, other: PilImage.Image) -> int:
     """The largest difference of mean colors."""
-    return int(np.abs(colors(one) - colors(other)).max())
-
-
-def colors(image: PilImage.Image) -> Colors:
-    """The mean colors of the blocks."""
-    return np.asarray(image.reduce(BLOCK), np.int16)
+    return difference(mean_colors(one), mean_colors(other))
 
 
 if __name__ == "__main__":

@@ -61,11 +61,11 @@ def request(
         params: of the query, besides the key.
         content: as in `requests`; bytes, so that they can be sent again.
 
-    Raises:
-        ExportError: when the key is rejected, nothing comes back, or something else than JSON.
-
     Returns:
         The response; one with such a status, if it was the last one.
+
+    Raises:
+        ExportError: when the key is rejected, nothing comes back, or something else than JSON.
     """
     # At its debug level it logs every URL, with the key in it.
     logging.getLogger("urllib3").setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as PilImage
 
 from segtune.core.console import progress
 from segtune.core.cores import usable_cores
@@ -66,6 +67,16 @@ def recognized(dataset: Dataset, known: Dataset) -> Dataset:
     return replace(dataset, recognized=found)
 
 
+def mean_colors(image: PilImage.Image) -> Colors:
+    """The mean colors of the blocks of an image in RGB."""
+    return np.asarray(image.reduce(BLOCK), np.int16)
+
+
+def difference(one: Colors, other: Colors) -> int:
+    """By how much the mean colors of two images of one size differ at most, in gray levels."""
+    return int(np.abs(one - other).max())
+
+
 def _by_key(dataset: Dataset, *, than: Dataset) -> Mapping[Key, list[_File]]:
     theirs = {than.identity(image) for image in than.images.values()}
     found: dict[Key, list[_File]] = defaultdict(list)
@@ -89,7 +100,7 @@ def _same(files: tuple[Sequence[_File], Sequence[_File]]) -> dict[str, str]:
     mine, theirs = (list(_with_colors(side)) for side in files)
     found: dict[str, str] = {}
     for one, colors in mine:
-        apart = [(int(np.abs(colors - other).max()), n) for n, (_, other) in enumerate(theirs)]
+        apart = [(difference(colors, other), n) for n, (_, other) in enumerate(theirs)]
         least, place = min(apart, default=(MAX_DIFFERENCE + 1, 0))
         if least <= MAX_DIFFERENCE:
             other_file, _ = theirs.pop(place)
@@ -102,6 +113,6 @@ def _with_colors(files: Sequence[_File]) -> Iterator[tuple[_File, Colors]]:
     for file in files:
         try:
             if file.sha256.startswith(file_digest(file.path, DatasetError, "")):
-                yield file, np.asarray(upright_rgb(file.path).reduce(BLOCK), np.int16)
+                yield file, mean_colors(upright_rgb(file.path))
         except DatasetError:
             continue
